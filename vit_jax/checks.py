@@ -1,0 +1,142 @@
+"""Checks across the keys of a config: each mistake is one message, before data are touched or anything is compiled."""
+
+from vit_jax import durations
+from vit_jax.config import Config, unknown_key
+from vit_jax.data import sources
+from vit_jax.data.dataset import split_range
+from vit_jax.data.pipeline import MAX_EXAMPLES
+from vit_jax.errors import UserError
+from vit_jax.models.checks import check_model, one_of, positive
+from vit_jax.models.presets import resolve
+
+
+def check_config(config: Config, device_count: int) -> None:
+    """Raises UserError for the first thing that can't be, as far as that shows without the data."""
+    _check_data(config)
+    _check_augment(config)
+    # Where the class count is left to the data, any will do here.
+    check_model(resolve(config.model, num_classes=config.model.num_classes or 10))
+    _check_optim(config)
+    _check_train(config, device_count)
+    sizes = sources.SIZES.get(config.data.name)
+    if sizes:
+        check_splits(config, sizes)
+
+
+def check_splits(config: Config, sizes: dict[str, int]) -> int:
+    """Checks splits and lengths against the number of examples in each split; gives the train examples."""
+    data = config.data
+    train_name, train = split_range(data.train, "config.data.train", sizes)
+    parts = [("config.data.test", data.test)] if data.test in sizes or "[" in data.test else []
+    parts += [("config.data.validation", data.validation)] if data.validation else []
+    for key, spec in parts:
+        name, part = split_range(spec, key, sizes)
+        shared = min(train.stop, part.stop) - max(train.start, part.start)
+        if name == train_name and shared > 0:
+            raise UserError(
+                f'{key}={spec!r} shares {shared} examples with config.data.train={data.train!r}; '
+                'take them apart, or set config.data.validation="" to train without one'
+            )
+    total, warmup = total_steps(config, len(train)), warmup_steps(config, len(train))
+    if warmup > total:
+        raise UserError(
+            f"config.optim.warmup={config.optim.warmup!r} is {warmup} steps, longer than training: "
+            f"config.train.length={config.train.length!r} is {total} steps"
+        )
+    if total * config.train.batch_size >= MAX_EXAMPLES:
+        raise UserError(f"config.train.length={config.train.length!r} is over {MAX_EXAMPLES:,} examples; shorten it")
+    return len(train)
+
+
+def total_steps(config: Config, num_examples: int) -> int:
+    """Steps of the whole run."""
+    return durations.to_steps(
+        config.train.length, "config.train.length", num_examples=num_examples, batch_size=config.train.batch_size
+    )
+
+
+def warmup_steps(config: Config, num_examples: int) -> int:
+    """Steps over which the learning rate rises."""
+    return durations.to_steps(
+        config.optim.warmup,
+        "config.optim.warmup",
+        num_examples=num_examples,
+        batch_size=config.train.batch_size,
+        total_steps=total_steps(config, num_examples),
+    )
+
+
+def _check_data(config: Config) -> None:
+    data = config.data
+    if data.name not in sources.NAMES:
+        raise UserError(f"config.data.name: {unknown_key(repr(data.name), list(sources.NAMES))}")
+    one_of("config.data.pipeline", data.pipeline, ("auto", "device", "tfdata"))
+    if data.image_size is not None:
+        positive("config.data.image_size", data.image_size)
+
+
+def _check_augment(config: Config) -> None:
+    augment = config.augment
+    for key in ("mean", "std"):
+        if len(getattr(augment, key)) not in (0, 3):
+            raise UserError(f"config.augment.{key} needs 3 values, one a channel, or none; found {getattr(augment, key)}")
+    if any(value <= 0 for value in augment.std):
+        raise UserError(f"config.augment.std must be above 0; found {augment.std}")
+    if augment.crop_padding < 0:
+        raise UserError(f"config.augment.crop_padding must not be negative; found {augment.crop_padding}")
+    for key in ("rotate", "zoom"):
+        if not 0 <= getattr(augment, key) < 1:
+            raise UserError(f"config.augment.{key} must be at least 0 and below 1; found {getattr(augment, key)}")
+
+
+def _check_optim(config: Config) -> None:
+    optim = config.optim
+    one_of("config.optim.schedule", optim.schedule, ("cosine", "linear", "constant"))
+    positive("config.optim.learning_rate", optim.learning_rate)
+    positive("config.optim.eps", optim.eps)
+    if optim.clip_norm is not None:
+        positive("config.optim.clip_norm", optim.clip_norm)
+    if optim.weight_decay < 0:
+        raise UserError(f"config.optim.weight_decay must not be negative; found {optim.weight_decay}")
+    for key in ("b1", "b2"):
+        if not 0 <= getattr(optim, key) < 1:
+            raise UserError(f"config.optim.{key} must be at least 0 and below 1; found {getattr(optim, key)}")
+    if not 0 <= optim.final_fraction <= 1:
+        raise UserError(f"config.optim.final_fraction must be from 0 to 1; found {optim.final_fraction}")
+
+
+def _check_train(config: Config, device_count: int) -> None:
+    train = config.train
+    if config.seed < 0 or config.seed >= 2**32:
+        raise UserError(f"config.seed must be from 0 to 2**32 - 1; found {config.seed}")
+    positive("config.train.batch_size", train.batch_size)
+    positive("config.train.accumulate", train.accumulate)
+    positive("config.eval.batch_size", config.eval.batch_size)
+    share = device_count * train.accumulate
+    if train.batch_size % share:
+        low, high = train.batch_size // share * share, -(-train.batch_size // share) * share
+        near = f"{low} or {high}" if low else f"{high}"
+        raise UserError(
+            f"config.train.batch_size={train.batch_size} is not divisible by {device_count} devices x "
+            f"config.train.accumulate={train.accumulate}; the nearest that is: {near}"
+        )
+    if not 0 <= train.label_smoothing < 1:
+        raise UserError(f"config.train.label_smoothing must be at least 0 and below 1; found {train.label_smoothing}")
+    one_of("config.eval.select", config.eval.select, ("last", "best"))
+    positive("config.checkpoint.keep_latest", config.checkpoint.keep_latest)
+    if config.checkpoint.keep_best < 0:
+        raise UserError(f"config.checkpoint.keep_best must not be negative; found {config.checkpoint.keep_best}")
+    if config.eval.select == "best" and not (config.checkpoint.keep_best and config.data.validation):
+        raise UserError(
+            'config.eval.select="best" needs config.checkpoint.keep_best of at least 1 and a config.data.validation'
+        )
+    for key, text in (
+        ("config.train.length", train.length),
+        ("config.optim.warmup", config.optim.warmup),
+        ("config.eval.every", config.eval.every),
+        ("config.checkpoint.every", config.checkpoint.every),
+        ("config.log.every", config.log.every),
+    ):
+        number, unit = durations.parse(text, key)
+        if key == "config.train.length" and (unit == "%" or not number):
+            raise UserError(f'{key}={text!r}: training needs a length of its own, like "10 epochs" or "500 steps"')

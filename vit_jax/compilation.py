@@ -1,0 +1,25 @@
+"""The persistent cache of compiled steps: a second start of the same shapes compiles nothing."""
+
+import os
+
+import jax
+
+from vit_jax.data import cache
+
+
+def use_cache() -> None:
+    """Turns JAX's compilation cache on, in a folder that only its user can read and write.
+
+    $JAX_COMPILATION_CACHE_DIR, if set, stays. Without a folder that can be written, there is no cache.
+    """
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    folder = cache.root(None) / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)  # what is loaded from it runs
+    except OSError:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,0 +1,247 @@
+"""The closed, typed schema of a run: every key is born here, with its unit and its default.
+
+Config files (`configs/`) change an ml_collections ConfigDict made from these dataclasses; `from_config_dict`
+turns it back into frozen dataclasses and refuses what does not fit.
+"""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from vit_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    name: str = "cifar10"  # cifar10 | cifar10_batches | digits | image_folder | fake
+    dir: str | None = None  # where the data set lies; None: the source's own places
+    cache_dir: str | None = None  # decoded arrays; None: $VIT_JAX_CACHE, else ~/.cache/vit_jax
+    train: str = "train[:90%]"
+    validation: str = "train[90%:]"
+    test: str = "test"
+    image_size: int | None = None  # pixels; only image_folder and fake: size stored (None: model.image_size)
+    pipeline: str = "auto"  # device: resident arrays | tfdata: streamed | auto: device if the train split fits
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    mean: tuple[float, ...] = ()  # per channel, of pixels in [0, 1]; (): computed from the train split
+    std: tuple[float, ...] = ()  # likewise
+    crop_padding: int = 0  # pixels of reflected border around the stored image before a random crop
+    flip: bool = False  # horizontal, probability 1/2
+    rotate: float = 0.0  # fraction of a full turn in each direction
+    zoom: float = 0.0  # in each direction, height and width apart
+
+
+@dataclass(frozen=True)
+class StemConfig:
+    kind: str = "patch"  # patch: linear patches | conv: a stack of convolutions, then linear patches
+    widths: tuple[int, ...] = ()  # output channels of each convolution
+    strides: tuple[int, ...] = ()  # stride of each; (): all 1
+    kernel_size: int = 3
+    norm: str = "none"  # after each convolution: none | layer | group
+    activation: str = "gelu"  # gelu | gelu_tanh | relu
+    pool: bool = False  # 3x3 max pooling with stride 2 after each convolution
+    project: bool = True  # False: the last convolution gives the tokens itself (needs patch_size 1)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    variant: str | None = None  # "Ti/4": width, depth, heads, mlp_dim and patch_size of a preset
+    num_classes: int | None = None  # None: as many as the data set has
+    image_size: int = 32  # pixels of the square that the model sees; stored images are resized to it
+    patch_size: int | None = None
+    width: int | None = None
+    depth: int | None = None
+    heads: int | None = None
+    head_dim: int | None = None  # None: width / heads
+    mlp_dim: int | None = None
+    stem: StemConfig = field(default_factory=StemConfig)
+    posemb: str = "learned"  # learned | sincos2d | rope2d | none
+    pool: str = "mean"  # token | mean | map | flatten
+    registers: int = 0  # extra learned tokens that the pooling leaves out
+    representation_dim: int | None = None  # width of a tanh layer before the head
+    head_mlp: tuple[int, ...] = ()  # widths of dense layers before the classifier
+    head_init: str = "zeros"  # zeros | xavier
+    mlp_output_activation: bool = False  # activation after the MLP's second dense layer too
+    activation: str = "gelu"  # gelu: exact, with erf | gelu_tanh
+    norm_eps: float = 1e-6
+    layer_scale: float | None = None  # initial value; None: no LayerScale
+    qk_norm: bool = False
+    token_dropout: float = 0.0  # after the position embedding
+    attention_dropout: float = 0.0  # on the attention weights
+    mlp_dropout: float = 0.0  # after both dense layers of each MLP
+    head_dropout: float = 0.0  # before the head and after each of its hidden layers
+    drop_path: float = 0.0  # stochastic depth: rate of the last block, growing linearly from 0
+    attention: str = "xla"  # xla | cudnn
+    remat: bool = False  # recompute each block in the backward pass: less memory, more time
+    dtype: str = "auto"  # of the computation: float32 | bfloat16 | auto: bfloat16 on accelerators
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"  # cosine | linear | constant
+    warmup: str = "0 steps"  # linear from 0
+    final_fraction: float = 0.0  # of learning_rate, reached at the last step by cosine and linear
+    weight_decay: float = 0.05  # multiplied by the learning rate, as in optax
+    decay_rules: tuple[tuple[str, float], ...] = ((r".*/kernel", 1.0), (r".*", 0.0))
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    clip_norm: float | None = 1.0  # global gradient norm; None: no clipping
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    length: str = "10 epochs"
+    batch_size: int = 256  # global: over all devices and micro-batches
+    accumulate: int = 1  # micro-batches in a step
+    label_smoothing: float = 0.0
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    every: str = "1 epoch"
+    batch_size: int = 500
+    select: str = "last"  # the checkpoint tested at the end: last | best (validation top-1)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every: str = "1 epoch"
+    keep_latest: int = 2
+    keep_best: int = 1
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    every: str = "50 steps"
+    tensorboard: bool = True  # where TensorFlow is installed
+
+
+@dataclass(frozen=True)
+class Config:
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+
+def base_config() -> ConfigDict:
+    """All keys at their defaults: where every config file starts."""
+    return to_config_dict(Config())
+
+
+def to_config_dict(config: Any) -> ConfigDict:
+    """A locked ConfigDict with the dataclass' keys; unset optional keys keep their type for overrides."""
+    out = ConfigDict()
+    hints = typing.get_type_hints(type(config))
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            out[f.name] = to_config_dict(value)
+        elif _optional_of(hints[f.name]):
+            out[f.name] = config_dict.placeholder(_optional_of(hints[f.name]))
+            out[f.name] = value
+        else:
+            out[f.name] = value
+    return out.lock()
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain dictionaries, ready for JSON (tuples become lists)."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_mapping(cls: type, mapping: Mapping[str, Any], where: str = "config") -> Any:
+    """Builds the frozen dataclass `cls` from nested mappings.
+
+    Raises UserError for a key that the schema doesn't have, with the nearest one that it has, and for a value
+    of the wrong type. Missing keys take their defaults, so that runs saved before a key was born still load.
+    """
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in mapping.items():
+        if key not in hints:
+            raise UserError(unknown_key(f"{where}.{key}", [f"{where}.{k}" for k in hints]))
+        values[key] = _convert(hints[key], value, f"{where}.{key}")
+    return cls(**values)
+
+
+def from_config_dict(config: ConfigDict) -> Config:
+    """The typed config of an ml_collections ConfigDict; raises UserError as `from_mapping` does."""
+    return from_mapping(Config, config.to_dict())
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    """One line: the unknown key and the known ones nearest to it."""
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+    return f"unknown key {key}; {hint}"
+
+
+def keys_of(cls: type = Config, where: str = "config") -> list[str]:
+    """All keys of the schema by their full names, inner nodes included."""
+    names = []
+    for name, hint in typing.get_type_hints(cls).items():
+        names.append(f"{where}.{name}")
+        if dataclasses.is_dataclass(hint):
+            names += keys_of(hint, f"{where}.{name}")
+    return names
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "config") -> list[str]:
+    """One line for each leaf that differs between two nested dictionaries."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += difference(a, b, f"{where}.{key}")
+        elif a != b:
+            lines.append(f"{where}.{key}: {a!r} in the run, {b!r} now")
+    return lines
+
+
+def _optional_of(hint: Any) -> type | None:
+    """int for `int | None`, None for a hint that isn't optional."""
+    if isinstance(hint, types.UnionType):
+        return next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    return None
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """`value` as an instance of `hint`; raises UserError if it isn't one."""
+    inner = _optional_of(hint)
+    if inner is not None:
+        return None if value is None else _convert(inner, value, where)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{where} is a group of keys; found {value!r}")
+        return from_mapping(hint, value, where)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise UserError(f"{where} must be a tuple, like (64, 128); found {value!r}")
+        args = typing.get_args(hint)
+        if args[-1] is ...:
+            return tuple(_convert(args[0], v, where) for v in value)
+        if len(args) != len(value):
+            raise UserError(f"{where}: expected {len(args)} values in each entry; found {value!r}")
+        return tuple(_convert(a, v, where) for a, v in zip(args, value, strict=True))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        raise UserError(f"{where} must be of type {hint.__name__}; found {value!r}")
+    return value

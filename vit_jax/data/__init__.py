@@ -1,0 +1,1 @@
+"""From a named data set to batches: sources, cache, splits, pipelines, augmentation."""

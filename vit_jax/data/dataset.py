@@ -1,0 +1,58 @@
+"""What every source gives: labelled images, split by name, and slices of them."""
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from vit_jax.errors import UserError
+
+
+class Examples(NamedTuple):
+    """Labelled images, possibly memory-mapped."""
+
+    images: np.ndarray  # (N, H, W, 3) uint8
+    labels: np.ndarray  # (N,) int32
+
+
+@dataclass(frozen=True)
+class DataSet:
+    name: str
+    classes: tuple[str, ...]  # a label is an index into these
+    splits: dict[str, Examples]  # whole, by name: train, test
+
+
+_SPLIT = re.compile(r"(\w+)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
+
+
+def split_range(spec: str, key: str, sizes: dict[str, int]) -> tuple[str, range]:
+    """("train[:90%]", key, {"train": 50000}) -> ("train", range(0, 45000)).
+
+    Slices are those of TFDS: counts or percents, from the end where negative, percents rounded to the nearest
+    example. Raises UserError for text that is no split, a name the data set doesn't have, and an empty slice.
+    """
+    match = _SPLIT.fullmatch(spec)
+    if not match:
+        raise UserError(f'{key}={spec!r} is no split; write a name or a slice, like "train" or "train[:90%]"')
+    name = match[1]
+    if name not in sizes:
+        raise UserError(f"{key}={spec!r}: there is no split {name!r}; found {', '.join(sizes)}")
+    size = sizes[name]
+
+    def place(text: str | None) -> int | None:
+        if text is None:
+            return None
+        return round(int(text[:-1]) * size / 100) if text.endswith("%") else int(text)
+
+    chosen = range(size)[place(match["start"]) : place(match["stop"])]
+    if not chosen:
+        raise UserError(f"{key}={spec!r} is empty; {name} has {size} examples")
+    return name, chosen
+
+
+def take(dataset: DataSet, spec: str, key: str) -> Examples:
+    """The examples of a split or a slice of one, without a copy."""
+    name, chosen = split_range(spec, key, {k: len(v.labels) for k, v in dataset.splits.items()})
+    images, labels = dataset.splits[name]
+    return Examples(images[chosen.start : chosen.stop], labels[chosen.start : chosen.stop])

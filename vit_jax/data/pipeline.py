@@ -1,0 +1,106 @@
+"""Batches as a pure function of (seed, step).
+
+Example i of a run, counted from 0 over all epochs, is image `shuffle(i % N)` of epoch `i // N`, and step s takes
+examples s*B to (s+1)*B - 1. Nothing is carried from step to step: resuming is starting at a later step, every epoch
+shows every image once, and one device or eight see the same. N examples, B batch.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax.data.dataset import Examples
+from vit_jax.hashing import fmix32
+from vit_jax.tf import import_tensorflow
+
+MAX_EXAMPLES = 2**32  # of a run: example numbers are uint32
+
+Batch = dict[str, Any]  # "image": (B, H, W, 3) uint8, "label": (B,) int32
+
+
+def _permute(x: Any, keys: list[Any], bits: int) -> Any:
+    """A keyed bijection of the numbers below 2**bits: each of its operations can be undone (Kensler 2013)."""
+    mask, half = np.uint32(2**bits - 1), np.uint32((bits + 1) // 2)
+    for key in keys:
+        x = (x + key) & mask
+        x = x ^ (x >> half)
+        x = (x * (fmix32(key) | np.uint32(1))) & mask
+        x = x ^ (x >> half)
+    return x
+
+
+def _positions(first: Any, batch_size: int, n: int, seed: Any) -> tuple[Any, list[Any], int]:
+    """Places in their epochs of the examples from number `first` on, keys of their epochs, bits to hold n."""
+    number = first + np.arange(batch_size, dtype=np.uint32)  # (B,) uint32
+    epoch, position = number // np.uint32(n), number % np.uint32(n)
+    base = fmix32(fmix32(epoch + np.uint32(0x9E3779B9)) ^ (fmix32(np.ones(1, np.uint32) * seed)))
+    keys = [fmix32(base + np.uint32(round_)) for round_ in (1, 2, 3, 4)]
+    return position, keys, max((n - 1).bit_length(), 1)
+
+
+def indices_at(seed: int, step: int, n: int, batch_size: int) -> np.ndarray:
+    """Indices (B,) int64 of the examples of one step, on the host."""
+    first = np.full(1, step * batch_size, np.uint32)
+    x, keys, bits = _positions(first, batch_size, n, np.uint32(seed))
+    x = _permute(x, keys, bits)
+    while (x >= n).any():  # walk the cycle until back among the n numbers: still a bijection of them
+        x = np.where(x >= n, _permute(x, keys, bits), x)
+    return x.astype(np.int64)
+
+
+def indices_at_on_device(seed: jax.Array, step: jax.Array, n: int, batch_size: int) -> jax.Array:
+    """The same indices (B,), in JAX; seed and step may be traced."""
+    first = step.astype(jnp.uint32) * np.uint32(batch_size)
+    x, keys, bits = _positions(first, batch_size, n, seed.astype(jnp.uint32))
+    return jax.lax.while_loop(
+        lambda x: (x >= n).any(), lambda x: jnp.where(x >= n, _permute(x, keys, bits), x), _permute(x, keys, bits)
+    ).astype(jnp.int32)
+
+
+class DevicePipeline(flax.struct.PyTreeNode):
+    """The whole train split in the accelerator's memory; a batch is a gather inside the compiled step."""
+
+    images: jax.Array  # (N, H, W, 3) uint8
+    labels: jax.Array  # (N,) int32
+    batch_size: int = flax.struct.field(pytree_node=False)
+
+    def batch_at(self, seed: jax.Array | int, step: jax.Array | int) -> Batch:
+        n = self.labels.shape[0]
+        index = indices_at_on_device(jnp.asarray(seed), jnp.asarray(step), n, self.batch_size)  # (B,)
+        return {"image": self.images[index], "label": self.labels[index]}
+
+
+class TfDataPipeline:
+    """A tf.data stream for splits that don't fit in the accelerator's memory: images are read as they are needed.
+
+    The arrays may be memory-mapped. In a job of several processes each takes its own part of every batch.
+    """
+
+    def __init__(self, examples: Examples, batch_size: int, process: int = 0, processes: int = 1):
+        self._examples, self._batch_size = examples, batch_size
+        share = batch_size // processes
+        self._part = slice(process * share, (process + 1) * share)
+
+    def batch_at(self, seed: int, step: int) -> Batch:
+        return next(self.stream(seed, step))
+
+    def stream(self, seed: int, start: int) -> Iterator[Batch]:
+        """Batches of the steps from `start` on, read ahead by tf.data. Seeking costs nothing."""
+        tf = import_tensorflow()
+        images, labels = self._examples
+
+        def gather(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            index = indices_at(seed, int(step), len(labels), self._batch_size)[self._part]
+            return images[index], labels[index]
+
+        def element(step: Any) -> Batch:
+            image, label = tf.numpy_function(gather, [step], (tf.uint8, tf.int32), stateful=False)
+            return {"image": image, "label": label}
+
+        steps = tf.data.Dataset.range(start, tf.int64.max)
+        batches = steps.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return iter(batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator())

@@ -1,0 +1,174 @@
+"""Named data sets, each decoded once into uint8 arrays.
+
+A source has two parts: an *identity*, cheap and without heavy imports, which changes when the content does and names
+the cached copy, and a *reader*, which decodes.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vit_jax.config import DataConfig
+from vit_jax.data import cache, cifar_files
+from vit_jax.data.dataset import DataSet, Examples
+from vit_jax.data.image_folder import folder_identity, read_folder
+from vit_jax.errors import UserError
+from vit_jax.tf import import_tensorflow
+
+NAMES = ("cifar10", "cifar10_batches", "digits", "image_folder", "fake")
+
+# Examples in each split where they are known without looking.
+SIZES = {
+    "cifar10": {"train": 50_000, "test": 10_000},
+    "digits": {"train": 1_437, "test": 360},
+    "fake": {"train": 512, "test": 128},
+}
+
+
+def load(data: DataConfig, image_size: int, *, must_find_dir: bool = True) -> DataSet:
+    """The data set that `data` names, from its cached arrays if there are any.
+
+    `image_size` is the side in pixels at which `image_folder` and `fake` store images. Raises UserError if it can't be had;
+    with `must_find_dir`, also if config.data.dir doesn't exist though cached arrays would do (a typing mistake).
+    """
+    if data.name == "fake":
+        return _read_fake(image_size)
+    exists = data.dir is None or Path(data.dir).expanduser().exists()
+    if not exists and must_find_dir:
+        raise UserError(f"config.data.dir={data.dir!r} does not exist; name the folder that holds the data set")
+    store = cache.root(data.cache_dir)
+    identity, reader = _SOURCES[data.name](data, image_size)
+    path = cache.folder(store, data.name, identity) if identity else cache.newest(store, data.name)
+    dataset = cache.read(path) if path else None
+    if dataset is None:
+        print(f"Decoding {data.name} into arrays, once ...", flush=True)
+        dataset = reader()
+        identity = identity or _SOURCES[data.name](data, image_size)[0]  # a download gives it one
+        dataset = cache.write(cache.folder(store, data.name, identity), dataset)
+    return dataset
+
+
+Source = tuple[dict[str, Any] | None, Callable[[], DataSet]]
+
+
+def _cifar10(data: DataConfig, _: int) -> Source:
+    """TFDS's cifar10, looked for in config.data.dir, TFDS_DATA_DIR and TFDS's default, in this order."""
+    places = [data.dir, os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets"]
+    places = [Path(place).expanduser() for place in places if place]
+    for place in places:
+        versions = sorted(place.glob("cifar10/*/dataset_info.json"))
+        if versions:
+            info = json.loads(versions[-1].read_text())
+            # Names the content wherever the folder lies: a moved or copied folder keeps its cached arrays.
+            identity = {"version": info["version"], "splits": info["splits"]}
+            return identity, lambda: _read_tfds(versions[-1].parent)
+    return None, lambda: _read_tfds(_download_cifar10(places))
+
+
+def _read_tfds(folder: Path) -> DataSet:
+    """Decodes a prepared TFDS folder with tf.data, without asking any network."""
+    tfds = _import_tfds()
+    builder = tfds.builder_from_directory(folder)
+    splits = {}
+    for split in ("train", "test"):
+        # One file after the other: the order of the examples is then that of the files.
+        read_config = tfds.ReadConfig(interleave_cycle_length=1)
+        batches = builder.as_dataset(split=split, read_config=read_config).batch(1000)
+        images, labels = zip(*((b["image"], b["label"]) for b in batches.as_numpy_iterator()), strict=True)
+        splits[split] = Examples(np.concatenate(images), np.concatenate(labels).astype(np.int32))
+    return DataSet("cifar10", cifar_files.CLASSES, splits)
+
+
+def _download_cifar10(places: list[Path]) -> Path:
+    tfds = _import_tfds()
+    print(f"CIFAR-10 is not in {', '.join(map(str, places))}; downloading it (162 MiB) ...", flush=True)
+    try:
+        builder = tfds.builder("cifar10", data_dir=places[0])
+        builder.download_and_prepare()
+        return Path(builder.data_dir)
+    except Exception as error:  # whatever the network or the host answers
+        raise UserError(
+            f"CIFAR-10 is not in {', '.join(map(str, places))} and can't be downloaded ({type(error).__name__}: "
+            f"{str(error).splitlines()[0][:120]}). Either copy a prepared TFDS folder here and set --config.data.dir to it; "
+            "or set --config.data.name=cifar10_batches and --config.data.dir to cifar-10-python.tar.gz; "
+            "or train on the embedded images with --config.data.name=digits"
+        ) from error
+
+
+def _import_tfds() -> Any:
+    try:
+        import_tensorflow()
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError(
+            f"reading CIFAR-10 from TFDS needs TensorFlow and tensorflow-datasets ({error}): install them, or copy "
+            "the cache folder (config.data.cache_dir) of a machine that has them, or set --config.data.name=cifar10_batches"
+        ) from error
+    return tfds
+
+
+def _cifar10_batches(data: DataConfig, _: int) -> Source:
+    """The original distribution; data.dir is its folder or archive."""
+    if data.dir is None:
+        raise UserError("config.data.name=cifar10_batches needs config.data.dir: the folder or .tar.gz of CIFAR-10")
+    if not Path(data.dir).expanduser().exists():
+        return None, lambda: cifar_files.find(data.dir)
+    files = cifar_files.find(data.dir)
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return {"files": stats}, lambda: DataSet("cifar10_batches", cifar_files.CLASSES, cifar_files.read(files))
+
+
+def _digits(_: DataConfig, __: int) -> Source:
+    return {"version": 1}, _read_digits
+
+
+def _read_digits() -> DataSet:
+    """scikit-learn's 1,797 handwritten digits (Alpaydin and Kaynak 1998), 8x8, enlarged to 32x32x3."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)  # (N, 8, 8), 0 to 16 before
+    large = np.stack([np.asarray(Image.fromarray(g).resize((32, 32), Image.Resampling.BILINEAR)) for g in grey])
+    images = np.repeat(large[..., None], 3, axis=-1)  # (N, 32, 32, 3)
+    labels = digits.target.astype(np.int32)
+    # The set lies ordered by writer; a fixed shuffle gives every split some of each.
+    order = np.random.RandomState(0).permutation(len(labels))
+    train, test = order[:1437], order[1437:]
+    splits = {"train": Examples(images[train], labels[train]), "test": Examples(images[test], labels[test])}
+    return DataSet("digits", tuple(map(str, range(10))), splits)
+
+
+def _image_folder(data: DataConfig, image_size: int) -> Source:
+    if data.dir is None:
+        raise UserError("config.data.name=image_folder needs config.data.dir, with train/<class>/*.png or *.jpg in it")
+    root, size = Path(data.dir).expanduser(), data.image_size or image_size
+    if not root.exists():
+        return None, lambda: read_folder(root, size)
+    return folder_identity(root, size), lambda: read_folder(root, size)
+
+
+def _read_fake(size: int) -> DataSet:
+    """Noise around a pattern of each of 10 classes: learnable, made in memory, for trials and tests."""
+    rng = np.random.RandomState(0)
+    patterns = rng.uniform(64, 192, (10, 4, 4, 3))
+    splits = {}
+    for split, count in SIZES["fake"].items():
+        labels = rng.randint(10, size=count).astype(np.int32)
+        small = patterns[labels] + rng.normal(0, 24, (count, 4, 4, 3))
+        repeats = -(-size // 4)
+        large = small.repeat(repeats, axis=1).repeat(repeats, axis=2)[:, :size, :size]
+        splits[split] = Examples(large.clip(0, 255).astype(np.uint8), labels)
+    return DataSet("fake", tuple(f"class {i}" for i in range(10)), splits)
+
+
+_SOURCES: dict[str, Callable[[DataConfig, int], Source]] = {
+    "cifar10": _cifar10,
+    "cifar10_batches": _cifar10_batches,
+    "digits": _digits,
+    "image_folder": _image_folder,
+}

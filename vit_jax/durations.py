@@ -1,0 +1,57 @@
+"""Lengths of a run written as people say them: "10 epochs", "500 steps", "45000 examples", "5 %"."""
+
+import math
+import re
+
+from vit_jax.errors import UserError
+
+_PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(steps?|epochs?|examples?|%)\s*")
+
+
+def parse(text: str, key: str) -> tuple[float, str]:
+    """("10 epochs", key) -> (10.0, "epoch"). Units: step, epoch, example, %. Raises UserError."""
+    match = _PATTERN.fullmatch(text)
+    if not match:
+        raise UserError(
+            f'{key}={text!r} is not a length; write a number and a unit, like "500 steps", "10 epochs", '
+            '"45000 examples" or "5 %"'
+        )
+    number, unit = match.groups()
+    return float(number), unit.rstrip("s")
+
+
+def to_steps(text: str, key: str, *, num_examples: int, batch_size: int, total_steps: int | None = None) -> int:
+    """The number of whole steps that covers a length.
+
+    Epochs and examples are rounded up: ten epochs of 45,000 examples in batches of 256 are 1,758 steps,
+    the last of which reaches into the eleventh epoch. A percentage is of `total_steps`.
+    """
+    number, unit = parse(text, key)
+    if unit == "step":
+        return math.ceil(number)
+    if unit == "%":
+        if total_steps is None:
+            raise UserError(f"{key}={text!r}: a percentage has nothing to be a part of here; give steps or epochs")
+        return math.ceil(number / 100 * total_steps)
+    examples = number * num_examples if unit == "epoch" else number
+    # The rounding guards against 0.1 epochs x 45,000 coming out as 4500.000000001.
+    return math.ceil(round(examples / batch_size, 6))
+
+
+def milestones(text: str, key: str, *, num_examples: int, batch_size: int, total_steps: int) -> frozenset[int]:
+    """The steps (counted from 1) at which something due every `text` happens; always the last one too.
+
+    "1 epoch" falls on the step that completes each epoch, so it never drifts when the batch size does not
+    divide the epoch. A length of 0 means only at the end.
+    """
+    number, unit = parse(text, key)
+    due = {total_steps}
+    k = 1
+    while number > 0:
+        step = to_steps(f"{number * k:f} {unit}", key, num_examples=num_examples, batch_size=batch_size,
+                        total_steps=total_steps)
+        if step >= total_steps:
+            break
+        due.add(max(step, 1))
+        k += 1
+    return frozenset(due)

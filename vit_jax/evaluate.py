@@ -1,0 +1,144 @@
+"""Evaluation that counts every image exactly once. N examples, B batch, C classes."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from vit_jax import checkpoint, environment, report
+from vit_jax import state as states
+from vit_jax.config import Config
+from vit_jax.data import sources
+from vit_jax.data.dataset import Examples, take
+from vit_jax.losses import rank_of_label
+from vit_jax.models import VisionTransformer, create
+from vit_jax.models import flops as flop_count
+from vit_jax.progress import say
+from vit_jax.run import RunFolder
+from vit_jax.sharding import batch_sharding, make_mesh, put, replicated
+from vit_jax.step import eval_step
+
+
+class Evaluator:
+    """Logits of any number of images with one compiled step, on every device of the mesh."""
+
+    def __init__(self, module: VisionTransformer, config: Config, mesh: Mesh, params: Any, image_shape: tuple[int, ...]):
+        """Compiles; `params` may be shapes, `image_shape` is (H, W, 3) as stored."""
+        self._sharding = batch_sharding(mesh)
+        self._batch = -(-config.eval.batch_size // mesh.size) * mesh.size
+        images = jax.ShapeDtypeStruct((self._batch, *image_shape), np.uint8, sharding=self._sharding)
+        step = jax.jit(partial(eval_step, module=module, config=config), out_shardings=replicated(mesh))
+        params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), params)
+        self._step = step.lower(params, images).compile()
+
+    def logits(self, params: Any, images: np.ndarray, check: Callable[[], None] = lambda: None) -> np.ndarray:
+        """uint8 (N, H, W, 3) -> float32 (N, C). `check` is called before each batch and may raise."""
+        parts = []
+        for start in range(0, len(images), self._batch):
+            check()
+            batch = np.asarray(images[start : start + self._batch])
+            filled = np.zeros((self._batch, *batch.shape[1:]), np.uint8)  # the last batch is filled up with black
+            filled[: len(batch)] = batch
+            parts.append((self._step(params, put(filled, self._sharding)), len(batch)))
+        return np.concatenate([np.asarray(part)[:count] for part, count in parts])
+
+
+def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Mean cross-entropy in nats, top-1 and top-5 as fractions, and how many images that is of."""
+    logits = logits.astype(np.float64)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))  # (N, C)
+    ranks = rank_of_label(logits, labels)
+    return {
+        "loss": float(-log_probs[np.arange(len(labels)), labels].mean()),
+        "top1": float((ranks < 1).mean()),
+        "top5": float((ranks < 5).mean()),
+        "num_examples": len(labels),
+    }
+
+
+def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(C, C) int: how many images of the row's class were taken for the column's."""
+    classes = logits.shape[1]
+    return np.bincount(labels * classes + logits.argmax(axis=1), minlength=classes**2).reshape(classes, classes)
+
+
+def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error (Guo et al. 2017): mean gap of confidence and accuracy over equal-width bins."""
+    logits = logits.astype(np.float64)
+    probs = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probs /= probs.sum(axis=1, keepdims=True)
+    gap = probs.max(axis=1) - (probs.argmax(axis=1) == labels)  # (N,)
+    which = np.minimum((probs.max(axis=1) * bins).astype(int), bins - 1)
+    return float(np.abs(np.bincount(which, gap, minlength=bins)).sum() / len(labels))
+
+
+def test(
+    run: RunFolder,
+    config: Config,
+    checkpoints: checkpoint.Checkpoints,
+    name: str,
+    examples: Examples,
+    evaluator: Evaluator,
+    module: VisionTransformer,
+    mesh: Mesh,
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Scores one checkpoint ("best", "latest" or a step) on the test split and writes results.json and pictures."""
+    step = checkpoints.resolve(name)
+    abstract = states.abstract_params(module)
+    params = checkpoints.restore(step, {"params": abstract}, mesh)["params"]
+    started = time.monotonic()
+    logits = evaluator.logits(params, examples.images, check)
+    seconds = time.monotonic() - started
+    data = run.read("data.json")
+    matrix = confusion(logits, examples.labels)
+    latest = checkpoints.resolve("latest")
+    clock = checkpoints.meta(latest)["clock"]
+    num_train = checkpoints.meta(latest)["num_train"]
+    results = {
+        "dataset": data["name"],
+        "split": config.data.test,
+        **score(logits, examples.labels),
+        "calibration_error": calibration_error(logits, examples.labels),
+        "per_class": report.per_class(matrix, data["classes"]),
+        "params": states.count(abstract),
+        "flops_per_image": flop_count.forward(module.cfg),
+        "steps": latest,
+        "epochs": latest * config.train.batch_size / num_train,
+        "seed": config.seed,
+        "checkpoint": step,
+        "selected": {"best": "best on validation", "latest": "last"}.get(name, "given"),
+        "wall_seconds": clock["wall"],
+        "compile_seconds": clock["compile"],
+        "images_per_second": clock["train_images"] / clock["train"] if clock["train"] else None,
+        "evaluation_seconds": seconds,
+        "device": environment.device(),
+        "versions": environment.versions(),
+        "git_commit": environment.git_commit(),
+    }
+    run.write("results.json", results)
+    report.write_confusion(run.path, matrix, data["classes"])
+    return results
+
+
+def evaluate(workdir: str, name: str | None) -> dict[str, Any]:
+    """Rebuilds a run from its folder alone and tests a checkpoint; by default the one that its config selects."""
+    run = RunFolder(workdir)
+    config = run.config()
+    name = name or {"best": "best", "last": "latest"}[config.eval.select]
+    with checkpoint.Checkpoints(run.path) as checkpoints:
+        step = checkpoints.resolve(name)
+        mesh, module = make_mesh(), create(config.model)
+        dataset = sources.load(config.data, config.model.image_size, must_find_dir=False)
+        examples = take(dataset, config.data.test, "config.data.test")
+        say(f"Testing checkpoint {step} of {run.path} on {len(examples.labels):,} images, {environment.device()} ...")
+        abstract = states.abstract_params(module)
+        evaluator = Evaluator(module, config, mesh, abstract, examples.images.shape[1:])
+        results = test(run, config, checkpoints, name, examples, evaluator, module, mesh)
+    report.say_results(run.path, results)
+    return results

@@ -1,0 +1,57 @@
+"""Command line: flags -> Config -> a mode.
+
+python -m vit_jax.main --config=configs/X.py --workdir=DIR [--config.key=value ...]   trains, or goes on
+python -m vit_jax.main --workdir=DIR                                                  goes on with the run in DIR
+python -m vit_jax.main --mode=evaluate --workdir=DIR [--checkpoint=best|latest|STEP]  tests a run
+
+Exit codes: 0 done; 2 a mistake in what was asked, in one message; 130 and 143 stopped by Ctrl-C and SIGTERM after
+saving; 1 anything else.
+"""
+
+import sys
+import time
+
+from vit_jax.errors import UserError
+from vit_jax.flags import Command, parse
+
+
+def main(argv: list[str]) -> int:
+    """Runs one command and gives its exit code."""
+    started = time.monotonic()
+    try:
+        command = parse(argv)
+        return _dispatch(command, started)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _dispatch(command: Command, started: float) -> int:
+    from vit_jax.compilation import use_cache  # JAX is imported only once the flags are right
+
+    use_cache()
+    if command.mode == "evaluate":
+        from vit_jax.evaluate import evaluate
+
+        evaluate(command.workdir, command.checkpoint)
+        return 0
+    from vit_jax.stop import Stopped
+    from vit_jax.train import Diverged, train
+
+    try:
+        train(command.config, command.workdir, command.resume, started)
+    except Stopped as stopped:
+        return stopped.exit_code
+    except Diverged as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run() -> None:
+    """The `vit-jax` program."""
+    sys.exit(main(sys.argv))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,95 @@
+"""Refuses descriptions that are no model, in one line each, before anything is built."""
+
+from vit_jax.config import ModelConfig
+from vit_jax.errors import UserError
+from vit_jax.models.stems import patch_input_size
+
+_CHOICES = {
+    "posemb": ("learned", "sincos2d", "rope2d", "none"),
+    "pool": ("token", "mean", "map", "flatten"),
+    "head_init": ("zeros", "xavier"),
+    "activation": ("gelu", "gelu_tanh"),
+    "attention": ("xla", "cudnn"),
+    "dtype": ("float32", "bfloat16", "auto"),
+}
+_STEM_CHOICES = {
+    "kind": ("patch", "conv"),
+    "norm": ("none", "layer", "group"),
+    "activation": ("gelu", "gelu_tanh", "relu"),
+}
+_RATES = ("token_dropout", "attention_dropout", "mlp_dropout", "head_dropout", "drop_path")
+
+
+def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raises UserError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise UserError(f"{key}={value!r} is not one of {', '.join(allowed)}")
+
+
+def positive(key: str, value: int | float) -> None:
+    """Raises UserError unless `value` is above 0."""
+    if not value > 0:
+        raise UserError(f"{key} must be above 0; found {value!r}")
+
+
+def check_model(cfg: ModelConfig) -> None:
+    """Raises UserError for a resolved ModelConfig whose keys don't fit each other."""
+    at = "config.model"
+    for key, allowed in _CHOICES.items():
+        one_of(f"{at}.{key}", getattr(cfg, key), allowed)
+    for key in ("image_size", "patch_size", "width", "depth", "heads", "head_dim", "mlp_dim", "num_classes", "norm_eps"):
+        positive(f"{at}.{key}", getattr(cfg, key))
+    if cfg.representation_dim is not None:
+        positive(f"{at}.representation_dim", cfg.representation_dim)
+    for width in cfg.head_mlp:
+        positive(f"{at}.head_mlp", width)
+    if cfg.registers < 0:
+        raise UserError(f"{at}.registers must not be negative; found {cfg.registers}")
+    for key in _RATES:
+        if not 0 <= getattr(cfg, key) < 1:
+            raise UserError(f"{at}.{key} must be at least 0 and below 1; found {getattr(cfg, key)!r}")
+    _check_stem(cfg)
+    if cfg.posemb == "sincos2d" and cfg.width % 4:
+        raise UserError(f'{at}.posemb="sincos2d" needs a width that 4 divides; found {at}.width={cfg.width}')
+    if cfg.posemb == "rope2d" and cfg.head_dim % 4:
+        raise UserError(f'{at}.posemb="rope2d" needs a head_dim that 4 divides; found {at}.head_dim={cfg.head_dim}')
+    if cfg.attention == "cudnn":
+        if cfg.attention_dropout:
+            raise UserError(f'{at}.attention="cudnn" has no dropout; set {at}.attention_dropout=0 or use "xla"')
+        if cfg.head_dim % 8 or cfg.head_dim > 128:
+            raise UserError(f'{at}.attention="cudnn" needs a head_dim up to 128 that 8 divides; found {cfg.head_dim}')
+        if cfg.dtype == "float32":
+            raise UserError(f'{at}.attention="cudnn" computes in bfloat16 only; set {at}.dtype=bfloat16 or use "xla"')
+
+
+def _check_stem(cfg: ModelConfig) -> None:
+    at, stem = "config.model.stem", cfg.stem
+    for key, allowed in _STEM_CHOICES.items():
+        one_of(f"{at}.{key}", getattr(stem, key), allowed)
+    if stem.kind == "conv":
+        if not stem.widths:
+            raise UserError(f'{at}.kind="conv" needs {at}.widths, one for each convolution, like (64, 128)')
+        if stem.strides and len(stem.strides) != len(stem.widths):
+            raise UserError(f"{at}.strides={stem.strides} and {at}.widths={stem.widths} differ in length")
+        positive(f"{at}.kernel_size", stem.kernel_size)
+        for value in stem.widths + stem.strides:
+            positive(f"{at}.widths and .strides", value)
+        if stem.norm == "group" and any(width % 32 for width in stem.widths):
+            raise UserError(f'{at}.norm="group" makes 32 groups; found {at}.widths={stem.widths}')
+        if not stem.project and (cfg.patch_size != 1 or stem.widths[-1] != cfg.width):
+            raise UserError(
+                f"{at}.project=False makes tokens of the last convolution's outputs: needs patch_size=1 and "
+                f"widths[-1] equal to width; found patch_size={cfg.patch_size}, widths={stem.widths}, "
+                f"width={cfg.width}"
+            )
+    elif stem.widths or stem.strides or stem.pool:
+        raise UserError(f'{at}.widths, .strides and .pool belong to {at}.kind="conv"; found kind={stem.kind!r}')
+    elif not stem.project:
+        raise UserError(f'{at}.project=False belongs to {at}.kind="conv"')
+    side = patch_input_size(cfg)
+    if side % cfg.patch_size or side < cfg.patch_size:
+        fits = [p for p in range(1, side + 1) if side % p == 0]
+        raise UserError(
+            f"config.model.patch_size={cfg.patch_size} does not divide the {side} x {side} "
+            f"{'image' if stem.kind == 'patch' else 'output of the stem'}; these do: {', '.join(map(str, fits))}"
+        )

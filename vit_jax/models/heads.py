@@ -1,0 +1,70 @@
+"""From encoded tokens (B, N, D) to logits (B, C). K heads, E head dim."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vit_jax.config import ModelConfig
+from vit_jax.models.layers import ACTIVATIONS, Dense, Dropout, Mlp, heads_init
+
+
+class AttentionPool(nn.Module):
+    """Multi-head attention pooling: one learned query attends to the tokens (Zhai et al. 2022, "MAP").
+
+    (B, N, D) -> (B, D).
+    """
+
+    cfg: ModelConfig
+    dtype: Any
+    train: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        cfg, (b, n, d) = self.cfg, x.shape
+        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, d), jnp.float32)
+        q = Dense((cfg.heads, cfg.head_dim), self.dtype, heads_init(1), name="query")(probe)[0]  # (K, E)
+        kv = Dense((2, cfg.heads, cfg.head_dim), self.dtype, heads_init(2), name="kv")(x)  # (B, N, 2, K, E)
+        scores = jnp.einsum(
+            "ke,bnke->bkn", q * cfg.head_dim**-0.5, kv[:, :, 0], preferred_element_type=jnp.float32
+        )  # (B, K, N)
+        weights = jax.nn.softmax(scores).astype(self.dtype)
+        y = jnp.einsum("bkn,bnke->bke", weights, kv[:, :, 1]).reshape(b, 1, -1)  # (B, 1, K*E)
+        y = Dense((d,), self.dtype, name="out")(y)
+        z = nn.LayerNorm(epsilon=cfg.norm_eps, dtype=self.dtype, name="norm")(y)
+        return (y + Mlp(cfg, self.dtype, self.train, name="mlp")(z))[:, 0]  # (B, D)
+
+
+class Head(nn.Module):
+    """Pools, then classifies: (B, prefix + N, D) -> logits (B, C) float32, and the intermediates."""
+
+    cfg: ModelConfig
+    dtype: Any
+    train: bool
+    prefix: int  # class and register tokens before the patch tokens
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        cfg, aux = self.cfg, {}
+        patches = x[:, self.prefix :]  # (B, N, D)
+        if cfg.pool == "token":
+            x = x[:, 0]
+        elif cfg.pool == "mean":
+            x = patches.mean(axis=1)
+        elif cfg.pool == "map":
+            x = AttentionPool(cfg, self.dtype, self.train, name="pool")(patches)
+        else:  # flatten
+            x = patches.reshape(patches.shape[0], -1)  # (B, N*D)
+        aux["pooled"] = x
+        if cfg.representation_dim is not None:
+            x = nn.tanh(Dense((cfg.representation_dim,), self.dtype, name="representation")(x))
+        x = Dropout(cfg.head_dropout, self.train)(x)
+        for i, width in enumerate(cfg.head_mlp):
+            x = ACTIVATIONS[cfg.activation](Dense((width,), self.dtype, name=f"dense_{i}")(x))
+            x = Dropout(cfg.head_dropout, self.train)(x)
+        aux["pre_logits"] = x
+        zeros = cfg.head_init == "zeros"
+        init = nn.initializers.zeros if zeros else nn.initializers.xavier_uniform()
+        logits = Dense((cfg.num_classes,), jnp.float32, init, name="logits")(x)
+        return logits, aux

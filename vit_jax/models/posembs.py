@@ -1,0 +1,37 @@
+"""Positions of a square grid of tokens. H/W tokens a side, N = H*W tokens, D width, E head dim."""
+
+import jax.numpy as jnp
+import numpy as np
+
+
+def sincos2d(side: int, width: int, temperature: float = 10_000.0) -> np.ndarray:
+    """Fixed embedding of a side x side grid, (N, D) float32.
+
+    A quarter of the channels each: sin x, cos x, sin y, cos y (Chen, Xie and He 2021, MoCo v3, section 4).
+    """
+    omega = temperature ** -(np.arange(width // 4) / max(width // 4 - 1, 1))  # (D/4,)
+    y, x = np.mgrid[:side, :side].reshape(2, -1, 1)  # (N, 1) each, rows first
+    angles = [x * omega, y * omega]  # (N, D/4) each
+    return np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1).astype(np.float32)
+
+
+def rope2d_angles(side: int, head_dim: int, prefix: int, temperature: float = 100.0) -> np.ndarray:
+    """Rotation angles of axial rotary positions, (prefix + N, E/2) float32.
+
+    The first half of the pairs turns with the row, the second with the column (Heo et al. 2024, RoPE-ViT,
+    section 3.2, with its temperature of 100). The `prefix` tokens (class, registers) have no place and aren't
+    turned.
+    """
+    quarter = head_dim // 4
+    omega = temperature ** -(np.arange(quarter) / quarter)  # (E/4,)
+    y, x = np.mgrid[:side, :side].reshape(2, -1, 1)  # (N, 1) each
+    angles = np.concatenate([y * omega, x * omega], axis=1)  # (N, E/2)
+    return np.concatenate([np.zeros((prefix, 2 * quarter)), angles]).astype(np.float32)
+
+
+def rotate(x: jnp.ndarray, angles: np.ndarray) -> jnp.ndarray:
+    """Turns the channel pairs (i, i + E/2) of x (B, N, K, E) by angles (N, E/2) (Su et al. 2021, RoFormer)."""
+    cos = jnp.cos(angles)[None, :, None, :].astype(x.dtype)  # (1, N, 1, E/2)
+    sin = jnp.sin(angles)[None, :, None, :].astype(x.dtype)
+    a, b = jnp.split(x, 2, axis=-1)  # (B, N, K, E/2) each
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)

@@ -1,0 +1,96 @@
+"""The Vision Transformer (Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words").
+
+B batch, N patch tokens, D width, C classes.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from vit_jax.config import ModelConfig, from_mapping
+from vit_jax.errors import UserError
+from vit_jax.models import posembs
+from vit_jax.models.checks import check_model
+from vit_jax.models.heads import Head
+from vit_jax.models.layers import Block, Dropout
+from vit_jax.models.presets import resolve
+from vit_jax.models.stems import ConvStem, PatchStem, grid_size
+
+
+class VisionTransformer(nn.Module):
+    """images (B, H, W, 3) float -> (logits (B, C) float32, aux).
+
+    `cfg` must be resolved (`presets.resolve`); `dtype` is of the computation, params are float32. Training with
+    any dropout needs an rng named "dropout". `aux` names the intermediates:
+
+        stem            (B, N, D)  patches, before positions
+        tokens          (B, prefix + N, D)  input of the first block; prefix: class token, then registers
+        block_00, ...   attn, mlp, out: (B, prefix + N, D); attn_weights (B, K, prefix + N, prefix + N), not with cudnn
+        encoded         (B, prefix + N, D)  after the last norm
+        pooled, pre_logits  (B, ...)  before and after the head's hidden layers
+    """
+
+    cfg: ModelConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, dict[str, Any]]:
+        cfg, aux = self.cfg, {}
+        if images.shape[1:] != (cfg.image_size, cfg.image_size, 3):
+            raise ValueError(f"images must be (B, {cfg.image_size}, {cfg.image_size}, 3); found {images.shape}")
+        stem = ConvStem if cfg.stem.kind == "conv" else PatchStem
+        x = aux["stem"] = stem(cfg, self.dtype, name="stem")(images.astype(self.dtype))  # (B, N, D)
+
+        side, angles = grid_size(cfg), None
+        if cfg.posemb == "learned":
+            table = self.param("posemb", nn.initializers.normal(0.02), (side * side, cfg.width), jnp.float32)
+            x = x + table.astype(self.dtype)
+        elif cfg.posemb == "sincos2d":
+            x = x + posembs.sincos2d(side, cfg.width).astype(self.dtype)
+        prefix = cfg.registers + (cfg.pool == "token")
+        if cfg.posemb == "rope2d":
+            angles = posembs.rope2d_angles(side, cfg.head_dim, prefix)
+
+        # Class token and registers (Darcet et al. 2024) come after the positions: they have no place in the image.
+        if prefix:
+            extra = self.param("prefix", nn.initializers.normal(0.02), (prefix, cfg.width), jnp.float32)
+            extra = jnp.broadcast_to(extra.astype(self.dtype), (x.shape[0], prefix, cfg.width))
+            x = jnp.concatenate([extra, x], axis=1)  # (B, prefix + N, D)
+        x = aux["tokens"] = Dropout(cfg.token_dropout, train)(x)
+
+        block = nn.remat(Block) if cfg.remat else Block
+        for i in range(cfg.depth):
+            drop_path = cfg.drop_path * i / max(cfg.depth - 1, 1)
+            x, aux[f"block_{i:02d}"] = block(cfg, self.dtype, train, drop_path, name=f"block_{i:02d}")(x, angles)
+        x = aux["encoded"] = nn.LayerNorm(epsilon=cfg.norm_eps, dtype=self.dtype, name="norm")(x)
+        logits, head_aux = Head(cfg, self.dtype, train, prefix, name="head")(x)
+        return logits, {**aux, **head_aux}
+
+
+def compute_dtype(name: str) -> Any:
+    """The dtype that a config's name stands for; "auto" is bfloat16 where it is fast (not on a CPU)."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[name]
+
+
+def create(model: ModelConfig | ConfigDict | Mapping[str, Any]) -> VisionTransformer:
+    """The module of a `config.model`; raises UserError for one that describes no model.
+
+    `module.init(key, images)["params"]` are its parameters;
+    `module.apply({"params": p}, images, train=False)` gives `(logits, aux)`.
+    """
+    if not isinstance(model, ModelConfig):
+        mapping = model.to_dict() if isinstance(model, ConfigDict) else model
+        model = from_mapping(ModelConfig, mapping, "config.model")
+    model = resolve(model)
+    check_model(model)
+    if model.attention == "cudnn" and jax.default_backend() != "gpu":
+        raise UserError(
+            f'config.model.attention="cudnn" needs an NVIDIA GPU; this is {jax.default_backend()}: use "xla"'
+        )
+    return VisionTransformer(model, compute_dtype(model.dtype))

@@ -1,0 +1,170 @@
+"""Sets a run up: data, model, optimizer and state, compiled steps. All that happens once."""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from vit_jax import durations, optim, report
+from vit_jax import state as states
+from vit_jax.checkpoint import Checkpoints
+from vit_jax.checks import check_splits, total_steps, warmup_steps
+from vit_jax.config import Config
+from vit_jax.data import sources
+from vit_jax.data.dataset import DataSet, Examples, take
+from vit_jax.data.pipeline import DevicePipeline, TfDataPipeline
+from vit_jax.errors import UserError
+from vit_jax.evaluate import Evaluator
+from vit_jax.metrics import Clock
+from vit_jax.models import VisionTransformer, create, resolve
+from vit_jax.progress import say
+from vit_jax.run import RunFolder
+from vit_jax.sharding import batch_sharding, make_mesh, put, put_local, replicated
+from vit_jax.state import TrainState
+from vit_jax.step import train_step
+
+_RESIDENT_LIMIT = 4 * 2**30  # bytes of train images that the pipeline "auto" keeps on the accelerator
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The slices of the data set that a run uses; validation and test may be absent."""
+
+    train: Examples
+    validation: Examples | None
+    test: Examples | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that the loop needs and doesn't change."""
+
+    config: Config  # resolved
+    run: RunFolder
+    parts: Parts
+    mesh: Mesh
+    module: VisionTransformer
+    total: int  # steps
+    due: dict[str, frozenset[int]]  # eval, checkpoint, log: the numbers of steps done at which each happens
+    pipeline: DevicePipeline | TfDataPipeline
+    step_fn: Any  # compiled train_step: (state, data) -> (state, metrics)
+    evaluator: Evaluator
+
+
+def resolve_config(config: Config, run: RunFolder) -> tuple[Config, Parts]:
+    """Loads the data, fills in what the config leaves to them, and describes the run in its folder."""
+    dataset = sources.load(config.data, config.data.image_size or config.model.image_size)
+    check_splits(config, {split: len(examples.labels) for split, examples in dataset.splits.items()})
+    classes = len(dataset.classes)
+    if config.model.num_classes not in (None, classes):
+        raise UserError(
+            f"config.model.num_classes={config.model.num_classes}, but {dataset.name} has {classes} classes; "
+            f"set --config.model.num_classes={classes}"
+        )
+    parts = split(config, dataset)
+    side = min(parts.train.images.shape[1:3])
+    if config.augment.crop_padding >= side:
+        raise UserError(f"config.augment.crop_padding={config.augment.crop_padding} is not below the {side} pixels of an image")
+    augment = config.augment
+    if not (augment.mean and augment.std):
+        mean, std = channel_statistics(parts.train.images)
+        augment = dataclasses.replace(augment, mean=augment.mean or mean, std=augment.std or std)
+    config = dataclasses.replace(config, augment=augment, model=resolve(config.model, classes))
+    run.describe(config, dataset)
+    return config, parts
+
+
+def split(config: Config, dataset: DataSet) -> Parts:
+    """The config's train, validation and test examples, without a copy."""
+    data = config.data
+    has_test = data.test.split("[")[0] in dataset.splits
+    return Parts(
+        train=take(dataset, data.train, "config.data.train"),
+        validation=take(dataset, data.validation, "config.data.validation") if data.validation else None,
+        test=take(dataset, data.test, "config.data.test") if has_test else None,
+    )
+
+
+def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of pixels in [0, 1], from counts of each byte value: exact.
+
+    images (N, H, W, 3) uint8.
+    """
+    counts = np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in range(3)])  # (3, 256)
+    share, values = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
+    mean = share @ values  # (3,)
+    std = np.sqrt(np.maximum(share @ values**2 - mean**2, 1e-6))  # a constant channel stays finite
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def build(
+    config: Config, run: RunFolder, parts: Parts, checkpoints: Checkpoints, started: float
+) -> tuple[Job, TrainState, Clock, bool]:
+    """Model, optimizer, state (restored from the latest checkpoint, if any) and compiled steps.
+
+    Also the clock, with what earlier starts took, and whether the state's step has been evaluated already.
+    """
+    mesh, module = make_mesh(), create(config.model)
+    num_train = len(parts.train.labels)
+    total = total_steps(config, num_train)
+    schedule = optim.learning_rate(config.optim, total, warmup_steps(config, num_train))
+    shapes = states.abstract_params(module)
+    tx = optim.optimizer(config.optim, schedule, shapes)
+    report.say_run(run, config, module, shapes, parts, total)
+
+    state, evaluated, carried = states.create(module, tx, config.seed, mesh), True, None
+    if checkpoints.steps():
+        latest = checkpoints.resolve("latest")
+        meta = checkpoints.meta(latest)
+        state, evaluated, carried = checkpoints.restore(latest, state, mesh), meta["evaluated"], meta["clock"]
+        say(f"Resuming after step {latest} of {total}.")
+    clock = Clock(started, carried)
+
+    pipeline = _pipeline(config, parts.train, mesh)
+    resident = isinstance(pipeline, DevicePipeline)
+    sample = pipeline if resident else put_local(pipeline.batch_at(config.seed, 0), batch_sharding(mesh))
+    step = partial(
+        train_step,
+        fetch=(lambda data, seed, step: data.batch_at(seed, step)) if resident else (lambda data, seed, step: data),
+        module=module,
+        tx=tx,
+        schedule=schedule,
+        config=config,
+        mesh=mesh,
+    )
+    say("Compiling ...")
+    before = time.monotonic()
+    step_fn = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).lower(state, sample).compile()
+    evaluator = Evaluator(module, config, mesh, shapes, parts.train.images.shape[1:])
+    clock.add("compile", time.monotonic() - before)
+    say(f"Compiled in {time.monotonic() - before:.1f} s; {time.monotonic() - started:.1f} s since the start.")
+
+    due = {
+        kind: durations.milestones(
+            every,
+            f"config.{kind}.every",
+            num_examples=num_train,
+            batch_size=config.train.batch_size,
+            total_steps=total,
+        )
+        for kind, every in {
+            "eval": config.eval.every,
+            "checkpoint": config.checkpoint.every,
+            "log": config.log.every,
+        }.items()
+    }
+    return Job(config, run, parts, mesh, module, total, due, pipeline, step_fn, evaluator), state, clock, evaluated
+
+
+def _pipeline(config: Config, examples: Examples, mesh: Mesh) -> DevicePipeline | TfDataPipeline:
+    fits = examples.images.nbytes <= _RESIDENT_LIMIT
+    if config.data.pipeline == "device" or (config.data.pipeline == "auto" and fits):
+        everywhere = replicated(mesh)
+        images, labels = put(examples.images, everywhere), put(examples.labels, everywhere)
+        return DevicePipeline(images, labels, config.train.batch_size)
+    return TfDataPipeline(examples, config.train.batch_size, jax.process_index(), jax.process_count())

@@ -1,0 +1,77 @@
+"""What a person sees of a run: a live bar on a terminal, plain lines elsewhere, and tables."""
+
+import time
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Prints a line, above the bar if one is shown."""
+    console.print(text, markup=False)
+
+
+def say_table(title: str, rows: Iterable[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
+    """Prints a small table, its first column to the left and the others to the right."""
+    table = Table(title=title, title_justify="left", show_header=bool(header))
+    for i, name in enumerate(header or ("", "")):
+        table.add_column(name, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %"
+
+
+class TrainingBar:
+    """Steps done of a run, with loss, accuracy, images/s and the time left.
+
+    On a terminal a live bar; elsewhere (a log file, a batch job) a line at least every `quiet` seconds.
+    """
+
+    def __init__(self, total: int, done: int, quiet: float = 20.0):
+        self._total, self._quiet = total, quiet
+        self._started, self._first, self._shown = time.monotonic(), done, time.monotonic()
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TextColumn("ETA"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=total, completed=done, figures="")
+        self._bar.start()
+
+    def wants_figures(self) -> bool:
+        """Whether new figures would be shown now: reading them from the device costs a little."""
+        return time.monotonic() - self._shown > (0.2 if console.is_terminal else self._quiet)
+
+    def update(self, step: int, loss: float, top1: float, images_per_second: float) -> None:
+        if not self.wants_figures():
+            return
+        self._shown = time.monotonic()
+        figures = f"loss {loss:.3f}  top-1 {percent(top1)}  {images_per_second:,.0f} images/s"
+        self._bar.update(self._task, completed=step, figures=figures)
+        if not console.is_terminal:
+            left = (self._shown - self._started) / max(step - self._first, 1) * (self._total - step)
+            say(f"  step {step}/{self._total}  {figures}  ETA {duration(left)}")
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+def duration(seconds: float) -> str:
+    """95 -> "1:35"; 3725 -> "1:02:05"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

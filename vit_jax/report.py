@@ -1,0 +1,91 @@
+"""The end of a run: the table on the screen, the confusion matrix and the pictures."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import vit_jax
+from vit_jax import environment, metrics, viz
+from vit_jax.config import Config
+from vit_jax.models import VisionTransformer, flops
+from vit_jax.progress import duration, percent, say, say_table
+from vit_jax.run import RunFolder
+
+_MAX_PICTURE_CLASSES = 50  # beyond, cells are too small to read
+
+
+def say_run(run: RunFolder, config: Config, module: VisionTransformer, shapes: Any, parts: "Parts", total: int) -> None:
+    """What is about to be trained, on what, where; and the table of its parameters."""
+    h, w = parts.train.images.shape[1:3]
+    counts = [
+        f"{len(part.labels):,} {name}"
+        for name, part in (("train", parts.train), ("validation", parts.validation), ("test", parts.test))
+        if part is not None
+    ]
+    cfg = module.cfg
+    say(f"vit_jax {vit_jax.__version__} on {environment.device()}, JAX {jax.__version__}, in {run.path}")
+    say(f"Data: {config.data.name}, {', '.join(counts)} images of {h} x {w}, {cfg.num_classes} classes")
+    rows: list[list] = []  # name, parameters, how many such
+    for name, tree in shapes.items():
+        size = sum(x.size for x in jax.tree.leaves(tree))
+        if rows and name.startswith("block_") and rows[-1][0].startswith("block_") and rows[-1][1] == size:
+            rows[-1][2] += 1  # equal blocks share a line
+        else:
+            rows.append([name, size, 1])
+    table = [(name if n == 1 else f"{n} blocks like {name}", f"{size * n:,}") for name, size, n in rows]
+    table.append(("all", f"{sum(size * n for _, size, n in rows):,}"))
+    say_table("Parameters", table)
+    epochs = total * config.train.batch_size / len(parts.train.labels)
+    say(
+        f"Training: {total:,} steps of {config.train.batch_size} images ({epochs:.1f} epochs), "
+        f"{flops.forward(cfg) / 1e6:,.0f} MFLOPs an image forward, {cfg.image_size} x {cfg.image_size} pixels, "
+        f"{jnp.dtype(module.dtype).name}"
+    )
+
+
+def per_class(matrix: np.ndarray, classes: list[str]) -> dict[str, float | None]:
+    """Accuracy of each class from the confusion matrix (C, C); None for a class without images."""
+    totals = matrix.sum(axis=1)
+    return {
+        name: float(matrix[i, i] / totals[i]) if totals[i] else None for i, name in enumerate(classes)
+    }
+
+
+def write_confusion(workdir: Path, matrix: np.ndarray, classes: list[str]) -> None:
+    """Writes confusion.csv (rows true, columns predicted) and, for a readable number of classes, confusion.png."""
+    with (workdir / "confusion.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["true \\ predicted", *classes])
+        writer.writerows([name, *row] for name, row in zip(classes, matrix.tolist(), strict=True))
+    if len(classes) <= _MAX_PICTURE_CLASSES:
+        viz.confusion(matrix, classes, workdir / "confusion.png")
+
+
+def write_pictures(workdir: Path, image: np.ndarray, image_size: int, patch_size: int) -> None:
+    """Draws curves.png from the metrics and patches.png from one stored image; says the latter's four lines."""
+    viz.curves(metrics.read(workdir), workdir / "curves.png")
+    for line in viz.patches(image, image_size, patch_size, workdir / "patches.png"):
+        say(line)
+
+
+def say_results(workdir: Path, results: dict[str, Any]) -> None:
+    """The short table at the end of training and of evaluation."""
+    rate = results["images_per_second"]
+    rows = [
+        ("top-1", percent(results["top1"])),
+        ("top-5", percent(results["top5"])),
+        ("loss", f"{results['loss']:.4f}"),
+        ("images", f"{results['num_examples']:,}"),
+        ("checkpoint", f"step {results['checkpoint']} of {results['steps']}, {results['selected']}"),
+        ("parameters", f"{results['params']:,}"),
+        ("training", f"{results['epochs']:.1f} epochs, {duration(results['wall_seconds'])}"),
+        ("speed", f"{rate:,.0f} images/s" if rate else "not measured"),
+    ]
+    say_table(f"{results['dataset']}, {results['split']}", rows)
+    names = ["results.json", "metrics.jsonl", "curves.png", "patches.png", "confusion.png", "confusion.csv"]
+    there = [name for name in names if (workdir / name).exists()]
+    say(f"In {workdir}: {', '.join(there)}")

@@ -1,0 +1,87 @@
+"""The folder of a run: what lies in it describes the run entirely."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from vit_jax.config import Config, ModelConfig, difference, from_mapping, to_dict
+from vit_jax.data.dataset import DataSet
+from vit_jax.errors import UserError
+from vit_jax.models.presets import resolve
+
+# Where things lie may differ from start to start; it doesn't change a result.
+_PLACES = (("data", "dir"), ("data", "cache_dir"))
+
+
+class RunFolder:
+    """A workdir: config.json, data.json, metrics.jsonl, checkpoints/, results.json and pictures."""
+
+    def __init__(self, workdir: str | Path):
+        self.path = Path(workdir).expanduser().absolute()
+
+    def exists(self) -> bool:
+        return (self.path / "config.json").is_file()
+
+    def create(self) -> None:
+        """Makes the folder; raises UserError where that can't be done."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"--workdir={self.path} can't be written ({error.strerror}); choose another") from error
+
+    def config(self) -> Config:
+        """The run's resolved config; raises UserError where there is no run."""
+        if not self.exists():
+            raise UserError(f"{self.path} holds no run (no config.json); name the --workdir of one, or train there first")
+        return from_mapping(Config, self.read("config.json"))
+
+    def check_same(self, config: Config) -> None:
+        """Raises UserError with every difference between the run's config and the one given now."""
+        saved = self.read("config.json")
+        given = dataclasses.replace(config, model=_sizes(config.model))
+        now = to_dict(given)
+        # What a config leaves to the data, the run has filled in.
+        for group, key, unset in (("augment", "mean", []), ("augment", "std", []), ("model", "num_classes", None)):
+            if now[group][key] == unset:
+                now[group][key] = saved[group][key]
+        for group, key in _PLACES:
+            now[group][key] = saved[group][key] = None
+        lines = difference(saved, now)
+        if lines:
+            raise UserError(
+                "\n".join(
+                    [
+                        f"{self.path} holds a run with another config; give the same one or choose another --workdir:",
+                        *(f"  {line}" for line in lines),
+                    ]
+                )
+            )
+
+    def describe(self, config: Config, dataset: DataSet) -> None:
+        """Writes what rebuilding the run needs: the resolved config and the data set's classes and sizes."""
+        sizes = {split: len(examples.labels) for split, examples in dataset.splits.items()}
+        self.write("data.json", {"name": dataset.name, "classes": dataset.classes, "examples": sizes})
+        self.write("config.json", to_dict(config))
+
+    def read(self, name: str) -> dict[str, Any]:
+        """The content of a JSON file; raises UserError for one that is missing or damaged."""
+        try:
+            return json.loads((self.path / name).read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.path / name} can't be read ({error})") from error
+
+    def write(self, name: str, content: Any) -> None:
+        """Writes a JSON file whole or not at all."""
+        temporary = self.path / f".{name}.tmp"
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        os.replace(temporary, self.path / name)
+
+
+def _sizes(model: ModelConfig) -> ModelConfig:
+    """The model with its variant's sizes filled in, its class count left as it is."""
+    return dataclasses.replace(resolve(model, num_classes=model.num_classes or 1), num_classes=model.num_classes)

@@ -1,0 +1,57 @@
+"""Everything that a training step reads and writes, as one pytree."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from vit_jax.models import VisionTransformer
+from vit_jax.sharding import replicated
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Optimizer moments and params are float32; `totals` sums the train metrics since the last evaluation."""
+
+    step: jax.Array  # () int32, steps done
+    seed: jax.Array  # () uint32, of all randomness
+    params: Any
+    opt_state: Any
+    totals: dict[str, jax.Array]  # () float32 each
+
+
+def keys(seed: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The keys of initialisation and of the steps, of which step s uses fold_in(key, s)."""
+    init_key, step_key = jax.random.split(jax.random.key(seed))
+    return init_key, step_key
+
+
+def empty_totals() -> dict[str, jax.Array]:
+    return {name: jnp.zeros((), jnp.float32) for name in ("loss", "top1", "top5", "count")}
+
+
+def abstract_params(module: VisionTransformer) -> Any:
+    """Shapes and dtypes of the module's parameters, computed without allocating them."""
+    return jax.eval_shape(lambda: _init_params(module, jnp.uint32(0)))
+
+
+def create(module: VisionTransformer, tx: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
+    """The state before the first step, on every device of the mesh."""
+
+    def init(seed: jax.Array) -> TrainState:
+        params = _init_params(module, seed)
+        return TrainState(jnp.zeros((), jnp.int32), seed, params, tx.init(params), empty_totals())
+
+    return jax.jit(init, out_shardings=replicated(mesh))(jnp.uint32(seed))
+
+
+def _init_params(module: VisionTransformer, seed: jax.Array) -> Any:
+    size = module.cfg.image_size
+    return module.init(keys(seed)[0], jnp.zeros((1, size, size, 3)))["params"]
+
+
+def count(params: Any) -> int:
+    """How many numbers a tree of arrays or shapes holds."""
+    return sum(x.size for x in jax.tree.leaves(params))

@@ -1,0 +1,226 @@
+"""Training: the only loop over steps."""
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from vit_jax import evaluate, metrics, report
+from vit_jax.checkpoint import Checkpoints
+from vit_jax.checks import check_config
+from vit_jax.config import Config
+from vit_jax.data.pipeline import DevicePipeline
+from vit_jax.errors import UserError
+from vit_jax.models.stems import grid_size
+from vit_jax.prepare import Job, build, resolve_config
+from vit_jax.progress import TrainingBar, percent, say
+from vit_jax.run import RunFolder
+from vit_jax.sharding import batch_sharding, put, put_local, replicated
+from vit_jax.state import TrainState
+from vit_jax.stop import Stopped, StopRequest
+
+
+class Diverged(Exception):
+    """The loss is NaN or infinite."""
+
+
+def train(config: Config, workdir: str, resume: str, started: float) -> None:
+    """Trains `config` in `workdir`, from where the run there stopped, and tests the checkpoint that it selects.
+
+    `resume`: "auto" continues a run if there is one, "must" wants one, "never" refuses one. `started` is
+    time.monotonic() at the start of the command. Raises UserError, Diverged, and Stopped after saving.
+    """
+    check_config(config, jax.device_count())
+    run = RunFolder(workdir)
+    if run.exists():
+        if resume == "never":
+            raise UserError(f"{run.path} already holds a run; choose another --workdir, or --resume=auto to go on")
+        run.check_same(config)
+        if _is_complete(run):
+            say(f"{run.path} is already complete; nothing to do. Choose another --workdir to train anew.")
+            report.say_results(run.path, run.read("results.json"))
+            return
+    elif resume == "must":
+        raise UserError(f"{run.path} holds no run to resume; check --workdir, or --resume=auto to start one")
+    run.create()
+    with StopRequest() as stop, Checkpoints(run.path, config.checkpoint) as checkpoints:
+        config, parts = resolve_config(config, run)
+        stop.check()
+        job, state, clock, evaluated = build(config, run, parts, checkpoints, started)
+        _loop(job, state, evaluated, clock, checkpoints, stop)
+        _finish(job, checkpoints, stop)
+
+
+def _is_complete(run: RunFolder) -> bool:
+    if not (run.path / "results.json").exists():
+        return False
+    with Checkpoints(run.path) as checkpoints:
+        steps = checkpoints.steps()
+        return bool(steps) and checkpoints.meta(steps[-1])["total_steps"] == steps[-1]
+
+
+def _loop(
+    job: Job, state: TrainState, evaluated: bool, clock: metrics.Clock, checkpoints: Checkpoints, stop: StopRequest
+) -> None:
+    """Steps, figures, evaluations and checkpoints up to the last step."""
+    step = saved = int(state.step)
+    feed = _feed(job, step)
+    with _Log(job, step, clock) as log:
+
+        def save(scores: dict[str, float] | None) -> None:
+            meta = {"evaluated": evaluated, "clock": clock.totals(), "total_steps": job.total}
+            meta["num_train"] = len(job.parts.train.labels)
+            checkpoints.save(state, meta, scores)
+
+        try:
+            while True:
+                if step in job.due["eval"] and not evaluated:
+                    log.flush()
+                    scores = _evaluate(job, state, step, clock, log, stop)
+                    evaluated, state = True, _without_totals(job, state)
+                    save(scores)
+                    saved = step
+                elif step in job.due["checkpoint"] and step != saved:
+                    log.flush()
+                    save(None)
+                    saved = step
+                stop.check()
+                if step == job.total:
+                    break
+                clock.resume()
+                state, figures = job.step_fn(state, next(feed))
+                step, evaluated = step + 1, False
+                log.put(step, figures)
+        except Stopped:
+            log.flush()
+            if step != saved:
+                save(None)
+            checkpoints.wait()
+            say(f"Stopped after step {step} of {job.total}; saved. The same command goes on from there.")
+            raise
+        checkpoints.wait()
+
+
+def _feed(job: Job, first: int) -> Iterator[Any]:
+    """What the step function takes, step after step from `first` on; streamed batches go to the device two ahead."""
+    if isinstance(job.pipeline, DevicePipeline):
+        yield from itertools.repeat(job.pipeline)
+    ahead: deque = deque()
+    for batch in job.pipeline.stream(job.config.seed, first):
+        ahead.append(put_local(batch, batch_sharding(job.mesh)))
+        if len(ahead) > 2:
+            yield ahead.popleft()
+
+
+def _evaluate(
+    job: Job, state: TrainState, step: int, clock: metrics.Clock, log: "_Log", stop: StopRequest
+) -> dict[str, float] | None:
+    """Logs the train metrics since the last evaluation and those of the validation split, which it returns."""
+    clock.pause()
+    totals = jax.tree.map(float, state.totals)
+    seen = {name: totals[name] / totals["count"] for name in ("loss", "top1", "top5")}
+    rows, scores = [{"step": step, "split": "train_epoch", **seen}], None
+    if job.parts.validation is not None:
+        images, labels = job.parts.validation
+        scores = evaluate.score(job.evaluator.logits(state.params, images, stop.check), labels)
+        rows.append({"step": step, "split": "validation", **scores})
+    log.evaluation(step, rows)
+    return scores
+
+
+def _without_totals(job: Job, state: TrainState) -> TrainState:
+    # One buffer each: the step gives them up (donates them) one by one.
+    zeros = {name: put(np.zeros((), np.float32), replicated(job.mesh)) for name in state.totals}
+    return state.replace(totals=zeros)
+
+
+def _finish(job: Job, checkpoints: Checkpoints, stop: StopRequest) -> None:
+    """Pictures and the test of the selected checkpoint."""
+    size = job.module.cfg.image_size
+    report.write_pictures(job.run.path, job.parts.train.images[0], size, size // grid_size(job.module.cfg))
+    if job.parts.test is None:
+        say(f"The data set has no split for config.data.test={job.config.data.test!r}, so there is no test.")
+        return
+    name = {"best": "best", "last": "latest"}[job.config.eval.select]
+    results = evaluate.test(
+        job.run, job.config, checkpoints, name, job.parts.test, job.evaluator, job.module, job.mesh, stop.check
+    )
+    report.say_results(job.run.path, results)
+
+
+class _Log:
+    """The figures of a run on their way to screen, metrics.jsonl and TensorBoard.
+
+    A step's figures are read while the device is busy with the next step.
+    """
+
+    def __init__(self, job: Job, step: int, clock: metrics.Clock):
+        self._job, self._clock = job, clock
+        self._file = metrics.MetricsFile(job.run.path, from_step=step)
+        self._bar = TrainingBar(job.total, step)
+        self._board: metrics.TensorBoard | None = None
+        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._mark = clock.totals()  # at the last row
+
+    def __enter__(self) -> "_Log":
+        return self
+
+    def __exit__(self, kind: type | None, *_: Any) -> None:
+        self._bar.close()
+        self._file.close()
+        if self._board:
+            self._board.close(timeout=5 if kind else None)
+
+    def put(self, step: int, figures: dict[str, jax.Array]) -> None:
+        """Takes the figures of the step just dispatched and reads those of the one before."""
+        self.flush()
+        self._pending = step, figures
+        if self._job.config.log.tensorboard and self._board is None:
+            self._board = metrics.TensorBoard(self._job.run.path)  # now that its import can't delay the first step
+
+    def flush(self) -> None:
+        """Reads what is pending; raises Diverged if the loss isn't finite."""
+        if self._pending is None:
+            return
+        (step, figures), self._pending = self._pending, None
+        jax.block_until_ready(figures)  # also keeps the host from running ahead
+        self._clock.add("train_images", self._job.config.train.batch_size)
+        is_due = step in self._job.due["log"]
+        if not (is_due or self._bar.wants_figures()):
+            return
+        row = jax.tree.map(float, figures)
+        if not math.isfinite(row["loss"]):
+            raise Diverged(
+                f"the loss is {row['loss']} at step {step} (learning rate {row['learning_rate']:.3g}, gradient norm "
+                f"{row['grad_norm']:.3g}); lower config.optim.learning_rate or lengthen config.optim.warmup"
+            )
+        now = self._clock.totals()
+        seconds = now["train"] - self._mark["train"]
+        rate = (now["train_images"] - self._mark["train_images"]) / seconds if seconds else 0.0
+        self._bar.update(step, row["loss"], row["top1"], rate)
+        if is_due:
+            self._mark = now
+            self._write({"step": step, "split": "train", **row, "images_per_second": rate})
+
+    def evaluation(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """Writes the rows of an evaluation and says them in a line."""
+        words = []
+        for row in rows:
+            self._write(row)
+            figures = f"loss {row['loss']:.4f}, top-1 {percent(row['top1'])}, top-5 {percent(row['top5'])}"
+            words.append(f"{row['split'].split('_')[0]} {figures}")
+        rate = self._clock.images_per_second() or 0.0
+        say(f"epoch {self._epoch(step):.2f}  {'  |  '.join(words)}  |  {rate:,.0f} images/s")
+
+    def _epoch(self, step: int) -> float:
+        return step * self._job.config.train.batch_size / len(self._job.parts.train.labels)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        row = {"step": row["step"], "split": row["split"], "epoch": self._epoch(row["step"])} | row
+        self._file.write(row)
+        if self._board:
+            self._board.write(row)

@@ -1,0 +1,83 @@
+"""Pictures of a run. Matplotlib is imported only here, and only when something is drawn."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")  # files only: no display is needed
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def curves(rows: list[dict[str, Any]], path: Path) -> None:
+    """Accuracy above loss, train and validation, by epoch, from the rows of metrics.jsonl."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(2, 1, figsize=(8, 8), sharex=True, layout="constrained")
+    for split, label in (("train_epoch", "train"), ("validation", "validation")):
+        points = [row for row in rows if row["split"] == split]
+        epochs = [row["epoch"] for row in points]
+        marker = "o" if len(points) < 30 else None
+        axes[0].plot(epochs, [100 * row["top1"] for row in points], marker=marker, label=label)
+        axes[1].plot(epochs, [row["loss"] for row in points], marker=marker, label=label)
+    axes[0].set(ylabel="top-1 accuracy (%)", title="Training and validation accuracy")
+    axes[1].set(ylabel="loss (nats)", xlabel="epoch", title="Training and validation loss")
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def patches(image: np.ndarray, image_size: int, patch_size: int, path: Path) -> list[str]:
+    """One image (H, W, 3) uint8 as the model sees it and, beside, the grid of its patches; gives the four lines."""
+    from PIL import Image
+
+    plt = _pyplot()
+    side = image_size // patch_size
+    resized = Image.fromarray(np.asarray(image)).resize((image_size, image_size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(resized)
+    lines = [
+        f"Image size: {image_size} X {image_size}",
+        f"Patch size: {patch_size} X {patch_size}",
+        f"Patches per image: {side * side}",
+        f"Elements per patch: {patch_size * patch_size * 3}",
+    ]
+    figure = plt.figure(figsize=(9, 5), layout="constrained")
+    left, right = figure.subfigures(1, 2)
+    axis = left.subplots()
+    axis.imshow(pixels)
+    axis.axis("off")
+    left.suptitle("\n".join(lines[:2]))
+    right.suptitle("\n".join(lines[2:]))
+    for i, axis in enumerate(right.subplots(side, side, squeeze=False).flat):
+        y, x = divmod(i, side)
+        axis.imshow(pixels[y * patch_size : (y + 1) * patch_size, x * patch_size : (x + 1) * patch_size])
+        axis.axis("off")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return lines
+
+
+def confusion(matrix: np.ndarray, classes: list[str], path: Path) -> None:
+    """The confusion matrix (C, C), rows true, columns predicted: shares of each row in colour, counts as text."""
+    plt = _pyplot()
+    size = 3 + 0.6 * len(classes)
+    figure, axis = plt.subplots(figsize=(size, size), layout="constrained")
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), number in np.ndenumerate(matrix):
+        if number:
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axis.text(column, row, str(number), ha="center", va="center", color=colour, fontsize=8)
+    axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axis.set_yticks(range(len(classes)), classes)
+    accuracy = np.trace(matrix) / max(matrix.sum(), 1)
+    axis.set(xlabel="predicted", ylabel="true", title=f"{100 * accuracy:.2f} % of {matrix.sum():,} images correct")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
