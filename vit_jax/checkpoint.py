@@ -56,10 +56,14 @@ class Checkpoints:
         return sorted(self._manager.all_steps()) if self._manager else []
 
     def save(self, state: TrainState, meta: dict[str, Any], metrics: dict[str, float] | None) -> None:
-        """Starts to save; `metrics` (with "top1") makes it a candidate for the best."""
+        """Starts to save; `metrics` (with "top1") makes it a candidate for the best.
+
+        A step that was saved before its evaluation could end is saved again with its metrics.
+        """
         step = int(state.step)
-        if metrics is None and step in self.steps():
-            return  # the same step, saved with its metrics
+        if step in self.steps():
+            self.wait()
+            self._manager.delete(step)
         items = ocp.args.Composite(**{_ITEM: ocp.args.StandardSave(state), _META: ocp.args.JsonSave(meta)})
         if not self._manager.save(step, args=items, metrics=metrics, force=True):
             raise RuntimeError(f"the checkpoint of step {step} was not saved; {self._root} has {self.steps()}")

@@ -1,7 +1,7 @@
 """Checks across the keys of a config: each mistake is one message, before data are touched or anything is compiled."""
 
 from vit_jax import durations
-from vit_jax.config import Config, unknown_key
+from vit_jax.config import Config, unknown
 from vit_jax.data import sources
 from vit_jax.data.dataset import split_range
 from vit_jax.data.pipeline import MAX_EXAMPLES
@@ -69,7 +69,7 @@ def warmup_steps(config: Config, num_examples: int) -> int:
 def _check_data(config: Config) -> None:
     data = config.data
     if data.name not in sources.NAMES:
-        raise UserError(f"config.data.name: {unknown_key(repr(data.name), list(sources.NAMES))}")
+        raise UserError(f"config.data.name: {unknown('data set', data.name, list(sources.NAMES))}")
     one_of("config.data.pipeline", data.pipeline, ("auto", "device", "tfdata"))
     if data.image_size is not None:
         positive("config.data.image_size", data.image_size)

@@ -176,7 +176,7 @@ def from_mapping(cls: type, mapping: Mapping[str, Any], where: str = "config") -
     values = {}
     for key, value in mapping.items():
         if key not in hints:
-            raise UserError(unknown_key(f"{where}.{key}", [f"{where}.{k}" for k in hints]))
+            raise UserError(unknown("key", f"{where}.{key}", [f"{where}.{k}" for k in hints]))
         values[key] = _convert(hints[key], value, f"{where}.{key}")
     return cls(**values)
 
@@ -186,11 +186,11 @@ def from_config_dict(config: ConfigDict) -> Config:
     return from_mapping(Config, config.to_dict())
 
 
-def unknown_key(key: str, known: list[str]) -> str:
-    """One line: the unknown key and the known ones nearest to it."""
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
-    return f"unknown key {key}; {hint}"
+def unknown(kind: str, name: str, known: list[str]) -> str:
+    """One line: the unknown name of this kind and the known one nearest to it, or all of them."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+    return f"unknown {kind} {name}; {hint}"
 
 
 def keys_of(cls: type = Config, where: str = "config") -> list[str]:

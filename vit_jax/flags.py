@@ -1,14 +1,14 @@
 """The command line as a typed Command. Config overrides go through ml_collections' flags."""
 
-import contextlib
 import re
 import typing
 from dataclasses import dataclass
+from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from vit_jax.config import Config, from_config_dict, keys_of, unknown_key
+from vit_jax.config import Config, from_config_dict, keys_of, unknown
 from vit_jax.errors import UserError
 from vit_jax.run import RunFolder
 
@@ -39,14 +39,15 @@ def parse(argv: list[str]) -> Command:
         print(f"{main.__doc__}\nFlags:\n{values.get_help()}\n--config.KEY=VALUE for each key in vit_jax/config.py")
         raise SystemExit(0)
 
+    _check_names(argv, values)
     argv, unset = _take_unset(argv)
     config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    _check_names(argv, values)
     try:
         rest = values(argv)
         given = config.value
     except flags.Error as error:
-        raise UserError(str(error).replace("\n", " ")) from error
+        text = re.sub(r": (invalid literal for int|could not convert string to float).*", ": expected a number", str(error))
+        raise UserError(" ".join(text.split())) from error
     except Exception as error:  # a config file is a program: it may raise anything
         raise UserError(f"the config can't be read: {_first_line(error)}") from error
     if rest[1:]:
@@ -101,16 +102,17 @@ def _optional_keys(cls: type, where: str) -> list[str]:
 
 def _check_names(argv: list[str], values: flags.FlagValues) -> None:
     """Raises UserError for a flag or config key that there isn't, with the nearest that there is."""
-    known = [*keys_of(), *(name for name in values if name != "h")]
-    for arg in argv[1:]:
-        match = re.match(r"--?([A-Za-z][\w.]*)", arg)
-        if not match:
-            continue
-        name = match[1]
-        plain = name.removeprefix("no") if name.startswith("noconfig.") else name
-        if plain != "config" and plain not in known:
-            with contextlib.suppress(KeyError):
-                raise UserError(unknown_key(f"--{name}", [f"--{key}" for key in ["config", *known]]))
+    known = ["config", *keys_of(), *(name for name in values if name != "h")]
+    names = [match[1] for arg in argv[1:] if (match := re.match(r"--?(?:no(?=config\.))?([A-Za-z][\w.]*)", arg))]
+    for name in names:
+        if name not in known:
+            raise UserError(unknown("flag", f"--{name}", [f"--{key}" for key in known]))
+    if "config" not in names and any(name.startswith("config.") for name in names):
+        raise UserError("--config.KEY=VALUE changes a config: name the file too, like --config=configs/quickstart.py")
+    files = [arg.split("=", 1)[1].split(":")[0] for arg in argv[1:] if re.match(r"--?config=", arg)]
+    for file in files:
+        if not Path(file).is_file():
+            raise UserError(f"--config={file}: there is no such file; those of this project are in configs/")
 
 
 def _first_line(error: Exception) -> str:

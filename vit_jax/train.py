@@ -47,12 +47,13 @@ def train(config: Config, workdir: str, resume: str, started: float) -> None:
     elif resume == "must":
         raise UserError(f"{run.path} holds no run to resume; check --workdir, or --resume=auto to start one")
     run.create()
-    with StopRequest() as stop, Checkpoints(run.path, config.checkpoint) as checkpoints:
+    with StopRequest() as stop:
         config, parts = resolve_config(config, run)
         stop.check()
-        job, state, clock, evaluated = build(config, run, parts, checkpoints, started)
-        _loop(job, state, evaluated, clock, checkpoints, stop)
-        _finish(job, checkpoints, stop)
+        with Checkpoints(run.path, config.checkpoint) as checkpoints:
+            job, state, clock, evaluated = build(config, run, parts, checkpoints, started)
+            _loop(job, state, evaluated, clock, checkpoints, stop)
+            _finish(job, checkpoints, stop)
 
 
 def _is_complete(run: RunFolder) -> bool:

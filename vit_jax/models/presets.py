@@ -3,7 +3,7 @@
 import dataclasses
 import re
 
-from vit_jax.config import ModelConfig, unknown_key
+from vit_jax.config import ModelConfig, unknown
 from vit_jax.errors import UserError
 
 # Ti, S: Touvron et al. 2021 (DeiT), table 1. B, L: Dosovitskiy et al. 2021 (ViT), table 1.
@@ -26,7 +26,7 @@ def resolve(model: ModelConfig, num_classes: int | None = None) -> ModelConfig:
         match = re.fullmatch(r"([A-Za-z]+)/(\d+)", model.variant)
         if not match or match[1] not in PRESETS:
             known = [f"{name}/4" for name in PRESETS]
-            raise UserError(f"config.model.variant: {unknown_key(repr(model.variant), known)}")
+            raise UserError(f"config.model.variant: {unknown('variant', model.variant, known)} (any patch size)")
         sizes = {**PRESETS[match[1]], "patch_size": int(match[2])}
     if num_classes is not None:
         sizes["num_classes"] = num_classes

@@ -1,0 +1,218 @@
+"""Models: sizes, options, and what must hold whatever the weights. B batch, N tokens, D width, C classes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax import models
+from vit_jax import state as states
+from vit_jax.config import ModelConfig, StemConfig
+from vit_jax.errors import UserError
+from vit_jax.models import flops, posembs
+from vit_jax.models.presets import PRESETS
+from vit_jax.models.stems import grid_size, patchify
+
+TINY = ModelConfig(num_classes=5, image_size=16, patch_size=4, width=16, depth=2, heads=2, mlp_dim=32, head_init="xavier")
+IMAGES = np.random.RandomState(0).normal(size=(3, 16, 16, 3)).astype(np.float32)
+
+
+def build(**changes):
+    module = models.create(dataclasses.replace(TINY, **changes))
+    params = jax.jit(module.init)(jax.random.key(0), IMAGES)["params"]
+    return module, params
+
+
+def forward(module, params, images=IMAGES, **kwargs):
+    return module.apply({"params": params}, images, **kwargs)
+
+
+# With 10 classes, mean pooling, learned positions of 32x32 images.
+GOLDEN = {"Ti/4": 5_362_378, "S/4": 21_341_578, "B/4": 85_150_474, "L/4": 302_437_386}
+
+
+def test_parameter_counts_of_all_presets():
+    assert {name.split("/")[0] for name in GOLDEN} == set(PRESETS)
+    for variant, expected in GOLDEN.items():
+        module = models.create({"variant": variant, "num_classes": 10})
+        assert states.count(states.abstract_params(module)) == expected, variant
+
+
+@pytest.mark.parametrize(("patch_size", "tokens"), [(2, 256), (8, 16), (16, 4)])
+def test_variants_take_any_patch_size(patch_size, tokens):
+    cfg = models.resolve(ModelConfig(variant=f"S/{patch_size}", num_classes=10))
+    assert cfg.width == 384 and grid_size(cfg) ** 2 == tokens
+
+
+def test_own_sizes_go_before_the_variants():
+    cfg = models.resolve(ModelConfig(variant="S/4", depth=3, num_classes=100))
+    assert (cfg.depth, cfg.width, cfg.heads, cfg.head_dim, cfg.num_classes) == (3, 384, 6, 64, 100)
+
+
+def test_unresolved_models_are_refused():
+    with pytest.raises(UserError, match="num_classes"):
+        models.create(ModelConfig(variant="Ti/4"))
+    with pytest.raises(UserError, match="cudnn.*needs an NVIDIA GPU"):
+        models.create(dataclasses.replace(TINY, attention="cudnn"))
+
+
+def test_create_takes_typed_and_untyped_descriptions():
+    from vit_jax.config import to_config_dict
+
+    assert models.create(TINY) == models.create(to_config_dict(TINY)) == models.create(dataclasses.asdict(TINY))
+
+
+OPTIONS = [
+    {"posemb": "sincos2d"},
+    {"posemb": "rope2d"},
+    {"posemb": "none"},
+    {"pool": "token"},
+    {"pool": "map"},
+    {"pool": "flatten"},
+    {"registers": 3},
+    {"pool": "token", "registers": 2, "posemb": "rope2d"},
+    {"representation_dim": 8},
+    {"head_mlp": (12, 7), "head_dropout": 0.5},
+    {"layer_scale": 1e-4},
+    {"qk_norm": True},
+    {"head_dim": 6},
+    {"activation": "gelu_tanh"},
+    {"mlp_output_activation": True},
+    {"drop_path": 0.2, "token_dropout": 0.1, "attention_dropout": 0.1, "mlp_dropout": 0.1},
+    {"remat": True},
+    {"dtype": "bfloat16"},
+    {"stem": StemConfig("conv", widths=(4, 8), strides=(1, 2), norm="layer"), "patch_size": 2},
+    {"stem": StemConfig("conv", widths=(32,), norm="group", activation="relu", pool=True), "patch_size": 2},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_option_gives_float32_logits_and_gradients(options):
+    module, params = build(**options)
+    assert states.count(params) == states.count(states.abstract_params(module))
+
+    def loss(params):
+        logits, aux = forward(module, params, train=True, rngs={"dropout": jax.random.key(1)})
+        assert logits.shape == (3, 5) and logits.dtype == jnp.float32
+        return (logits**2).sum(), aux
+
+    grads, aux = jax.jit(jax.grad(loss, has_aux=True))(params)
+    for path, g in jax.tree_util.tree_leaves_with_path(grads):
+        assert np.isfinite(g).all(), path
+        assert np.abs(g).max() > 0, path
+    cfg = module.cfg
+    prefix = cfg.registers + (cfg.pool == "token")
+    assert aux["tokens"].shape == (3, prefix + grid_size(cfg) ** 2, 16)
+    assert aux["block_01"]["attn_weights"].shape == (3, 2, *aux["tokens"].shape[1:2] * 2)
+    np.testing.assert_allclose(aux["block_01"]["attn_weights"].sum(-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", ["token_dropout", "attention_dropout", "mlp_dropout", "head_dropout", "drop_path"])
+def test_dropout_acts_in_training_only(rate):
+    module, params = build(**{rate: 0.5})
+    plain = models.create(TINY)
+    np.testing.assert_array_equal(forward(module, params)[0], forward(plain, params)[0])
+    one, two = (forward(module, params, train=True, rngs={"dropout": jax.random.key(i)})[0] for i in (1, 2))
+    again = forward(module, params, train=True, rngs={"dropout": jax.random.key(1)})[0]
+    assert (one == again).all() and (one != two).any()
+
+
+def test_patches_are_the_strided_convolution():
+    kernel = np.random.RandomState(1).normal(size=(4, 4, 3, 7)).astype(np.float32)
+    convolved = jax.lax.conv_general_dilated(IMAGES, kernel, (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    projected = patchify(IMAGES, 4) @ kernel.reshape(-1, 7)  # (B, N, D)
+    np.testing.assert_allclose(projected, convolved.reshape(3, 16, 7), atol=1e-4)
+
+
+def test_without_positions_the_order_of_patches_is_nothing():
+    rows = IMAGES.reshape(3, 4, 4, 16, 3)[:, ::-1].reshape(IMAGES.shape)  # rows of patches upside down
+    for posemb, same in (("none", True), ("learned", False), ("sincos2d", False), ("rope2d", False)):
+        module, params = build(posemb=posemb)
+        difference = np.abs(forward(module, params)[0] - forward(module, params, rows)[0]).max()
+        assert (difference < 1e-5) == same, posemb
+
+
+def test_sincos_is_mocov3s():
+    table = posembs.sincos2d(3, 8)
+    omega = np.array([1.0, 1e-4])
+    assert table.shape == (9, 8)
+    y, x = 2, 1  # token 7
+    expected = [f(v * omega) for v in (x, y) for f in (np.sin, np.cos)]
+    np.testing.assert_allclose(table[7], np.concatenate(expected), atol=1e-6)
+
+
+def test_rotary_scores_depend_on_the_difference_of_places():
+    angles = posembs.rope2d_angles(4, 8, prefix=1)
+    assert (angles[0] == 0).all()
+    rng = np.random.RandomState(0)
+    q, k = (np.broadcast_to(rng.normal(size=(1, 1, 1, 8)), (1, 17, 1, 8)).astype(np.float32) for _ in range(2))
+    q, k = posembs.rotate(q, angles)[0, 1:, 0], posembs.rotate(k, angles)[0, 1:, 0]  # (N, E)
+    scores = (q @ k.T).reshape(4, 4, 4, 4)  # query row, column, key row, column
+    np.testing.assert_allclose(scores[0, 0, 1, 2], scores[1, 1, 2, 3], atol=1e-5)
+    np.testing.assert_allclose(scores[2, 1, 0, 0], scores[3, 2, 1, 1], atol=1e-5)
+    assert abs(scores[0, 0, 1, 2] - scores[0, 0, 2, 1]) > 1e-4
+
+
+def test_remat_changes_nothing():
+    module, params = build()
+    again = models.create(dataclasses.replace(TINY, remat=True))
+
+    def loss(params, module):
+        return (forward(module, params)[0] ** 2).sum()
+
+    plain, remat = (jax.grad(loss)(params, m) for m in (module, again))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, remat)
+
+
+def test_attention_is_jaxs():
+    module, params = build(depth=1)
+    aux = forward(module, params)[1]
+    block = params["block_00"]
+    x = aux["tokens"]
+    norm = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    qkv = jnp.einsum("bnd,dpke->pbnke", norm, block["attention"]["qkv"]["kernel"])
+    expected = jax.nn.dot_product_attention(*qkv).reshape(3, 16, 16) @ block["attention"]["out"]["kernel"]
+    np.testing.assert_allclose(aux["block_00"]["attn"], expected, atol=1e-5)
+
+
+def test_bfloat16_is_near_float32():
+    module, params = build()
+    half = models.create(dataclasses.replace(TINY, dtype="bfloat16"))
+    assert jax.tree.all(jax.tree.map(lambda x: x.dtype == jnp.float32, states.abstract_params(half)))
+    assert np.abs(forward(module, params)[0] - forward(half, params)[0]).max() < 0.1
+
+
+def test_ccts_tokenizer_can_be_expressed():
+    """CCT-7/3x1: one 3x3 convolution to 256 channels, ReLU, 3x3 max pooling with stride 2: 256 tokens."""
+    stem = StemConfig("conv", widths=(256,), activation="relu", pool=True, project=False)
+    cfg = ModelConfig(num_classes=10, patch_size=1, width=256, depth=7, heads=4, mlp_dim=512, stem=stem, posemb="learned")
+    module = models.create(cfg)
+    assert grid_size(module.cfg) == 16
+    shapes = states.abstract_params(module)
+    assert set(shapes["stem"]) == {"conv_0"} and shapes["stem"]["conv_0"]["kernel"].shape == (3, 3, 3, 256)
+    # The paper counts 1.19 G multiply-adds for CCT-7/3x1, with its sequence pooling.
+    assert abs(flops.forward(module.cfg) / 2 - 1.18e9) < 0.01e9
+
+
+def test_wrong_image_sizes_are_refused():
+    module, params = build()
+    with pytest.raises(ValueError, match=r"\(B, 16, 16, 3\); found"):
+        forward(module, params, np.zeros((1, 12, 12, 3)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"pool": "map"}, {"pool": "flatten", "head_mlp": (8,)}, {"pool": "token", "registers": 1, "representation_dim": 9}]
+    + [{"stem": StemConfig("conv", widths=(4, 8), strides=(1, 2)), "patch_size": 2}],
+    ids=str,
+)
+def test_flops_are_xlas_but_for_the_elementwise(options):
+    """Wide and few tokens: norms, softmax and activations, which only XLA counts, are little there."""
+    cfg = dataclasses.replace(TINY, width=256, heads=4, mlp_dim=512, **options)
+    module = models.create(cfg)
+    params = states.abstract_params(module)
+    compiled = jax.jit(lambda p, x: module.apply({"params": p}, x)[0]).lower(params, jnp.zeros((4, 16, 16, 3))).compile()
+    ratio = compiled.cost_analysis()["flops"] / 4 / flops.forward(module.cfg)
+    assert 1 <= ratio < 1.06
