@@ -80,7 +80,7 @@ OPTIONS = [
     {"head_dim": 6},
     {"activation": "gelu_tanh"},
     {"mlp_output_activation": True},
-    {"drop_path": 0.2, "token_dropout": 0.1, "attention_dropout": 0.1, "mlp_dropout": 0.1},
+    {"depth": 2, "drop_path": 0.2, "token_dropout": 0.1, "attention_dropout": 0.1, "mlp_dropout": 0.1},
     {"remat": True},
     {"dtype": "bfloat16"},
     {"stem": StemConfig("conv", widths=(4, 8), strides=(1, 2), norm="layer"), "patch_size": 2},
@@ -90,7 +90,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_every_option_gives_float32_logits_and_gradients(options):
-    module, params = build(**options)
+    module, params = build(**{"depth": 1} | options)
     assert states.count(params) == states.count(states.abstract_params(module))
 
     def loss(params):
@@ -105,8 +105,8 @@ def test_every_option_gives_float32_logits_and_gradients(options):
     cfg = module.cfg
     prefix = cfg.registers + (cfg.pool == "token")
     assert aux["tokens"].shape == (3, prefix + grid_size(cfg) ** 2, 16)
-    assert aux["block_01"]["attn_weights"].shape == (3, 2, *aux["tokens"].shape[1:2] * 2)
-    np.testing.assert_allclose(aux["block_01"]["attn_weights"].sum(-1), 1, atol=1e-5)
+    assert aux["block_00"]["attn_weights"].shape == (3, 2, *aux["tokens"].shape[1:2] * 2)
+    np.testing.assert_allclose(aux["block_00"]["attn_weights"].sum(-1), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("rate", ["token_dropout", "attention_dropout", "mlp_dropout", "head_dropout", "drop_path"])

@@ -1,0 +1,354 @@
+"""Data sets: found, decoded once, cached; hostile and broken ones refused. No network in any of this."""
+
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vit_jax.config import DataConfig
+from vit_jax.data import cache, cifar_files, sources
+from vit_jax.data.dataset import DataSet, Examples, split_range, take
+from vit_jax.data.image_folder import read_image
+from vit_jax.errors import UserError
+
+REAL = Path(__file__).parents[2] / "shared" / "data" / "tfds"
+NAMES = [name for names in cifar_files.BATCHES.values() for name in names]
+
+
+def batch(i, n=7):
+    rng = np.random.RandomState(i)
+    return rng.randint(256, size=(n, 3072)).astype(np.uint8), rng.randint(10, size=n).tolist()
+
+
+def write_pickles(folder, protocol=2):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, name in enumerate(NAMES):
+        data, labels = batch(i)
+        content = {b"data": data, b"labels": labels, b"batch_label": b"x", b"filenames": [b"a.png"] * len(labels)}
+        (folder / name).write_bytes(pickle.dumps(content, protocol=protocol))
+    return folder
+
+
+def expected():
+    planes = np.concatenate([batch(i)[0] for i in range(5)])
+    return planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.concatenate([batch(i)[1] for i in range(5)])
+
+
+def load(name, **kwargs):
+    return sources.load(DataConfig(name=name, **kwargs), 32)
+
+
+# --- the original distribution
+
+
+@pytest.mark.parametrize("form", ["pickles", "subfolder", "protocol 4", "tar", "tar by name", "bin", "bin tar"])
+def test_original_distribution_in_every_form(tmp_path, form):
+    where = tmp_path / "cifar"
+    if "bin" in form:
+        where.mkdir()
+        for i, name in enumerate(NAMES):
+            data, labels = batch(i)
+            records = np.concatenate([np.array(labels, np.uint8)[:, None], data], axis=1)
+            (where / f"{name}.bin").write_bytes(records.tobytes())
+    else:
+        write_pickles(where / ("cifar-10-batches-py" if form == "subfolder" else ""), 4 if form == "protocol 4" else 2)
+    if "tar" in form:
+        archive = tmp_path / "cifar-10-python.tar.gz"
+        with tarfile.open(archive, "w:gz") as tar:
+            tar.add(where, "cifar-10-batches-py")
+        where = archive if form == "tar by name" else tmp_path
+    dataset = load("cifar10_batches", dir=str(where))
+    images, labels = expected()
+    np.testing.assert_array_equal(dataset.splits["train"].images, images)
+    np.testing.assert_array_equal(dataset.splits["train"].labels, labels)
+    assert len(dataset.splits["test"].labels) == 7 and dataset.classes[6] == "frog"
+    # And again, now from the cache.
+    np.testing.assert_array_equal(load("cifar10_batches", dir=str(where)).splits["train"].images, images)
+
+
+class Canary:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_hostile_pickles_run_nothing(tmp_path):
+    canary = tmp_path / "canary"
+    good_data, good_labels = batch(0)
+    array_of_objects = np.empty(1, object)
+    array_of_objects[0] = Canary(canary)
+    hostile = [
+        Canary(canary),
+        {b"data": Canary(canary), b"labels": good_labels},
+        {b"data": good_data, b"labels": [Canary(canary)]},
+        {b"data": array_of_objects, b"labels": good_labels},
+        {Canary(canary): 1},
+    ]
+    raw = [
+        b"cos\nsystem\n(S'touch " + str(canary).encode() + b"'\ntR.",
+        b"cbuiltins\neval\n(S'1'\ntR.",
+        b"cnumpy\nload\n(S'x'\ntR.",
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I1000000000000\ntS'b'\ntR.",
+        b"cnumpy\ndtype\n(S'O8'\nI0\nI1\ntR.",
+    ]
+    for content in [pickle.dumps(h, protocol=2) for h in hostile] + raw:
+        folder = write_pickles(tmp_path / "cifar")
+        (folder / "data_batch_3").write_bytes(content)
+        with pytest.raises(UserError, match="data_batch_3"):
+            load("cifar10_batches", dir=str(folder))
+        assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"garbage",
+        pickle.dumps([1]),
+        pickle.dumps({b"data": 3, b"labels": [1]}, 2),
+        pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]}, 2),
+        pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, 10]}, 2),
+        pickle.dumps({b"data": np.zeros((2, 3071), np.uint8), b"labels": [1, 1]}, 2),
+        pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, 1]}, 2)[:-20],
+    ],
+)
+def test_broken_batches_are_named(tmp_path, content):
+    folder = write_pickles(tmp_path / "cifar")
+    (folder / "test_batch").write_bytes(content)
+    with pytest.raises(UserError, match="test_batch"):
+        load("cifar10_batches", dir=str(folder))
+
+
+def test_archives_are_never_extracted(tmp_path):
+    archive = tmp_path / "cifar-10-python.tar.gz"
+    outside = tmp_path / "outside"
+    with tarfile.open(archive, "w:gz") as tar:
+        for i, name in enumerate(NAMES):
+            data, labels = batch(i)
+            content = pickle.dumps({b"data": data, b"labels": labels}, 2)
+            member = tarfile.TarInfo(f"../../outside/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+        link = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    before = set(tmp_path.rglob("*"))
+    np.testing.assert_array_equal(load("cifar10_batches", dir=str(archive)).splits["train"].images, expected()[0])
+    assert not outside.exists()
+    assert {p for p in tmp_path.rglob("*") if "cache" not in p.parts} == before
+    archive.write_bytes(archive.read_bytes()[:500])
+    with pytest.raises(UserError, match="fetch it again"):
+        load("cifar10_batches", dir=str(archive))
+
+
+def test_a_wrong_folder_says_what_was_expected_and_found(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "holiday.txt").touch()
+    with pytest.raises(UserError, match=r"data_batch_1.*holiday\.txt"):
+        load("cifar10_batches", dir=str(tmp_path / "data"))
+
+
+# --- CIFAR-10 from TFDS
+
+
+def test_absent_and_offline_gives_three_remedies(tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError) as error:
+        load("cifar10", dir=str(tmp_path / "empty"))
+    for remedy in ("--config.data.dir", "cifar10_batches", "digits"):
+        assert remedy in str(error.value)
+    with pytest.raises(UserError, match="does not exist"):
+        load("cifar10", dir=str(tmp_path / "missing"))
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """A TFDS folder named cifar10 with 20 train and 10 test images, and those images."""
+    tf = pytest.importorskip("tensorflow")
+    tfds = pytest.importorskip("tensorflow_datasets")
+    images = np.random.RandomState(0).randint(256, size=(30, 32, 32, 3)).astype(np.uint8)
+    features = tfds.features.FeaturesDict(
+        {
+            "id": tfds.features.Text(),
+            "image": tfds.features.Image(shape=(32, 32, 3), dtype=np.uint8),
+            "label": tfds.features.ClassLabel(num_classes=10),
+        }
+    )
+    folder = tmp_path / "tfds" / "cifar10" / "3.0.2"
+    folder.mkdir(parents=True)
+    infos = []
+    for split, rows in (("train", range(20)), ("test", range(20, 30))):
+        shard = f"cifar10-{split}.tfrecord-00000-of-00001"
+        with tf.io.TFRecordWriter(str(folder / shard)) as writer:
+            for i in rows:
+                example = {"id": str(i), "image": images[i], "label": i % 10}
+                writer.write(features.serialize_example(features.encode_example(example)))
+        infos.append(tfds.core.SplitInfo(name=split, shard_lengths=[len(rows)], num_bytes=(folder / shard).stat().st_size))
+    tfds.folder_dataset.write_metadata(data_dir=folder, features=features, split_infos=infos)
+    return tmp_path / "tfds", images
+
+
+def test_tfds_is_read_in_order_and_cached_without_tensorflow(prepared, tmp_path, monkeypatch):
+    folder, images = prepared
+    dataset = load("cifar10", dir=str(folder))
+    np.testing.assert_array_equal(dataset.splits["train"].images, images[:20])
+    np.testing.assert_array_equal(dataset.splits["test"].labels, np.arange(20, 30) % 10)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(folder))
+    code = (
+        "import sys; from vit_jax.config import DataConfig; from vit_jax.data import sources; "
+        "d = sources.load(DataConfig(), 32); print(len(d.splits['train'].labels), 'tensorflow' in sys.modules)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.split() == ["20", "False"]
+    # The cached copy serves where the folder is gone and none is named: on a machine without TFDS, say.
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    os.rename(folder, tmp_path / "elsewhere")
+    assert len(load("cifar10").splits["train"].labels) == 20
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs the real CIFAR-10")
+def test_real_cifar10_is_whole():
+    dataset = load("cifar10", dir=str(REAL))
+    train, test = dataset.splits["train"], dataset.splits["test"]
+    assert train.images.shape == (50_000, 32, 32, 3) and test.images.shape == (10_000, 32, 32, 3)
+    assert (np.bincount(train.labels) == 5000).all() and (np.bincount(test.labels) == 1000).all()
+    assert len(take(dataset, "train[:90%]", "key").labels) == 45_000
+
+
+# --- the others
+
+
+def test_digits_and_fake_are_embedded():
+    digits, fake = load("digits"), load("fake")
+    for dataset, name in ((digits, "digits"), (fake, "fake")):
+        assert {k: len(v.labels) for k, v in dataset.splits.items()} == sources.SIZES[name]
+        assert dataset.splits["train"].images.shape[1:] == (32, 32, 3)
+        assert set(dataset.splits["test"].labels) == set(range(10))
+    again = load("digits")
+    np.testing.assert_array_equal(again.splits["train"].images, digits.splits["train"].images)
+    joined = np.concatenate([s.images for s in digits.splits.values()]).reshape(1797, -1)
+    assert len(np.unique(joined, axis=0)) == 1797  # nothing is in train and test both
+
+
+def write_folder(root):
+    rng = np.random.RandomState(0)
+    for split, count in (("train", 4), ("test", 2)):
+        for label in ("cat", "dog"):
+            (root / split / label).mkdir(parents=True)
+            for i in range(count):
+                image = Image.fromarray(rng.randint(256, size=(20, 30, 3)).astype(np.uint8))
+                image.save(root / split / label / f"{i}.{'png' if i % 2 else 'JPG'}")
+    return root
+
+
+def test_image_folders(tmp_path):
+    root = write_folder(tmp_path / "pets")
+    dataset = sources.load(DataConfig(name="image_folder", dir=str(root)), 16)
+    assert dataset.classes == ("cat", "dog")
+    assert dataset.splits["train"].images.shape == (8, 16, 16, 3)
+    np.testing.assert_array_equal(dataset.splits["test"].labels, [0, 0, 1, 1])
+    np.testing.assert_array_equal(dataset.splits["train"].images[1], read_image(root / "train/cat/1.png", 16))
+    # A changed file is seen, though the cache has the old arrays.
+    Image.new("RGB", (16, 16), (1, 2, 3)).save(root / "train/cat/1.png")
+    dataset = sources.load(DataConfig(name="image_folder", dir=str(root)), 16)
+    assert (dataset.splits["train"].images[1] == (1, 2, 3)).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1", "I;16"])
+def test_images_of_any_mode(tmp_path, mode):
+    if mode == "I;16":
+        image = Image.fromarray(np.full((8, 8), 32_768, np.uint16))
+    else:
+        image = Image.new("RGB", (8, 8), (128, 128, 128)).convert(mode)
+    suffix = "jpg" if mode == "CMYK" else "png"
+    image.save(tmp_path / f"x.{suffix}")
+    pixels = read_image(tmp_path / f"x.{suffix}", 4)
+    assert pixels.shape == (4, 4, 3) and pixels.dtype == np.uint8
+    if mode != "1":
+        assert np.abs(pixels.astype(int) - 128).max() <= 2
+
+
+def test_wrong_image_folders_are_explained(tmp_path):
+    root = write_folder(tmp_path / "pets")
+    (root / "train/dog/1.png").write_bytes(b"no image")
+    (root / "train/dog/0.JPG").write_bytes((root / "train/dog/0.JPG").read_bytes()[:100])
+    with pytest.raises(UserError, match=r"2 images.*dog/0\.JPG.*dog/1\.png"):
+        load("image_folder", dir=str(root))
+    (root / "test/bird").mkdir()
+    Image.new("RGB", (8, 8)).save(root / "test/bird/1.png")
+    with pytest.raises(UserError, match="bird is no class: train/ has cat, dog"):
+        load("image_folder", dir=str(root))
+    with pytest.raises(UserError, match="expected train/<class>"):
+        load("image_folder", dir=str(tmp_path))
+
+
+# --- splits and the cache
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("train", range(100)),
+        ("train[:90%]", range(90)),
+        ("train[90%:]", range(90, 100)),
+        ("train[10:20]", range(10, 20)),
+        ("train[-10%:]", range(90, 100)),
+        ("train[:-30]", range(70)),
+        ("train[:33%]", range(33)),
+    ],
+)
+def test_splits(spec, expected):
+    assert split_range(spec, "key", {"train": 100, "test": 5}) == ("train", expected)
+
+
+def small(seed=0):
+    rng = np.random.RandomState(seed)
+    examples = Examples(rng.randint(256, size=(9, 4, 4, 3)).astype(np.uint8), np.arange(9, dtype=np.int32))
+    return DataSet("small", ("a", "b"), {"train": examples, "test": examples})
+
+
+def test_the_cache_gives_back_what_was_written(tmp_path):
+    cache.write(tmp_path / "small-1", small())
+    again = cache.read(tmp_path / "small-1")
+    assert again.classes == ("a", "b") and isinstance(again.splits["train"].images, np.memmap)
+    np.testing.assert_array_equal(again.splits["test"].images, small().splits["test"].images)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "delete", "index"])
+def test_damaged_caches_are_set_aside(tmp_path, damage, capsys):
+    path = tmp_path / "small-1"
+    cache.write(path, small())
+    file = path / ("index.json" if damage == "index" else "train_images.npy")
+    content = bytearray(file.read_bytes())
+    if damage == "flip":
+        content[-1] ^= 1
+    file.write_bytes(content if damage == "flip" else content[: {"cut": 100, "index": 20}.get(damage, 0)])
+    if damage == "delete":
+        file.unlink()
+    assert cache.read(path) is None
+    assert not path.exists() and list(tmp_path.glob("small-1-damaged-*")) and "damaged" in capsys.readouterr().out
+    np.testing.assert_array_equal(cache.write(path, small()).splits["train"].images, small().splits["train"].images)
+
+
+def test_two_starts_at_once_end_with_one_whole_copy(tmp_path):
+    path, results = tmp_path / "small-1", []
+    threads = [threading.Thread(target=lambda: results.append(cache.write(path, small()))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 8 and [p.name for p in tmp_path.iterdir()] == ["small-1"]
+    assert all((r.splits["train"].images == small().splits["train"].images).all() for r in results)
+    assert json.loads((path / "index.json").read_text())["splits"] == ["train", "test"]
