@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     m = config.model
     m.num_classes, m.image_size, m.patch_size = 10, 72, 6
     m.width, m.depth, m.heads, m.head_dim, m.mlp_dim = 64, 8, 4, 64, 128
-    m.pool, m.head_mlp, m.head_init = "flatten", (2048, 1024), "xavier"
+    m.pool, m.head_mlp, m.init = "flatten", (2048, 1024), "keras2"
     m.mlp_output_activation = True
     m.attention_dropout = m.mlp_dropout = 0.1
     m.head_dropout = 0.5

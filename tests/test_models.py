@@ -15,7 +15,7 @@ from vit_jax.models import flops, posembs
 from vit_jax.models.presets import PRESETS
 from vit_jax.models.stems import grid_size, patchify
 
-TINY = ModelConfig(num_classes=5, image_size=16, patch_size=4, width=16, depth=2, heads=2, mlp_dim=32, head_init="xavier")
+TINY = ModelConfig(num_classes=5, image_size=16, patch_size=4, width=16, depth=2, heads=2, mlp_dim=32, init="keras2")
 IMAGES = np.random.RandomState(0).normal(size=(3, 16, 16, 3)).astype(np.float32)
 
 

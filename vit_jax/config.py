@@ -69,7 +69,6 @@ class ModelConfig:
     registers: int = 0  # extra learned tokens that the pooling leaves out
     representation_dim: int | None = None  # width of a tanh layer before the head
     head_mlp: tuple[int, ...] = ()  # widths of dense layers before the classifier
-    head_init: str = "zeros"  # zeros | xavier
     mlp_output_activation: bool = False  # activation after the MLP's second dense layer too
     activation: str = "gelu"  # gelu: exact, with erf | gelu_tanh
     norm_eps: float = 1e-6
@@ -82,6 +81,7 @@ class ModelConfig:
     drop_path: float = 0.0  # stochastic depth: rate of the last block, growing linearly from 0
     attention: str = "xla"  # xla | cudnn
     remat: bool = False  # recompute each block in the backward pass: less memory, more time
+    init: str = "vit"  # initial values: vit | keras2 (models/inits.py)
     dtype: str = "auto"  # of the computation: float32 | bfloat16 | auto: bfloat16 on accelerators
 
 

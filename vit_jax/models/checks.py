@@ -7,7 +7,7 @@ from vit_jax.models.stems import patch_input_size
 _CHOICES = {
     "posemb": ("learned", "sincos2d", "rope2d", "none"),
     "pool": ("token", "mean", "map", "flatten"),
-    "head_init": ("zeros", "xavier"),
+    "init": ("vit", "keras2"),
     "activation": ("gelu", "gelu_tanh"),
     "attention": ("xla", "cudnn"),
     "dtype": ("float32", "bfloat16", "auto"),

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax.config import ModelConfig
-from vit_jax.models.layers import ACTIVATIONS, Dense, Dropout, Mlp, heads_init
+from vit_jax.models import inits
+from vit_jax.models.layers import ACTIVATIONS, Dense, Dropout, Mlp
 
 
 class AttentionPool(nn.Module):
@@ -24,8 +25,8 @@ class AttentionPool(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         cfg, (b, n, d) = self.cfg, x.shape
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, d), jnp.float32)
-        q = Dense((cfg.heads, cfg.head_dim), self.dtype, heads_init(1), name="query")(probe)[0]  # (K, E)
-        kv = Dense((2, cfg.heads, cfg.head_dim), self.dtype, heads_init(2), name="kv")(x)  # (B, N, 2, K, E)
+        q = Dense((cfg.heads, cfg.head_dim), self.dtype, inits.heads(1), name="query")(probe)[0]  # (K, E)
+        kv = Dense((2, cfg.heads, cfg.head_dim), self.dtype, inits.heads(2), name="kv")(x)  # (B, N, 2, K, E)
         scores = jnp.einsum(
             "ke,bnke->bkn", q * cfg.head_dim**-0.5, kv[:, :, 0], preferred_element_type=jnp.float32
         )  # (B, K, N)
@@ -64,7 +65,5 @@ class Head(nn.Module):
             x = ACTIVATIONS[cfg.activation](Dense((width,), self.dtype, name=f"dense_{i}")(x))
             x = Dropout(cfg.head_dropout, self.train)(x)
         aux["pre_logits"] = x
-        zeros = cfg.head_init == "zeros"
-        init = nn.initializers.zeros if zeros else nn.initializers.xavier_uniform()
-        logits = Dense((cfg.num_classes,), jnp.float32, init, name="logits")(x)
+        logits = Dense((cfg.num_classes,), jnp.float32, inits.logits(cfg), name="logits")(x)
         return logits, aux

@@ -11,6 +11,7 @@ import numpy as np
 
 from vit_jax.config import ModelConfig
 from vit_jax.hashing import fmix32
+from vit_jax.models import inits
 from vit_jax.models.posembs import rotate
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -18,14 +19,6 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
 }
-
-
-def heads_init(parts: int) -> Callable:
-    """Xavier uniform for a kernel (D, K, E), or (D, parts, K, E) with each part scaled by its own fan-out."""
-    first = 2 if parts > 1 else 1
-    return nn.initializers.variance_scaling(
-        1.0, "fan_avg", "uniform", in_axis=0, out_axis=(first, first + 1), batch_axis=(1,) if parts > 1 else ()
-    )
 
 
 class Dense(nn.Module):
@@ -94,7 +87,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, angles: np.ndarray | None) -> tuple[jax.Array, jax.Array | None]:
         cfg = self.cfg
-        qkv = Dense((3, cfg.heads, cfg.head_dim), self.dtype, heads_init(3), name="qkv")(x)  # (B, N, 3, K, E)
+        qkv = Dense((3, cfg.heads, cfg.head_dim), self.dtype, inits.qkv(cfg), name="qkv")(x)  # (B, N, 3, K, E)
         q, k, v = (qkv[:, :, i] for i in range(3))  # (B, N, K, E) each
         if cfg.qk_norm:  # Henry et al. 2020; per head, as in ViT-22B (Dehghani et al. 2023)
             q = nn.LayerNorm(epsilon=cfg.norm_eps, dtype=self.dtype, name="q_norm")(q)
@@ -113,7 +106,7 @@ class Attention(nn.Module):
             kept = Dropout(cfg.attention_dropout, self.train)(weights).astype(self.dtype)
             out = jnp.einsum("bknm,bmke->bnke", kept, v)  # (B, N, K, E)
         out = out.reshape(*x.shape[:2], cfg.heads * cfg.head_dim)  # (B, N, K*E)
-        return Dense((x.shape[-1],), self.dtype, name="out")(out), weights
+        return Dense((x.shape[-1],), self.dtype, inits.attention_out(cfg), name="out")(out), weights
 
 
 class Mlp(nn.Module):

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 
 from vit_jax.config import ModelConfig
+from vit_jax.models import inits
 from vit_jax.models.layers import ACTIVATIONS, Dense
 
 
@@ -46,7 +47,7 @@ class PatchStem(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         patches = patchify(x, self.cfg.patch_size)  # (B, N, P*P*C)
-        return Dense((self.cfg.width,), self.dtype, nn.initializers.lecun_normal(), name="proj")(patches)
+        return Dense((self.cfg.width,), self.dtype, inits.patches(self.cfg), name="proj")(patches)
 
 
 class ConvStem(nn.Module):

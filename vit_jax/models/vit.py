@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.config import ModelConfig, from_mapping
 from vit_jax.errors import UserError
-from vit_jax.models import posembs
+from vit_jax.models import inits, posembs
 from vit_jax.models.checks import check_model
 from vit_jax.models.heads import Head
 from vit_jax.models.layers import Block, Dropout
@@ -47,7 +47,7 @@ class VisionTransformer(nn.Module):
 
         side, angles = grid_size(cfg), None
         if cfg.posemb == "learned":
-            table = self.param("posemb", nn.initializers.normal(0.02), (side * side, cfg.width), jnp.float32)
+            table = self.param("posemb", inits.posemb(cfg), (side * side, cfg.width), jnp.float32)
             x = x + table.astype(self.dtype)
         elif cfg.posemb == "sincos2d":
             x = x + posembs.sincos2d(side, cfg.width).astype(self.dtype)
