@@ -121,7 +121,9 @@ def test_dropout_acts_in_training_only(rate):
 
 def test_patches_are_the_strided_convolution():
     kernel = np.random.RandomState(1).normal(size=(4, 4, 3, 7)).astype(np.float32)
-    convolved = jax.lax.conv_general_dilated(IMAGES, kernel, (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    convolved = jax.lax.conv_general_dilated(
+        IMAGES, kernel, (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
     projected = patchify(IMAGES, 4) @ kernel.reshape(-1, 7)  # (B, N, D)
     np.testing.assert_allclose(projected, convolved.reshape(3, 16, 7), atol=1e-4)
 
@@ -187,7 +189,9 @@ def test_bfloat16_is_near_float32():
 def test_ccts_tokenizer_can_be_expressed():
     """CCT-7/3x1: one 3x3 convolution to 256 channels, ReLU, 3x3 max pooling with stride 2: 256 tokens."""
     stem = StemConfig("conv", widths=(256,), activation="relu", pool=True, project=False)
-    cfg = ModelConfig(num_classes=10, patch_size=1, width=256, depth=7, heads=4, mlp_dim=512, stem=stem, posemb="learned")
+    cfg = ModelConfig(
+        num_classes=10, patch_size=1, width=256, depth=7, heads=4, mlp_dim=512, stem=stem, posemb="learned"
+    )
     module = models.create(cfg)
     assert grid_size(module.cfg) == 16
     shapes = states.abstract_params(module)
@@ -204,7 +208,12 @@ def test_wrong_image_sizes_are_refused():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"pool": "map"}, {"pool": "flatten", "head_mlp": (8,)}, {"pool": "token", "registers": 1, "representation_dim": 9}]
+    [
+        {},
+        {"pool": "map"},
+        {"pool": "flatten", "head_mlp": (8,)},
+        {"pool": "token", "registers": 1, "representation_dim": 9},
+    ]
     + [{"stem": StemConfig("conv", widths=(4, 8), strides=(1, 2)), "patch_size": 2}],
     ids=str,
 )
@@ -213,6 +222,8 @@ def test_flops_are_xlas_but_for_the_elementwise(options):
     cfg = dataclasses.replace(TINY, width=256, heads=4, mlp_dim=512, **options)
     module = models.create(cfg)
     params = states.abstract_params(module)
-    compiled = jax.jit(lambda p, x: module.apply({"params": p}, x)[0]).lower(params, jnp.zeros((4, 16, 16, 3))).compile()
+    compiled = (
+        jax.jit(lambda p, x: module.apply({"params": p}, x)[0]).lower(params, jnp.zeros((4, 16, 16, 3))).compile()
+    )
     ratio = compiled.cost_analysis()["flops"] / 4 / flops.forward(module.cfg)
     assert 1 <= ratio < 1.06

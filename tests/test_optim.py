@@ -10,7 +10,10 @@ from vit_jax.config import OptimConfig
 from vit_jax.errors import UserError
 from vit_jax.optim import learning_rate, match, optimizer
 
-PARAMS = {"block_00": {"dense": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0)}}, "posemb": jnp.full((4, 3), 2.0)}
+PARAMS = {
+    "block_00": {"dense": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0)}},
+    "posemb": jnp.full((4, 3), 2.0),
+}
 GRADS = jax.tree.map(lambda x: jnp.full(x.shape, 0.5), PARAMS)
 
 
@@ -54,7 +57,12 @@ def test_it_is_optaxs_adamw_with_a_mask():
 
 
 def test_decay_differs_by_rule():
-    cfg = OptimConfig(learning_rate=0.1, weight_decay=0.5, clip_norm=None, decay_rules=((".*kernel", 1.0), ("posemb", 0.1), (".*", 0.0)))
+    cfg = OptimConfig(
+        learning_rate=0.1,
+        weight_decay=0.5,
+        clip_norm=None,
+        decay_rules=((".*kernel", 1.0), ("posemb", 0.1), (".*", 0.0)),
+    )
     updates, plain = update(cfg), update(OptimConfig(learning_rate=0.1, weight_decay=0.0, clip_norm=None))
     decay = jax.tree.map(lambda a, b: float((a - b).ravel()[0]), updates, plain)
     np.testing.assert_allclose(decay["block_00"]["dense"]["kernel"], -0.1 * 0.5 * 2, rtol=1e-4)
@@ -65,7 +73,6 @@ def test_decay_differs_by_rule():
 def test_article_decay_is_tfas():
     """TensorFlow Addons subtracts 1e-4 x the variable, whatever the learning rate, from every variable."""
     from configs.article import get_config
-
     from vit_jax.config import from_config_dict
 
     cfg = from_config_dict(get_config()).optim
@@ -74,8 +81,12 @@ def test_article_decay_is_tfas():
 
 
 def test_gradients_are_clipped_by_their_global_norm():
-    norm = float(optax.global_norm(GRADS))
-    tx = optimizer(OptimConfig(clip_norm=norm / 10, weight_decay=0.0, eps=1.0, learning_rate=1.0), optax.constant_schedule(1.0), PARAMS)
+    norm = float(optax.tree.norm(GRADS))
+    tx = optimizer(
+        OptimConfig(clip_norm=norm / 10, weight_decay=0.0, eps=1.0, learning_rate=1.0),
+        optax.constant_schedule(1.0),
+        PARAMS,
+    )
     clipped = tx.update(GRADS, tx.init(PARAMS), PARAMS)[0]
     # The first Adam step is g / (|g| + eps).
     np.testing.assert_allclose(clipped["posemb"], -0.05 / 1.05, rtol=1e-4)

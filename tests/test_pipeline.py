@@ -46,9 +46,7 @@ def test_places_are_uniform():
 @pytest.mark.parametrize(("seed", "step"), [(0, 0), (5, 175), (2**32 - 1, 1000), (9, 93_000)])
 def test_host_and_device_agree(seed, step):
     on_device = jax.jit(lambda seed, step: indices_at_on_device(seed, step, 45_000, 256))
-    np.testing.assert_array_equal(
-        on_device(jnp.uint32(seed), jnp.int32(step)), indices_at(seed, step, 45_000, 256)
-    )
+    np.testing.assert_array_equal(on_device(jnp.uint32(seed), jnp.int32(step)), indices_at(seed, step, 45_000, 256))
 
 
 def test_both_pipelines_give_the_same_batches():

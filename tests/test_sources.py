@@ -195,7 +195,9 @@ def prepared(tmp_path):
             for i in rows:
                 example = {"id": str(i), "image": images[i], "label": i % 10}
                 writer.write(features.serialize_example(features.encode_example(example)))
-        infos.append(tfds.core.SplitInfo(name=split, shard_lengths=[len(rows)], num_bytes=(folder / shard).stat().st_size))
+        infos.append(
+            tfds.core.SplitInfo(name=split, shard_lengths=[len(rows)], num_bytes=(folder / shard).stat().st_size)
+        )
     tfds.folder_dataset.write_metadata(data_dir=folder, features=features, split_infos=infos)
     return tmp_path / "tfds", images
 

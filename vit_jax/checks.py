@@ -34,7 +34,7 @@ def check_splits(config: Config, sizes: dict[str, int]) -> int:
         shared = min(train.stop, part.stop) - max(train.start, part.start)
         if name == train_name and shared > 0:
             raise UserError(
-                f'{key}={spec!r} shares {shared} examples with config.data.train={data.train!r}; '
+                f"{key}={spec!r} shares {shared} examples with config.data.train={data.train!r}; "
                 'take them apart, or set config.data.validation="" to train without one'
             )
     total, warmup = total_steps(config, len(train)), warmup_steps(config, len(train))
@@ -79,7 +79,9 @@ def _check_augment(config: Config) -> None:
     augment = config.augment
     for key in ("mean", "std"):
         if len(getattr(augment, key)) not in (0, 3):
-            raise UserError(f"config.augment.{key} needs 3 values, one a channel, or none; found {getattr(augment, key)}")
+            raise UserError(
+                f"config.augment.{key} needs 3 values, one a channel, or none; found {getattr(augment, key)}"
+            )
     if any(value <= 0 for value in augment.std):
         raise UserError(f"config.augment.std must be above 0; found {augment.std}")
     if augment.crop_padding < 0:

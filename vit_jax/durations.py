@@ -48,8 +48,9 @@ def milestones(text: str, key: str, *, num_examples: int, batch_size: int, total
     due = {total_steps}
     k = 1
     while number > 0:
-        step = to_steps(f"{number * k:f} {unit}", key, num_examples=num_examples, batch_size=batch_size,
-                        total_steps=total_steps)
+        step = to_steps(
+            f"{number * k:f} {unit}", key, num_examples=num_examples, batch_size=batch_size, total_steps=total_steps
+        )
         if step >= total_steps:
             break
         due.add(max(step, 1))

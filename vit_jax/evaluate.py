@@ -26,7 +26,9 @@ from vit_jax.step import eval_step
 class Evaluator:
     """Logits of any number of images with one compiled step, on every device of the mesh."""
 
-    def __init__(self, module: VisionTransformer, config: Config, mesh: Mesh, params: Any, image_shape: tuple[int, ...]):
+    def __init__(
+        self, module: VisionTransformer, config: Config, mesh: Mesh, params: Any, image_shape: tuple[int, ...]
+    ):
         """Compiles; `params` may be shapes, `image_shape` is (H, W, 3) as stored."""
         self._sharding = batch_sharding(mesh)
         self._batch = -(-config.eval.batch_size // mesh.size) * mesh.size

@@ -29,7 +29,7 @@ def learning_rate(cfg: OptimConfig, total_steps: int, warmup_steps: int) -> opta
 
 
 def path_of(key_path: Sequence[Any]) -> str:
-    """"block_00/mlp/dense_0/kernel" of a path as jax.tree_util gives it."""
+    """ "block_00/mlp/dense_0/kernel" of a path as jax.tree_util gives it."""
     return jax.tree_util.keystr(key_path, simple=True, separator="/")
 
 
@@ -60,7 +60,9 @@ def optimizer(cfg: OptimConfig, schedule: optax.Schedule, params: Any) -> optax.
     """
     factors = match(cfg.decay_rules, params, "config.optim.decay_rules")
     decays = [
-        optax.add_decayed_weights(cfg.weight_decay * factor, jax.tree.map(lambda f, factor=factor: f == factor, factors))
+        optax.add_decayed_weights(
+            cfg.weight_decay * factor, jax.tree.map(lambda f, factor=factor: f == factor, factors)
+        )
         for factor in sorted(set(jax.tree.leaves(factors)) - {0.0})
     ]
     return optax.chain(

@@ -16,7 +16,7 @@ from vit_jax.checkpoint import Checkpoints
 from vit_jax.checks import check_splits, total_steps, warmup_steps
 from vit_jax.config import Config
 from vit_jax.data import sources
-from vit_jax.data.dataset import DataSet, Examples, take
+from vit_jax.data.dataset import DataSet, Examples, Parts, take
 from vit_jax.data.pipeline import DevicePipeline, TfDataPipeline
 from vit_jax.errors import UserError
 from vit_jax.evaluate import Evaluator
@@ -29,15 +29,6 @@ from vit_jax.state import TrainState
 from vit_jax.step import train_step
 
 _RESIDENT_LIMIT = 4 * 2**30  # bytes of train images that the pipeline "auto" keeps on the accelerator
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The slices of the data set that a run uses; validation and test may be absent."""
-
-    train: Examples
-    validation: Examples | None
-    test: Examples | None
 
 
 @dataclass(frozen=True)
@@ -69,7 +60,9 @@ def resolve_config(config: Config, run: RunFolder) -> tuple[Config, Parts]:
     parts = split(config, dataset)
     side = min(parts.train.images.shape[1:3])
     if config.augment.crop_padding >= side:
-        raise UserError(f"config.augment.crop_padding={config.augment.crop_padding} is not below the {side} pixels of an image")
+        raise UserError(
+            f"config.augment.crop_padding={config.augment.crop_padding} is not below the {side} pixels of an image"
+        )
     augment = config.augment
     if not (augment.mean and augment.std):
         mean, std = channel_statistics(parts.train.images)

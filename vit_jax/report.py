@@ -11,6 +11,7 @@ import numpy as np
 import vit_jax
 from vit_jax import environment, metrics, viz
 from vit_jax.config import Config
+from vit_jax.data.dataset import Parts
 from vit_jax.models import VisionTransformer, flops
 from vit_jax.progress import duration, percent, say, say_table
 from vit_jax.run import RunFolder
@@ -18,7 +19,7 @@ from vit_jax.run import RunFolder
 _MAX_PICTURE_CLASSES = 50  # beyond, cells are too small to read
 
 
-def say_run(run: RunFolder, config: Config, module: VisionTransformer, shapes: Any, parts: "Parts", total: int) -> None:
+def say_run(run: RunFolder, config: Config, module: VisionTransformer, shapes: Any, parts: Parts, total: int) -> None:
     """What is about to be trained, on what, where; and the table of its parameters."""
     h, w = parts.train.images.shape[1:3]
     counts = [
@@ -50,9 +51,7 @@ def say_run(run: RunFolder, config: Config, module: VisionTransformer, shapes: A
 def per_class(matrix: np.ndarray, classes: list[str]) -> dict[str, float | None]:
     """Accuracy of each class from the confusion matrix (C, C); None for a class without images."""
     totals = matrix.sum(axis=1)
-    return {
-        name: float(matrix[i, i] / totals[i]) if totals[i] else None for i, name in enumerate(classes)
-    }
+    return {name: float(matrix[i, i] / totals[i]) if totals[i] else None for i, name in enumerate(classes)}
 
 
 def write_confusion(workdir: Path, matrix: np.ndarray, classes: list[str]) -> None:

@@ -37,7 +37,9 @@ class RunFolder:
     def config(self) -> Config:
         """The run's resolved config; raises UserError where there is no run."""
         if not self.exists():
-            raise UserError(f"{self.path} holds no run (no config.json); name the --workdir of one, or train there first")
+            raise UserError(
+                f"{self.path} holds no run (no config.json); name the --workdir of one, or train there first"
+            )
         return from_mapping(Config, self.read("config.json"))
 
     def check_same(self, config: Config) -> None:

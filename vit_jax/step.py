@@ -53,7 +53,7 @@ def train_step(
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     count = jnp.float32(config.train.batch_size)
     metrics = {name: value / count for name, value in sums.items()}
-    metrics["grad_norm"] = optax.global_norm(grads)
+    metrics["grad_norm"] = optax.tree.norm(grads)
     metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
     state = state.replace(
         step=state.step + 1,

@@ -23,6 +23,15 @@ class DataSet:
     splits: dict[str, Examples]  # whole, by name: train, test
 
 
+@dataclass(frozen=True)
+class Parts:
+    """The slices of a data set that a run uses; validation and test may be absent."""
+
+    train: Examples
+    validation: Examples | None
+    test: Examples | None
+
+
 _SPLIT = re.compile(r"(\w+)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
 

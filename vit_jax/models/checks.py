@@ -37,7 +37,17 @@ def check_model(cfg: ModelConfig) -> None:
     at = "config.model"
     for key, allowed in _CHOICES.items():
         one_of(f"{at}.{key}", getattr(cfg, key), allowed)
-    for key in ("image_size", "patch_size", "width", "depth", "heads", "head_dim", "mlp_dim", "num_classes", "norm_eps"):
+    for key in (
+        "image_size",
+        "patch_size",
+        "width",
+        "depth",
+        "heads",
+        "head_dim",
+        "mlp_dim",
+        "num_classes",
+        "norm_eps",
+    ):
         positive(f"{at}.{key}", getattr(cfg, key))
     if cfg.representation_dim is not None:
         positive(f"{at}.representation_dim", cfg.representation_dim)

@@ -23,7 +23,7 @@ class AttentionPool(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        cfg, (b, n, d) = self.cfg, x.shape
+        cfg, (b, _, d) = self.cfg, x.shape
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, d), jnp.float32)
         q = Dense((cfg.heads, cfg.head_dim), self.dtype, inits.heads(1), name="query")(probe)[0]  # (K, E)
         kv = Dense((2, cfg.heads, cfg.head_dim), self.dtype, inits.heads(2), name="kv")(x)  # (B, N, 2, K, E)

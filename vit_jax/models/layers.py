@@ -51,7 +51,7 @@ def random_keep(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Arra
     """
     words = jax.random.bits(key, (2,), jnp.uint32)
     index = jnp.zeros(shape, jnp.uint32)
-    for axis, size in enumerate(shape):
+    for axis in range(len(shape)):
         stride = math.prod(shape[axis + 1 :]) % 2**32
         index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(stride)
     bits = fmix32(fmix32(index ^ words[0]) ^ words[1])

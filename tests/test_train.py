@@ -1,0 +1,270 @@
+"""Whole runs through the command line: what a run leaves, resuming, stopping, refusing."""
+
+import hashlib
+import json
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from vit_jax import metrics
+
+# Every random part is on, so that a resumed run would show any that isn't replayed.
+RUN = [
+    "--config=configs/debug.py",
+    "--config.train.length=30 steps",
+    "--config.eval.every=10 steps",
+    "--config.checkpoint.every=4 steps",
+    "--config.log.every=1 steps",
+    "--config.model.mlp_dropout=0.1",
+    "--config.augment.rotate=0.1",
+]
+
+
+def rows(workdir, split=None):
+    """The metrics of a run without what depends on the clock."""
+    return [
+        {k: v for k, v in row.items() if k != "images_per_second"}
+        for row in metrics.read(Path(workdir))
+        if split in (None, row["split"])
+    ]
+
+
+def results(workdir):
+    return json.loads((Path(workdir) / "results.json").read_text())
+
+
+def digests(workdir):
+    return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(Path(workdir).rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A workdir trained without interruption."""
+    from vit_jax.main import main
+
+    workdir = tmp_path_factory.mktemp("straight") / "run"
+    assert main(["vit-jax", *RUN, f"--workdir={workdir}"]) == 0
+    return workdir
+
+
+def test_what_a_run_leaves(straight):
+    assert {p.name for p in straight.iterdir()} == {
+        "config.json", "data.json", "metrics.jsonl", "checkpoints", "results.json",
+        "curves.png", "patches.png", "confusion.png", "confusion.csv",
+    }  # fmt: skip
+    config = json.loads((straight / "config.json").read_text())
+    assert config["model"]["num_classes"] == 10 and config["model"]["head_dim"] == 16
+    assert len(config["augment"]["mean"]) == 3 and all(0.3 < m < 0.7 for m in config["augment"]["mean"])
+    assert [r["step"] for r in rows(straight, "train")] == list(range(1, 31))
+    for row in rows(straight, "train"):
+        assert {"loss", "top1", "top5", "grad_norm", "learning_rate", "epoch"} <= row.keys()
+    for split in ("train_epoch", "validation"):
+        assert [r["step"] for r in rows(straight, split)] == [10, 20, 30]
+        assert all({"loss", "top1", "top5"} <= row.keys() for row in rows(straight, split))
+    assert {int(p.name) for p in (straight / "checkpoints").iterdir()} >= {28, 30}
+
+
+def test_the_train_epoch_is_the_mean_of_its_steps(straight):
+    steps, means = rows(straight, "train"), rows(straight, "train_epoch")
+    for i, mean in enumerate(means):
+        window = steps[10 * i : 10 * i + 10]
+        for name in ("loss", "top1", "top5"):
+            assert abs(mean[name] - sum(r[name] for r in window) / 10) < 1e-5
+
+
+def test_results_hold_the_contract(straight):
+    found = results(straight)
+    assert set(found) >= {
+        "dataset", "split", "num_examples", "top1", "top5", "loss", "params", "flops_per_image", "steps", "epochs",
+        "seed", "checkpoint", "wall_seconds", "compile_seconds", "images_per_second", "device", "versions", "git_commit",
+    }  # fmt: skip
+    assert found["dataset"] == "fake" and found["split"] == "test" and found["num_examples"] == 128
+    assert 0.3 < found["top1"] <= found["top5"] <= 1
+    assert found["steps"] == found["checkpoint"] == 30
+    assert abs(found["epochs"] - 30 * 32 / 461) < 1e-9
+    assert found["wall_seconds"] > found["compile_seconds"] > 0
+
+
+def test_learning_happens(straight):
+    steps = rows(straight, "train")
+    assert steps[-1]["loss"] < 0.95 * steps[0]["loss"]
+
+
+def test_running_a_finished_run_again_changes_nothing(straight, command):
+    before = digests(straight)
+    code, printed = command(*RUN, f"--workdir={straight}")
+    assert code == 0 and "already complete" in printed
+    assert digests(straight) == before
+
+
+def test_a_changed_config_is_refused_with_the_difference(straight, command):
+    before = digests(straight)
+    code, printed = command(*RUN, "--config.optim.learning_rate=0.5", "--config.seed=3", f"--workdir={straight}")
+    assert code == 2
+    assert "config.optim.learning_rate: 0.001 in the run, 0.5 now" in printed
+    assert "config.seed: 0 in the run, 3 now" in printed and "Traceback" not in printed
+    assert digests(straight) == before
+
+
+@pytest.mark.parametrize(("resume", "exists"), [("never", True), ("must", False)])
+def test_resume_flags(straight, command, tmp_path, resume, exists):
+    code, printed = command(*RUN, f"--resume={resume}", f"--workdir={straight if exists else tmp_path / 'new'}")
+    assert code == 2 and "--resume=auto" in printed
+    assert not (tmp_path / "new").exists()
+
+
+def wait_for_steps(workdir, count, child):
+    """Returns when the metrics file has so many steps."""
+    while child.poll() is None and len(rows(workdir, "train")) < count:
+        time.sleep(0.002)
+
+
+@pytest.mark.slow
+def test_stopped_killed_and_resumed_is_the_straight_run(straight, process, tmp_path):
+    """Interrupted by SIGTERM, kill -9 and Ctrl-C: every metric of every step, and the result, to the last bit."""
+    workdir = tmp_path / "interrupted"
+    started = process(*RUN, f"--workdir={workdir}", devices=8)
+    for signum, steps, code in ((signal.SIGTERM, 6, 143), (signal.SIGKILL, 15, -9), (signal.SIGINT, 22, 130)):
+        wait_for_steps(workdir, steps, started)
+        started.send_signal(signum)
+        printed = started.communicate()[0]
+        assert started.returncode == code, printed
+        if code > 0:
+            assert "saved" in printed and "Traceback" not in printed
+        started = process(*RUN, "--resume=must", f"--workdir={workdir}", devices=8)
+    printed = started.communicate()[0]
+    assert started.returncode == 0, printed
+    assert "Resuming after step" in printed
+    assert rows(workdir) == rows(straight)
+    same = ("top1", "top5", "loss", "steps", "checkpoint", "calibration_error", "per_class")
+    assert {k: results(workdir)[k] for k in same} == {k: results(straight)[k] for k in same}
+
+
+def test_stopping_saves_and_the_state_is_the_straight_ones(straight, command, tmp_path, monkeypatch):
+    """Stopped after 13 of 30 steps and resumed in this process: parameters and optimizer bit for bit."""
+    import jax
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    from vit_jax import train
+
+    taken = []
+    original = train._Log.put
+
+    def put(self, step, figures):
+        original(self, step, figures)
+        taken.append(step)
+        if step == 13 and len(taken) == 13:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(train._Log, "put", put)
+    workdir = tmp_path / "run"
+    code, printed = command(*RUN, f"--workdir={workdir}")
+    assert code == 143 and "Stopped after step 13 of 30; saved" in printed
+    assert command(*RUN, f"--workdir={workdir}")[0] == 0
+    assert taken == list(range(1, 31))
+
+    def final(folder):
+        return ocp.PyTreeCheckpointer().restore(folder / "checkpoints" / "30" / "state")
+
+    assert set(final(workdir)) == {"step", "seed", "params", "opt_state", "totals"}
+    jax.tree.map(np.testing.assert_array_equal, final(workdir), final(straight))
+
+
+def test_stopping_during_an_evaluation_repeats_it(straight, command, tmp_path, monkeypatch):
+    from vit_jax.evaluate import Evaluator
+
+    original, calls = Evaluator.logits, []
+
+    def logits(self, params, images, check):
+        calls.append(len(images))
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, params, images, check)
+
+    monkeypatch.setattr(Evaluator, "logits", logits)
+    workdir = tmp_path / "run"
+    assert command(*RUN, f"--workdir={workdir}")[0] == 130
+    assert [r["step"] for r in rows(workdir, "validation")] == [10]
+    assert command(*RUN, f"--workdir={workdir}")[0] == 0
+    assert rows(workdir) == rows(straight)
+
+
+def test_a_run_goes_on_without_its_config_file(command, tmp_path, straight):
+    code, printed = command(f"--workdir={straight}")
+    assert code == 0 and "already complete" in printed
+
+
+def test_the_best_checkpoint_is_kept_and_tested(command, tmp_path):
+    """A learning rate that explodes at the end: the best is not the last, and both are there."""
+    workdir = tmp_path / "run"
+    args = [*RUN, "--config.eval.select=best", "--config.optim.schedule=linear", "--config.optim.final_fraction=1.0"]
+    args += ["--config.optim.learning_rate=0.05", "--config.checkpoint.keep_latest=1", "--config.eval.every=5 steps"]
+    code, printed = command(*args, f"--workdir={workdir}")
+    assert code == 0, printed
+    best = max(rows(workdir, "validation"), key=lambda r: (r["top1"], r["step"]))
+    assert results(workdir)["checkpoint"] == best["step"] and results(workdir)["steps"] == 30
+    assert results(workdir)["selected"] == "best on validation"
+    assert {int(p.name) for p in (workdir / "checkpoints").iterdir()} == {best["step"], 30}
+
+
+def test_a_diverged_run_stops_and_says_where(command, tmp_path):
+    workdir = tmp_path / "run"
+    args = ["--config.optim.learning_rate=1e30", "--config.optim.clip_norm=none", "--config.checkpoint.every=0 steps"]
+    code, printed = command(*RUN, *args, "--config.eval.every=0 steps", f"--workdir={workdir}")
+    assert code == 1
+    assert "loss is nan" in printed or "loss is inf" in printed
+    assert (
+        re.search(r"at step \d+ \(learning rate \d\.\d+e\+\d\d, gradient norm", printed) and "Traceback" not in printed
+    )
+
+
+def test_any_data_set_and_both_pipelines(command, tmp_path):
+    pytest.importorskip("tensorflow")
+    for pipeline in ("device", "tfdata"):
+        args = ["--config=configs/debug.py", "--config.data.name=digits", f"--config.data.pipeline={pipeline}"]
+        code, printed = command(*args, "--config.log.every=1 steps", f"--workdir={tmp_path / pipeline}")
+        assert code == 0, printed
+    # The same batches: the same losses, but for the rounding of two compilations.
+    for a, b in zip(rows(tmp_path / "device", "train"), rows(tmp_path / "tfdata", "train"), strict=True):
+        assert abs(a["loss"] - b["loss"]) < 1e-4
+
+
+def test_an_image_folder_without_a_test_split(command, tmp_path):
+    from PIL import Image
+
+    for i, label in enumerate(("cat", "dog") * 40):
+        folder = tmp_path / "pets" / "train" / label
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (200 * (i % 2), i, 0)).save(folder / f"{i}.png")
+    args = ["--config=configs/debug.py", "--config.data.name=image_folder", f"--config.data.dir={tmp_path / 'pets'}"]
+    code, printed = command(*args, f"--workdir={tmp_path / 'run'}")
+    assert code == 0, printed
+    assert "no test" in printed and not (tmp_path / "run" / "results.json").exists()
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["num_classes"] == 2
+
+
+def test_a_wrong_class_count_names_the_right_one(command, tmp_path):
+    code, printed = command(
+        "--config=configs/debug.py", "--config.model.num_classes=7", f"--workdir={tmp_path / 'run'}"
+    )
+    assert code == 2 and "--config.model.num_classes=10" in printed
+
+
+def test_tensorboard_events_hold_the_metrics(command, tmp_path):
+    pytest.importorskip("tensorflow")
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    workdir = tmp_path / "run"
+    code, printed = command("--config=configs/debug.py", "--config.log.tensorboard=true", f"--workdir={workdir}")
+    assert code == 0, printed
+    events = EventAccumulator(str(workdir))
+    events.Reload()
+    from tensorboard.util.tensor_util import make_ndarray
+
+    found = {e.step: float(make_ndarray(e.tensor_proto)) for e in events.Tensors("validation/top1")}
+    assert found == pytest.approx({r["step"]: r["top1"] for r in rows(workdir, "validation")})

@@ -1,0 +1,56 @@
+"""Trains, resumes and evaluates from cached arrays where TensorFlow, TFDS, tensorboard and clu's writers are absent."""
+
+import json
+
+import numpy as np
+import pytest
+
+from vit_jax.data import cache
+from vit_jax.data.dataset import DataSet, Examples
+
+# Runs the program with the imports blocked; says at the end whether any heavy module was loaded all the same.
+BLOCKED = """
+import sys
+
+NAMES = ("tensorflow", "tensorflow_datasets", "tensorboard", "clu.metric_writers")
+sys.modules.update(dict.fromkeys(NAMES))  # None: not to be found
+from vit_jax.main import main
+code = main(["vit-jax", *sys.argv[1:]])
+print("loaded:", [n for n in (*NAMES, "sklearn") if sys.modules.get(n)])
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_the_whole_way(process, tmp_path):
+    rng = np.random.RandomState(0)
+    examples = Examples(
+        rng.randint(256, size=(100, 32, 32, 3)).astype(np.uint8), (np.arange(100) % 10).astype(np.int32)
+    )
+    dataset = DataSet("cifar10", tuple("abcdefghij"), {"train": examples, "test": examples})
+    cache.write(tmp_path / "cache" / "cifar10-0123", dataset)
+    args = ["--config=configs/debug.py", "--config.data.name=cifar10", "--config.log.tensorboard=true"]
+    args += ["--config.checkpoint.every=3 steps", "--config.log.every=1 steps", f"--workdir={tmp_path / 'run'}"]
+
+    child = process(*args, code=BLOCKED)
+    for line in child.stdout:
+        if "Compiled" in line:
+            break
+    child.terminate()
+    printed = child.communicate()[0]
+    assert child.returncode in (0, 143), printed
+    for more in (args, ["--mode=evaluate", f"--workdir={tmp_path / 'run'}"]):
+        child = process(*more, code=BLOCKED)
+        printed = child.communicate()[0]
+        assert child.returncode == 0, printed
+        assert "loaded: []" in printed
+    steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in steps if row["split"] == "train"] == list(range(1, 21))
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["num_examples"] == 100
+
+
+def test_without_arrays_or_tensorflow_the_remedies_are_named(process):
+    child = process("--config=configs/article.py", "--workdir=nowhere", code=BLOCKED)
+    printed = child.communicate()[0]
+    assert child.returncode == 2
+    assert "TensorFlow" in printed and "cache" in printed and "Traceback" not in printed
