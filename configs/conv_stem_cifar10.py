@@ -22,6 +22,6 @@ def get_config() -> ConfigDict:
     o = config.optim
     o.learning_rate, o.warmup, o.weight_decay = 2e-3, "5 %", 0.05
 
-    config.train.length, config.train.batch_size = "20 epochs", 128
+    config.train.length, config.train.batch_size = "10 epochs", 128
     config.train.label_smoothing = 0.1
     return config

@@ -170,7 +170,8 @@ def test_wrong_flags_are_one_message_and_exit_code_2(command, monkeypatch, flags
 def test_a_config_file_that_sets_an_unknown_key_is_named(command, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
-        "from vit_jax.config import base_config\n\ndef get_config():\n    c = base_config()\n    c.optim.lr = 1.0\n    return c\n"
+        "from vit_jax.config import base_config\n"
+        "def get_config():\n    c = base_config()\n    c.optim.lr = 1.0\n    return c\n"
     )
     code, printed = command(f"--config={file}", f"--workdir={tmp_path / 'run'}")
     assert code == 2 and "lr" in printed and "Traceback" not in printed

@@ -79,7 +79,8 @@ def test_results_hold_the_contract(straight):
     found = results(straight)
     assert set(found) >= {
         "dataset", "split", "num_examples", "top1", "top5", "loss", "params", "flops_per_image", "steps", "epochs",
-        "seed", "checkpoint", "wall_seconds", "compile_seconds", "images_per_second", "device", "versions", "git_commit",
+        "seed", "checkpoint", "wall_seconds", "compile_seconds", "images_per_second", "device", "versions",
+        "git_commit",
     }  # fmt: skip
     assert found["dataset"] == "fake" and found["split"] == "test" and found["num_examples"] == 128
     assert 0.3 < found["top1"] <= found["top5"] <= 1

@@ -111,8 +111,11 @@ def _check_names(argv: list[str], values: flags.FlagValues) -> None:
             raise UserError(unknown("flag", f"--{name}", [f"--{key}" for key in known]))
     if "config" not in names and any(name.startswith("config.") for name in names):
         raise UserError("--config.KEY=VALUE changes a config: name the file too, like --config=configs/quickstart.py")
-    files = [arg.split("=", 1)[1].split(":")[0] for arg in argv[1:] if re.match(r"--?config=", arg)]
-    for file in files:
+    for arg, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+        match = re.fullmatch(r"--?config(?:=(.*))?", arg)
+        if not match:
+            continue
+        file = (following if match[1] is None else match[1]).split(":")[0]
         if not Path(file).is_file():
             raise UserError(f"--config={file}: there is no such file; those of this project are in configs/")
 

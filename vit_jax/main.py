@@ -41,6 +41,7 @@ def _dispatch(command: Command, started: float) -> int:
     try:
         train(command.config, command.workdir, command.resume, started)
     except Stopped as stopped:
+        print(stopped, file=sys.stderr)
         return stopped.exit_code
     except Diverged as error:
         print(f"error: {error}", file=sys.stderr)

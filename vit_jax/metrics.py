@@ -5,7 +5,6 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,17 @@ from typing import Any
 class MetricsFile:
     """`metrics.jsonl`: one JSON object a line, with at least `step` and `split`, on disk when `write` returns."""
 
-    def __init__(self, workdir: Path, from_step: int):
-        """Continues the file after `from_step`: rows of later steps, which a killed run left, are dropped."""
+    def __init__(self, workdir: Path, from_step: int, evaluated: bool):
+        """Continues the file after `from_step`: rows that a killed run left and that will come again are dropped.
+
+        These are the rows of later steps and, unless it is `evaluated`, those of this step's evaluation.
+        """
         self._path = workdir / "metrics.jsonl"
-        kept = [row for row in read(workdir) if row["step"] <= from_step and from_step]
+        kept = [
+            row
+            for row in read(workdir)
+            if row["step"] < from_step or (row["step"] == from_step and (evaluated or row["split"] == "train"))
+        ]
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(temporary, self._path)
@@ -117,8 +123,3 @@ class Clock:
     def images_per_second(self) -> float | None:
         totals = self.totals()
         return totals["train_images"] / totals["train"] if totals["train"] else None
-
-
-def last(rows: Iterable[dict[str, Any]], split: str) -> dict[str, Any] | None:
-    """The last row of a split."""
-    return max((row for row in rows if row["split"] == split), key=lambda row: row["step"], default=None)

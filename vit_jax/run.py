@@ -44,7 +44,7 @@ class RunFolder:
 
     def check_same(self, config: Config) -> None:
         """Raises UserError with every difference between the run's config and the one given now."""
-        saved = self.read("config.json")
+        saved = to_dict(self.config())
         given = dataclasses.replace(config, model=_sizes(config.model))
         now = to_dict(given)
         # What a config leaves to the data, the run has filled in.

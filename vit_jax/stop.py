@@ -10,7 +10,7 @@ class Stopped(Exception):
     """The run was asked to stop and has saved what there was; `exit_code` is 130 or 143."""
 
     def __init__(self, signum: int):
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        super().__init__(f"Stopped by {signal.Signals(signum).name}.")
         self.exit_code = 128 + signum
 
 

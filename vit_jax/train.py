@@ -70,7 +70,7 @@ def _loop(
     """Steps, figures, evaluations and checkpoints up to the last step."""
     step = saved = int(state.step)
     feed = _feed(job, step)
-    with _Log(job, step, clock) as log:
+    with _Log(job, step, evaluated, clock) as log:
 
         def save(scores: dict[str, float] | None) -> None:
             meta = {"evaluated": evaluated, "clock": clock.totals(), "total_steps": job.total}
@@ -159,9 +159,9 @@ class _Log:
     A step's figures are read while the device is busy with the next step.
     """
 
-    def __init__(self, job: Job, step: int, clock: metrics.Clock):
+    def __init__(self, job: Job, step: int, evaluated: bool, clock: metrics.Clock):
         self._job, self._clock = job, clock
-        self._file = metrics.MetricsFile(job.run.path, from_step=step)
+        self._file = metrics.MetricsFile(job.run.path, step, evaluated)
         self._bar = TrainingBar(job.total, step)
         self._board: metrics.TensorBoard | None = None
         self._pending: tuple[int, dict[str, jax.Array]] | None = None

@@ -8,6 +8,7 @@ import json
 import os
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ SIZES = {
 def load(data: DataConfig, image_size: int, *, must_find_dir: bool = True) -> DataSet:
     """The data set that `data` names, from its cached arrays if there are any.
 
-    `image_size` is the side in pixels at which `image_folder` and `fake` store images. Raises UserError if it can't be had;
-    with `must_find_dir`, also if config.data.dir doesn't exist though cached arrays would do (a typing mistake).
+    `image_size` is the side in pixels at which `image_folder` and `fake` store images. Raises UserError if it can't
+    be had; with `must_find_dir`, also if config.data.dir doesn't exist though cached arrays would do (a typing
+    mistake).
     """
     if data.name == "fake":
         return _read_fake(image_size)
@@ -69,7 +71,7 @@ def _cifar10(data: DataConfig, _: int) -> Source:
             info = json.loads(versions[-1].read_text())
             # Names the content wherever the folder lies: a moved or copied folder keeps its cached arrays.
             identity = {"version": info["version"], "splits": info["splits"]}
-            return identity, lambda: _read_tfds(versions[-1].parent)
+            return identity, partial(_read_tfds, versions[-1].parent)
     return None, lambda: _read_tfds(_download_cifar10(places))
 
 
@@ -99,8 +101,8 @@ def _download_cifar10(places: list[Path]) -> Path:
     except Exception as error:  # whatever the network or the host answers
         raise UserError(
             f"CIFAR-10 is not in {', '.join(map(str, places))} and can't be downloaded ({type(error).__name__}: "
-            f"{str(error).splitlines()[0][:120]}). Either copy a prepared TFDS folder here and set --config.data.dir to it; "
-            "or set --config.data.name=cifar10_batches and --config.data.dir to cifar-10-python.tar.gz; "
+            f"{str(error).splitlines()[0][:120]}). Either copy a prepared TFDS folder here and set --config.data.dir "
+            "to it; or set --config.data.name=cifar10_batches and --config.data.dir to cifar-10-python.tar.gz; "
             "or train on the embedded images with --config.data.name=digits"
         ) from error
 
@@ -112,7 +114,8 @@ def _import_tfds() -> Any:
     except ImportError as error:
         raise UserError(
             f"reading CIFAR-10 from TFDS needs TensorFlow and tensorflow-datasets ({error}): install them, or copy "
-            "the cache folder (config.data.cache_dir) of a machine that has them, or set --config.data.name=cifar10_batches"
+            "the cache folder (config.data.cache_dir) of a machine that has them, or set "
+            "--config.data.name=cifar10_batches"
         ) from error
     return tfds
 
