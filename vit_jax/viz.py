@@ -48,16 +48,15 @@ def patches(image: np.ndarray, image_size: int, patch_size: int, path: Path) -> 
         f"Patches per image: {side * side}",
         f"Elements per patch: {patch_size * patch_size * 3}",
     ]
-    figure = plt.figure(figsize=(9, 5), layout="constrained")
-    left, right = figure.subfigures(1, 2)
-    axis = left.subplots()
-    axis.imshow(pixels)
-    axis.axis("off")
-    left.suptitle("\n".join(lines[:2]))
-    right.suptitle("\n".join(lines[2:]))
-    for i, axis in enumerate(right.subplots(side, side, squeeze=False).flat):
-        y, x = divmod(i, side)
-        axis.imshow(pixels[y * patch_size : (y + 1) * patch_size, x * patch_size : (x + 1) * patch_size])
+    # One picture with white gaps: a subplot for each patch would take seconds.
+    gap = max(patch_size // 6, 1)
+    cells = pixels.reshape(side, patch_size, side, patch_size, 3).swapaxes(1, 2)  # (rows, columns, P, P, 3)
+    cells = np.pad(cells, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
+    grid = cells.swapaxes(1, 2).reshape(side * (patch_size + gap), side * (patch_size + gap), 3)[:-gap, :-gap]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 5.5), layout="constrained")
+    for axis, picture, title in zip(axes, (pixels, grid), (lines[:2], lines[2:]), strict=True):
+        axis.imshow(picture)
+        axis.set_title("\n".join(title))
         axis.axis("off")
     figure.savefig(path, dpi=120)
     plt.close(figure)
