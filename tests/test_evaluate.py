@@ -118,6 +118,19 @@ def test_a_checkpoint_of_another_model_is_refused_with_every_difference(trained,
     assert "params/block_02/norm_0/scale: absent in the checkpoint" in printed
 
 
+@pytest.mark.parametrize("damage", ["state", "state/_METADATA", "state/d", "state/ocdbt.process_0", "meta"])
+def test_damaged_checkpoints_are_named(trained, command, tmp_path, damage):
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    target = copy / "checkpoints" / "20" / damage
+    assert target.exists()
+    shutil.rmtree(target) if target.is_dir() else target.write_bytes(b"")
+    before = (copy / "results.json").read_bytes()
+    code, printed = command("--mode=evaluate", f"--workdir={copy}")
+    assert code == 2 and "checkpoint 20" in printed and "damaged" in printed and "Traceback" not in printed
+    assert (copy / "results.json").read_bytes() == before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 3])
 def test_another_device_count_gives_the_same(trained, process, tmp_path, devices):

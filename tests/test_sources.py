@@ -344,6 +344,11 @@ def test_damaged_caches_are_set_aside(tmp_path, damage, capsys):
     np.testing.assert_array_equal(cache.write(path, small()).splits["train"].images, small().splits["train"].images)
 
 
+def test_a_cache_that_cannot_be_written_is_named():
+    with pytest.raises(UserError, match=r"/proc/nowhere can't be written.*cache_dir"):
+        load("digits", cache_dir="/proc/nowhere")
+
+
 def test_two_starts_at_once_end_with_one_whole_copy(tmp_path):
     path, results = tmp_path / "small-1", []
     threads = [threading.Thread(target=lambda: results.append(cache.write(path, small()))) for _ in range(8)]

@@ -85,12 +85,17 @@ class Checkpoints:
         return int(name)
 
     def meta(self, step: int) -> dict[str, Any]:
-        return self._manager.restore(step, args=ocp.args.Composite(**{_META: ocp.args.JsonRestore()}))[_META]
+        """What `save` was given beside the state."""
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{_META: ocp.args.JsonRestore()}))[_META]
+        except (ValueError, OSError, KeyError) as error:
+            raise self._damaged(step, error) from error
 
     def restore(self, step: int, target: Any, mesh: Mesh) -> Any:
         """The whole state, or the part of it that `target` (arrays or shapes) names, on every device of the mesh.
 
-        Raises UserError with every difference in paths, shapes and dtypes, before anything is read.
+        Raises UserError with every difference in paths, shapes and dtypes, before anything is read, and for a
+        checkpoint that can't be read.
         """
         self._check(step, target)
         sharding = replicated(mesh)
@@ -103,17 +108,28 @@ class Checkpoints:
         # A manager of its own: an Orbax manager remembers the way an item was first saved or restored.
         options = ocp.CheckpointManagerOptions(read_only=True)
         with ocp.CheckpointManager(self._root, options=options) as manager:
-            return manager.restore(step, args=ocp.args.Composite(**{_ITEM: restore}))[_ITEM]
+            try:
+                return manager.restore(step, args=ocp.args.Composite(**{_ITEM: restore}))[_ITEM]
+            except Exception as error:  # Orbax raises many types for damaged files, the bare one too
+                raise self._damaged(step, error) from error
+
+    def _damaged(self, step: int, error: Exception | str) -> UserError:
+        text = (str(error).splitlines() or ["no reason given"])[0][:200]
+        return UserError(
+            f"checkpoint {step} in {self._root} is damaged ({text}); remove its folder to use an earlier one"
+        )
 
     def _check(self, step: int, target: Any) -> None:
         with ocp.StandardCheckpointer() as checkpointer:
-            saved = checkpointer.metadata(self._root / str(step) / _ITEM).item_metadata.tree
+            metadata = checkpointer.metadata(self._root / str(step) / _ITEM).item_metadata
+        if metadata is None:
+            raise self._damaged(step, "its state is missing or has no metadata")
 
         def flat(tree: Any) -> dict[str, tuple]:
             leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))[0]
             return {path_of(path): (tuple(x.shape), str(x.dtype)) for path, x in leaves}
 
-        ours, theirs = flat(target), flat(saved)
+        ours, theirs = flat(target), flat(metadata.tree)
         tops = {path.split("/")[0] for path in ours}
         theirs = {path: value for path, value in theirs.items() if path.split("/")[0] in tops}
         lines = [

@@ -46,9 +46,9 @@ def parse(argv: list[str]) -> Command:
         rest = values(argv)
         given = config.value
     except flags.Error as error:
-        text = re.sub(
-            r": (invalid literal for int|could not convert string to float).*", ": expected a number", str(error)
-        )
+        # ml_collections puts a whole traceback into what a config file raises; its last line is the error.
+        text = re.sub(r"(?s)Error whilst parsing config file:.*\n(?=\w)", "", str(error).strip())
+        text = re.sub(r": (invalid literal for int|could not convert string to float).*", ": expected a number", text)
         raise UserError(" ".join(text.split())) from error
     except Exception as error:  # a config file is a program: it may raise anything
         raise UserError(f"the config can't be read: {_first_line(error)}") from error

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data.dataset import DataSet, Examples
+from vit_jax.errors import UserError
 
 
 def root(configured: str | None) -> Path:
@@ -65,11 +66,13 @@ def _map(path: Path) -> np.ndarray:
 
 
 def write(path: Path, dataset: DataSet) -> DataSet:
-    """Keeps a data set in `path` and gives it back memory-mapped. If another run was first, its copy is used."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Keeps a data set in `path` and gives it back memory-mapped. If another run was first, its copy is used.
+
+    Raises UserError if the folder can't be written.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    temporary.mkdir()
     try:
+        temporary.mkdir(parents=True)
         digests = {}
         for split, examples in dataset.splits.items():
             for part, array in examples._asdict().items():
@@ -85,6 +88,11 @@ def write(path: Path, dataset: DataSet) -> DataSet:
         except OSError:
             if not (path / "index.json").is_file():  # not the other run's copy but a real failure
                 raise
+    except OSError as error:
+        raise UserError(
+            f"the cache {path.parent} can't be written ({error.strerror}); name another folder with "
+            "--config.data.cache_dir or $VIT_JAX_CACHE"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return read(path) or dataset
