@@ -17,6 +17,7 @@ CIFAR = {"num_examples": 45_000, "batch_size": 256}
         ("45000 examples", 176),
         ("256 examples", 1),
         ("5 %", 50),
+        ("5.5%", 55),
     ],
 )
 def test_lengths_in_any_unit(text, steps):
@@ -27,6 +28,11 @@ def test_lengths_in_any_unit(text, steps):
 def test_what_is_no_length_is_refused_with_an_example(text):
     with pytest.raises(UserError, match=r'config\.x=.*"10 epochs"'):
         durations.parse(text, "config.x")
+
+
+@pytest.mark.parametrize("percent", range(1, 101))
+def test_percentages_are_exact(percent):
+    assert durations.to_steps(f"{percent} %", "key", total_steps=100, **CIFAR) == percent
 
 
 def test_milestones_end_each_epoch_and_the_run():

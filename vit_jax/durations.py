@@ -32,7 +32,7 @@ def to_steps(text: str, key: str, *, num_examples: int, batch_size: int, total_s
     if unit == "%":
         if total_steps is None:
             raise UserError(f"{key}={text!r}: a percentage has nothing to be a part of here; give steps or epochs")
-        return math.ceil(number / 100 * total_steps)
+        return math.ceil(round(number * total_steps / 100, 6))
     examples = number * num_examples if unit == "epoch" else number
     # The rounding guards against 0.1 epochs x 45,000 coming out as 4500.000000001.
     return math.ceil(round(examples / batch_size, 6))

@@ -21,6 +21,7 @@ from vit_jax.progress import say
 from vit_jax.run import RunFolder
 from vit_jax.sharding import batch_sharding, make_mesh, put, replicated
 from vit_jax.step import eval_step
+from vit_jax.stop import StopRequest
 
 
 class Evaluator:
@@ -39,9 +40,11 @@ class Evaluator:
 
     def logits(self, params: Any, images: np.ndarray, check: Callable[[], None] = lambda: None) -> np.ndarray:
         """uint8 (N, H, W, 3) -> float32 (N, C). `check` is called before each batch and may raise."""
-        parts = []
-        for start in range(0, len(images), self._batch):
+        parts: list = []
+        for i, start in enumerate(range(0, len(images), self._batch)):
             check()
+            if i >= 2:  # two batches under way, no more: they lie in the accelerator's memory
+                parts[i - 2] = np.asarray(parts[i - 2][0]), parts[i - 2][1]
             batch = np.asarray(images[start : start + self._batch])
             filled = np.zeros((self._batch, *batch.shape[1:]), np.uint8)  # the last batch is filled up with black
             filled[: len(batch)] = batch
@@ -129,18 +132,22 @@ def test(
 
 
 def evaluate(workdir: str, name: str | None) -> dict[str, Any]:
-    """Rebuilds a run from its folder alone and tests a checkpoint; by default the one that its config selects."""
+    """Rebuilds a run from its folder alone and tests a checkpoint; by default the one that its config selects.
+
+    Raises UserError, and Stopped when a signal came.
+    """
     run = RunFolder(workdir)
     config = run.config()
     name = name or {"best": "best", "last": "latest"}[config.eval.select]
-    with checkpoint.Checkpoints(run.path) as checkpoints:
+    with StopRequest() as stop, checkpoint.Checkpoints(run.path) as checkpoints:
         step = checkpoints.resolve(name)
         mesh, module = make_mesh(), create(config.model)
-        dataset = sources.load(config.data, config.model.image_size, must_find_dir=False)
+        dataset = sources.load(config.data, config.data.image_size or config.model.image_size, must_find_dir=False)
+        run.check_data(dataset)
         examples = take(dataset, config.data.test, "config.data.test")
         say(f"Testing checkpoint {step} of {run.path} on {len(examples.labels):,} images, {environment.device()} ...")
         abstract = states.abstract_params(module)
         evaluator = Evaluator(module, config, mesh, abstract, examples.images.shape[1:])
-        results = test(run, config, checkpoints, name, examples, evaluator, module, mesh)
+        results = test(run, config, checkpoints, name, examples, evaluator, module, mesh, stop.check)
     report.say_results(run.path, results)
     return results

@@ -24,22 +24,24 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Stopped by SIGINT.", file=sys.stderr)
+        return 130
 
 
 def _dispatch(command: Command, started: float) -> int:
     from vit_jax.compilation import use_cache  # JAX is imported only once the flags are right
 
     use_cache()
-    if command.mode == "evaluate":
-        from vit_jax.evaluate import evaluate
-
-        evaluate(command.workdir, command.checkpoint)
-        return 0
+    from vit_jax.evaluate import evaluate
     from vit_jax.stop import Stopped
     from vit_jax.train import Diverged, train
 
     try:
-        train(command.config, command.workdir, command.resume, started)
+        if command.mode == "evaluate":
+            evaluate(command.workdir, command.checkpoint)
+        else:
+            train(command.config, command.workdir, command.resume, started)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.exit_code

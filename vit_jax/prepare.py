@@ -27,6 +27,7 @@ from vit_jax.run import RunFolder
 from vit_jax.sharding import batch_sharding, make_mesh, put, put_local, replicated
 from vit_jax.state import TrainState
 from vit_jax.step import train_step
+from vit_jax.tf import import_tensorflow
 
 _RESIDENT_LIMIT = 4 * 2**30  # bytes of train images that the pipeline "auto" keeps on the accelerator
 
@@ -50,6 +51,7 @@ class Job:
 def resolve_config(config: Config, run: RunFolder) -> tuple[Config, Parts]:
     """Loads the data, fills in what the config leaves to them, and describes the run in its folder."""
     dataset = sources.load(config.data, config.data.image_size or config.model.image_size)
+    run.check_data(dataset)
     check_splits(config, {split: len(examples.labels) for split, examples in dataset.splits.items()})
     classes = len(dataset.classes)
     if config.model.num_classes not in (None, classes):
@@ -68,6 +70,14 @@ def resolve_config(config: Config, run: RunFolder) -> tuple[Config, Parts]:
         mean, std = channel_statistics(parts.train.images)
         augment = dataclasses.replace(augment, mean=augment.mean or mean, std=augment.std or std)
     config = dataclasses.replace(config, augment=augment, model=resolve(config.model, classes))
+    if not _is_resident(config, parts.train):
+        try:
+            import_tensorflow()
+        except ImportError as error:
+            raise UserError(
+                f"streaming needs TensorFlow ({error}); install it, or set --config.data.pipeline=device to keep the "
+                f"{parts.train.images.nbytes / 2**30:.1f} GiB of images on the accelerator"
+            ) from error
     run.describe(config, dataset)
     return config, parts
 
@@ -88,7 +98,10 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
 
     images (N, H, W, 3) uint8.
     """
-    counts = np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in range(3)])  # (3, 256)
+    counts = np.zeros((3, 256), np.int64)
+    for start in range(0, len(images), 1000):  # the images may be many times larger than memory
+        part = images[start : start + 1000]
+        counts += np.stack([np.bincount(part[..., c].ravel(), minlength=256) for c in range(3)])
     share, values = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
     mean = share @ values  # (3,)
     std = np.sqrt(np.maximum(share @ values**2 - mean**2, 1e-6))  # a constant channel stays finite
@@ -154,9 +167,13 @@ def build(
     return Job(config, run, parts, mesh, module, total, due, pipeline, step_fn, evaluator), state, clock, evaluated
 
 
-def _pipeline(config: Config, examples: Examples, mesh: Mesh) -> DevicePipeline | TfDataPipeline:
+def _is_resident(config: Config, examples: Examples) -> bool:
     fits = examples.images.nbytes <= _RESIDENT_LIMIT
-    if config.data.pipeline == "device" or (config.data.pipeline == "auto" and fits):
+    return config.data.pipeline == "device" or (config.data.pipeline == "auto" and fits)
+
+
+def _pipeline(config: Config, examples: Examples, mesh: Mesh) -> DevicePipeline | TfDataPipeline:
+    if _is_resident(config, examples):
         everywhere = replicated(mesh)
         images, labels = put(examples.images, everywhere), put(examples.labels, everywhere)
         return DevicePipeline(images, labels, config.train.batch_size)

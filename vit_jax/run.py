@@ -42,9 +42,13 @@ class RunFolder:
             )
         return from_mapping(Config, self.read("config.json"))
 
-    def check_same(self, config: Config) -> None:
-        """Raises UserError with every difference between the run's config and the one given now."""
-        saved = to_dict(self.config())
+    def same_config(self, config: Config) -> Config:
+        """The run's config, with the places where `config` says that things lie now.
+
+        Raises UserError with every difference between the two.
+        """
+        before = self.config()
+        saved = to_dict(before)
         given = dataclasses.replace(config, model=_sizes(config.model))
         now = to_dict(given)
         # What a config leaves to the data, the run has filled in.
@@ -63,25 +67,47 @@ class RunFolder:
                     ]
                 )
             )
+        return dataclasses.replace(
+            before, data=dataclasses.replace(before.data, dir=config.data.dir, cache_dir=config.data.cache_dir)
+        )
+
+    def check_data(self, dataset: DataSet) -> None:
+        """Raises UserError if the run knows its data and these have other classes or sizes."""
+        if not (self.path / "data.json").exists():
+            return
+        lines = difference(self.read("data.json"), _description(dataset), "data")
+        if lines:
+            title = f"{self.path} was trained on other data; bring those back or choose another --workdir:"
+            raise UserError("\n".join([title, *(f"  {line}" for line in lines)]))
 
     def describe(self, config: Config, dataset: DataSet) -> None:
         """Writes what rebuilding the run needs: the resolved config and the data set's classes and sizes."""
-        sizes = {split: len(examples.labels) for split, examples in dataset.splits.items()}
-        self.write("data.json", {"name": dataset.name, "classes": dataset.classes, "examples": sizes})
+        self.write("data.json", _description(dataset))
         self.write("config.json", to_dict(config))
 
     def read(self, name: str) -> dict[str, Any]:
         """The content of a JSON file; raises UserError for one that is missing or damaged."""
         try:
-            return json.loads((self.path / name).read_text())
+            content = json.loads((self.path / name).read_text())
+            if not isinstance(content, dict):
+                raise ValueError("not a JSON object")
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path / name} can't be read ({error})") from error
+        return content
 
     def write(self, name: str, content: Any) -> None:
-        """Writes a JSON file whole or not at all."""
+        """Writes a JSON file whole or not at all; raises UserError where that can't be done."""
         temporary = self.path / f".{name}.tmp"
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        os.replace(temporary, self.path / name)
+        try:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+            os.replace(temporary, self.path / name)
+        except OSError as error:
+            raise UserError(f"{self.path / name} can't be written ({error.strerror})") from error
+
+
+def _description(dataset: DataSet) -> dict[str, Any]:
+    sizes = {split: len(examples.labels) for split, examples in dataset.splits.items()}
+    return {"name": dataset.name, "classes": list(dataset.classes), "examples": sizes}
 
 
 def _sizes(model: ModelConfig) -> ModelConfig:

@@ -25,7 +25,7 @@ from vit_jax.stop import Stopped, StopRequest
 
 
 class Diverged(Exception):
-    """The loss is NaN or infinite."""
+    """The loss or the gradient is NaN or infinite."""
 
 
 def train(config: Config, workdir: str, resume: str, started: float) -> None:
@@ -39,7 +39,7 @@ def train(config: Config, workdir: str, resume: str, started: float) -> None:
     if run.exists():
         if resume == "never":
             raise UserError(f"{run.path} already holds a run; choose another --workdir, or --resume=auto to go on")
-        run.check_same(config)
+        config = run.same_config(config)
         if _is_complete(run):
             say(f"{run.path} is already complete; nothing to do. Choose another --workdir to train anew.")
             report.say_results(run.path, run.read("results.json"))
@@ -59,9 +59,13 @@ def train(config: Config, workdir: str, resume: str, started: float) -> None:
 def _is_complete(run: RunFolder) -> bool:
     if not (run.path / "results.json").exists():
         return False
+    results = run.read("results.json")
     with Checkpoints(run.path) as checkpoints:
         steps = checkpoints.steps()
-        return bool(steps) and checkpoints.meta(steps[-1])["total_steps"] == steps[-1]
+        meta = checkpoints.meta(steps[-1]) if steps else {}
+    # results.json may also be of an evaluation before the end.
+    last = bool(steps) and meta["total_steps"] == steps[-1] == results["steps"]
+    return last and meta["evaluated"] and results["selected"] != "given"
 
 
 def _loop(
@@ -87,6 +91,7 @@ def _loop(
                     saved = step
                 elif step in job.due["checkpoint"] and step != saved:
                     log.flush()
+                    clock.pause()
                     save(None)
                     saved = step
                 stop.check()
@@ -184,21 +189,22 @@ class _Log:
             self._board = metrics.TensorBoard(self._job.run.path)  # now that its import can't delay the first step
 
     def flush(self) -> None:
-        """Reads what is pending; raises Diverged if the loss isn't finite."""
+        """Reads what is pending; raises Diverged if it isn't finite, so that such a state is never saved."""
         if self._pending is None:
             return
         (step, figures), self._pending = self._pending, None
-        jax.block_until_ready(figures)  # also keeps the host from running ahead
+        loss, grad_norm = float(figures["loss"]), float(figures["grad_norm"])  # waits: the host can't run ahead
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise Diverged(
+                f"the loss is {loss} and the gradient norm {grad_norm} at step {step} (learning rate "
+                f"{float(figures['learning_rate']):.3g}); lower config.optim.learning_rate or lengthen "
+                "config.optim.warmup. The same command goes on from the last checkpoint"
+            )
         self._clock.add("train_images", self._job.config.train.batch_size)
         is_due = step in self._job.due["log"]
         if not (is_due or self._bar.wants_figures()):
             return
         row = jax.tree.map(float, figures)
-        if not math.isfinite(row["loss"]):
-            raise Diverged(
-                f"the loss is {row['loss']} at step {step} (learning rate {row['learning_rate']:.3g}, gradient norm "
-                f"{row['grad_norm']:.3g}); lower config.optim.learning_rate or lengthen config.optim.warmup"
-            )
         now = self._clock.totals()
         seconds = now["train"] - self._mark["train"]
         rate = (now["train_images"] - self._mark["train_images"]) / seconds if seconds else 0.0

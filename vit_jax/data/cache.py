@@ -4,6 +4,7 @@ One folder a data set: `{split}_images.npy`, `{split}_labels.npy` and `index.jso
 written under a temporary name and renamed, so that it appears whole or not at all, also when two runs start at once.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -54,10 +55,11 @@ def read(path: Path) -> DataSet | None:
             for split in index["splits"]
         }
         return DataSet(index["name"], tuple(index["classes"]), splits)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError, EOFError) as error:
         aside = path.with_name(f"{path.name}-damaged-{int(time.time())}")
-        os.replace(path, aside)
-        print(f"The cached arrays in {path} are damaged ({error}); set aside as {aside.name}, made anew.")
+        with contextlib.suppress(OSError):  # a shared, read-only cache; or another run was first
+            os.replace(path, aside)
+            print(f"The cached arrays in {path} are damaged ({error}); set aside as {aside.name}, made anew.")
         return None
 
 

@@ -15,7 +15,7 @@ _SPLITS = ("train", "test")
 def folder_identity(root: Path, size: int) -> dict[str, Any]:
     """Changes when a file is added, removed or rewritten, or the stored size in pixels is another."""
     stats = [(f.relative_to(root).as_posix(), f.stat().st_size, f.stat().st_mtime_ns) for f in _files(root)]
-    return {"size": size, "files": stats}
+    return {"version": 2, "size": size, "files": stats}
 
 
 def read_folder(root: Path, size: int) -> DataSet:
@@ -23,13 +23,15 @@ def read_folder(root: Path, size: int) -> DataSet:
 
     Raises UserError for a folder of another form and names the images that can't be read.
     """
-    classes = tuple(sorted(p.name for p in (root / "train").glob("*") if p.is_dir()))
+    classes = tuple(sorted(p.name for p in (root / "train").glob("[!.]*") if p.is_dir()))
     if not classes:
         found = sorted(p.name for p in root.iterdir())[:8] if root.is_dir() else "no such folder"
         raise UserError(f"config.data.dir={str(root)!r}: expected train/<class>/*.png or *.jpg; found {found}")
     splits, broken = {}, []
     for split in _SPLITS:
         files = [f for f in _files(root) if f.relative_to(root).parts[0] == split]
+        # Class by class, a slice like train[:90%] would miss the last; a fixed shuffle gives every slice some of each.
+        files = [files[i] for i in np.random.RandomState(0).permutation(len(files))]
         images, labels = np.empty((len(files), size, size, 3), np.uint8), np.empty(len(files), np.int32)
         for i, file in enumerate(files):
             name = file.relative_to(root).parts[1]
@@ -38,12 +40,12 @@ def read_folder(root: Path, size: int) -> DataSet:
             labels[i] = classes.index(name)
             try:
                 images[i] = read_image(file, size)
-            except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for broken files
+            except Exception as error:  # Pillow raises many types for broken files, and one for decompression bombs
                 broken.append(f"{file.relative_to(root)} ({error})")
         if files:
             splits[split] = Examples(images, labels)
     if broken:
-        raise UserError(f"{len(broken)} images can't be read; mend or remove them: {'; '.join(broken[:5])}")
+        raise UserError(f"{len(broken)} images can't be read; mend or remove them: {'; '.join(sorted(broken)[:5])}")
     if "train" not in splits:
         raise UserError(f"{root}/train: no *.png, *.jpg or *.jpeg in its class folders")
     return DataSet("image_folder", classes, splits)
@@ -62,5 +64,8 @@ def read_image(file: Path, size: int) -> np.ndarray:
 
 def _files(root: Path) -> list[Path]:
     return sorted(
-        f for split in _SPLITS for f in (root / split).glob("*/*") if f.suffix.lower() in SUFFIXES and f.is_file()
+        f
+        for split in _SPLITS
+        for f in (root / split).glob("[!.]*/[!.]*")
+        if f.suffix.lower() in SUFFIXES and f.is_file()
     )

@@ -68,9 +68,12 @@ def _cifar10(data: DataConfig, _: int) -> Source:
     for place in places:
         versions = sorted(place.glob("cifar10/*/dataset_info.json"))
         if versions:
-            info = json.loads(versions[-1].read_text())
-            # Names the content wherever the folder lies: a moved or copied folder keeps its cached arrays.
-            identity = {"version": info["version"], "splits": info["splits"]}
+            try:
+                info = json.loads(versions[-1].read_text())
+                # Names the content wherever the folder lies: a moved or copied folder keeps its cached arrays.
+                identity = {"version": info["version"], "splits": info["splits"]}
+            except (OSError, ValueError, KeyError) as error:
+                raise UserError(f"{versions[-1]} can't be read ({error}); prepare the data set again") from error
             return identity, partial(_read_tfds, versions[-1].parent)
     return None, lambda: _read_tfds(_download_cifar10(places))
 
@@ -101,7 +104,7 @@ def _download_cifar10(places: list[Path]) -> Path:
     except Exception as error:  # whatever the network or the host answers
         raise UserError(
             f"CIFAR-10 is not in {', '.join(map(str, places))} and can't be downloaded ({type(error).__name__}: "
-            f"{str(error).splitlines()[0][:120]}). Either copy a prepared TFDS folder here and set --config.data.dir "
+            f"{' '.join(str(error).split())[:120]}). Either copy a prepared TFDS folder here and set --config.data.dir "
             "to it; or set --config.data.name=cifar10_batches and --config.data.dir to cifar-10-python.tar.gz; "
             "or train on the embedded images with --config.data.name=digits"
         ) from error
