@@ -1,6 +1,8 @@
-"""A small ViT behind a stem of two 3x3 convolutions on CIFAR-10: the most accuracy per minute on a CPU.
+"""A small ViT behind a stem of two 3x3 convolutions on CIFAR-10, for a CPU.
 
 python -m vit_jax.main --config=configs/conv_stem_cifar10.py --workdir=runs/conv_stem
+
+Validation top-1 68.02 % after 5 epochs; test top-1 75.92 % and top-5 98.47 % after 10 (RECORDS.md).
 """
 
 from ml_collections import ConfigDict
