@@ -111,7 +111,7 @@ def _check_names(argv: list[str], values: flags.FlagValues) -> None:
             raise UserError(unknown("flag", f"--{name}", [f"--{key}" for key in known]))
     if "config" not in names and any(name.startswith("config.") for name in names):
         raise UserError("--config.KEY=VALUE changes a config: name the file too, like --config=configs/quickstart.py")
-    for arg, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+    for arg, following in zip(argv[1:], [*argv[2:], ""], strict=False):
         match = re.fullmatch(r"--?config(?:=(.*))?", arg)
         if not match:
             continue
