@@ -274,6 +274,15 @@ def test_any_data_set_and_both_pipelines(command, tmp_path):
         assert abs(a["loss"] - b["loss"]) < 1e-4
 
 
+@pytest.mark.slow
+def test_the_quickstart_learns(process, tmp_path):
+    child = process("--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}")
+    printed = child.communicate()[0]
+    assert child.returncode == 0, printed
+    assert results(tmp_path / "run")["top1"] >= 0.97
+    assert (tmp_path / "run" / "curves.png").exists()
+
+
 def test_an_image_folder_without_a_test_split(command, tmp_path):
     from PIL import Image
 
