@@ -1,6 +1,8 @@
-"""A small ViT on the embedded handwritten digits: the whole path, from images to a test score, in a minute or two.
+"""A small ViT on the embedded handwritten digits: the whole path from images to a test score.
 
 python -m vit_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+
+Test top-1 98.94 +- 0.36 % over 5 seeds, in 16 s on two CPU cores (RECORDS.md).
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains: sets up .venv, then `python -m vit_jax.main` with the arguments given.
-# Without arguments, the quickstart: a small ViT on embedded images, about a minute on two cores.
+# Without arguments, the quickstart: a small ViT on embedded images, under a minute on two cores.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 if [[ $# -eq 0 ]]; then
   set -- --config=configs/quickstart.py --workdir=runs/quickstart
