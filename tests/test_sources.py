@@ -236,6 +236,16 @@ def test_tfds_is_read_in_order_and_cached_without_tensorflow(prepared, tmp_path,
     assert len(load("cifar10").splits["train"].labels) == 20
 
 
+@pytest.mark.parametrize("damage", ["cut", "info"])
+def test_a_damaged_tfds_folder_is_named(prepared, damage):
+    folder, _ = prepared
+    name = "dataset_info.json" if damage == "info" else "cifar10-test.tfrecord-00000-of-00001"
+    file = folder / "cifar10" / "3.0.2" / name
+    file.write_bytes(file.read_bytes()[:300])
+    with pytest.raises(UserError, match=r"cifar10/3\.0\.2.*can't be read"):
+        load("cifar10", dir=str(folder))
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the real CIFAR-10")
 def test_real_cifar10_is_whole():
     dataset = load("cifar10", dir=str(REAL))

@@ -48,7 +48,10 @@ def load(data: DataConfig, image_size: int, *, must_find_dir: bool = True) -> Da
     store = cache.root(data.cache_dir)
     identity, reader = _SOURCES[data.name](data, image_size)
     path = cache.folder(store, data.name, identity) if identity else cache.newest(store, data.name)
-    dataset = cache.read(path) if path else None
+    try:
+        dataset = cache.read(path) if path else None
+    except OSError as error:
+        raise UserError(f"the cache {path} can't be read ({error.strerror}); mend its permissions") from error
     if dataset is None:
         if identity:
             print(f"Decoding {data.name} into arrays, once ...", flush=True)
@@ -81,14 +84,18 @@ def _cifar10(data: DataConfig, _: int) -> Source:
 def _read_tfds(folder: Path) -> DataSet:
     """Decodes a prepared TFDS folder with tf.data, without asking any network."""
     tfds = _import_tfds()
-    builder = tfds.builder_from_directory(folder)
     splits = {}
-    for split in ("train", "test"):
-        # One file after the other: the order of the examples is then that of the files.
-        read_config = tfds.ReadConfig(interleave_cycle_length=1)
-        batches = builder.as_dataset(split=split, read_config=read_config).batch(1000)
-        images, labels = zip(*((b["image"], b["label"]) for b in batches.as_numpy_iterator()), strict=True)
-        splits[split] = Examples(np.concatenate(images), np.concatenate(labels).astype(np.int32))
+    try:
+        builder = tfds.builder_from_directory(folder)
+        for split in ("train", "test"):
+            # One file after the other: the order of the examples is then that of the files.
+            read_config = tfds.ReadConfig(interleave_cycle_length=1)
+            batches = builder.as_dataset(split=split, read_config=read_config).batch(1000)
+            images, labels = zip(*((b["image"], b["label"]) for b in batches.as_numpy_iterator()), strict=True)
+            splits[split] = Examples(np.concatenate(images), np.concatenate(labels).astype(np.int32))
+    except Exception as error:  # TFDS and tf.data raise many types for damaged and incomplete folders
+        text = " ".join(str(error).split())[:160]
+        raise UserError(f"{folder} can't be read ({type(error).__name__}: {text}); prepare it again") from error
     return DataSet("cifar10", cifar_files.CLASSES, splits)
 
 
