@@ -13,7 +13,7 @@ if ! "$python" -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info 
   exit 2
 fi
 
-wanted="$(cat requirements.lock setup.cfg pyproject.toml | cksum) $PWD"
+wanted="$(cat requirements.lock setup.cfg pyproject.toml | cksum) $PWD $("$python" -VV)"
 if [[ ! -x .venv/bin/python || "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]]; then
   echo "Setting up .venv (once; downloads about 600 MB) ..."
   started=$SECONDS

@@ -30,3 +30,4 @@ def test_a_constant_model_scores_as_chance_and_a_broken_one_nothing():
     assert (rank_of_label(np.zeros((10, 10)), labels) < 1).sum() == 1
     assert (rank_of_label(np.zeros((10, 10)), labels) < 5).sum() == 5
     assert (rank_of_label(np.full((10, 10), np.nan), labels) < 5).sum() == 0
+    assert (rank_of_label(np.full((3, 3), np.nan), labels[:3]) < 5).sum() == 0

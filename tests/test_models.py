@@ -136,7 +136,7 @@ def test_without_positions_the_order_of_patches_is_nothing():
         assert (difference < 1e-5) == same, posemb
 
 
-def test_sincos_is_mocov3s():
+def test_sincos_channels():
     table = posembs.sincos2d(3, 8)
     omega = np.array([1.0, 1e-4])
     assert table.shape == (9, 8)
@@ -188,14 +188,15 @@ def test_bfloat16_is_near_float32():
 
 def test_ccts_tokenizer_can_be_expressed():
     """CCT-7/3x1: one 3x3 convolution to 256 channels, ReLU, 3x3 max pooling with stride 2: 256 tokens."""
-    stem = StemConfig("conv", widths=(256,), activation="relu", pool=True, project=False)
+    stem = StemConfig("conv", widths=(256,), activation="relu", pool=True, project=False, bias=False)
     cfg = ModelConfig(
         num_classes=10, patch_size=1, width=256, depth=7, heads=4, mlp_dim=512, stem=stem, posemb="learned"
     )
     module = models.create(cfg)
     assert grid_size(module.cfg) == 16
     shapes = states.abstract_params(module)
-    assert set(shapes["stem"]) == {"conv_0"} and shapes["stem"]["conv_0"]["kernel"].shape == (3, 3, 3, 256)
+    assert set(shapes["stem"]) == {"conv_0"} and set(shapes["stem"]["conv_0"]) == {"kernel"}
+    assert shapes["stem"]["conv_0"]["kernel"].shape == (3, 3, 3, 256)
     # The paper counts 1.19 G multiply-adds for CCT-7/3x1, with its sequence pooling.
     assert abs(flops.forward(module.cfg) / 2 - 1.18e9) < 0.01e9
 

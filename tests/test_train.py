@@ -54,7 +54,7 @@ def straight(tmp_path_factory):
 def test_what_a_run_leaves(straight):
     assert {p.name for p in straight.iterdir()} == {
         "config.json", "data.json", "metrics.jsonl", "checkpoints", "results.json",
-        "curves.png", "patches.png", "confusion.png", "confusion.csv",
+        "curves.png", "patches.png", "confusion.png", "confusion.csv", ".lock",
     }  # fmt: skip
     config = json.loads((straight / "config.json").read_text())
     assert config["model"]["num_classes"] == 10 and config["model"]["head_dim"] == 16
@@ -293,7 +293,7 @@ def test_an_image_folder_without_a_test_split(command, tmp_path):
     args = ["--config=configs/debug.py", "--config.data.name=image_folder", f"--config.data.dir={tmp_path / 'pets'}"]
     code, printed = command(*args, f"--workdir={tmp_path / 'run'}")
     assert code == 0, printed
-    assert "no test" in printed and not (tmp_path / "run" / "results.json").exists()
+    assert "no test split" in printed and not (tmp_path / "run" / "results.json").exists()
     assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["num_classes"] == 2
     # More images of another class are other data: refused, and nothing of the run is changed.
     (tmp_path / "pets/train/frog").mkdir()
@@ -303,6 +303,32 @@ def test_an_image_folder_without_a_test_split(command, tmp_path):
         code, printed = command(*again, f"--workdir={tmp_path / 'run'}")
         assert code == 2 and "trained on other data" in printed and "frog" in printed
     assert digests(tmp_path / "run") == before
+
+
+def test_one_process_at_a_time(command, tmp_path):
+    from vit_jax.run import RunFolder
+
+    run = RunFolder(tmp_path / "run")
+    run.create()
+    with run.lock():
+        code, printed = command("--config=configs/debug.py", f"--workdir={run.path}")
+    assert code == 2 and "another process" in printed
+
+
+def test_checkpoints_without_a_config_are_not_taken_over(straight, command, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(straight, copy)
+    (copy / "config.json").unlink()
+    code, printed = command(*RUN, f"--workdir={copy}")
+    assert code == 2 and "no config.json" in printed
+
+
+def test_a_stem_whose_tokens_are_no_squares_of_the_image(command, tmp_path):
+    args = ["--config.model.image_size=35", "--config.model.stem.kind=conv", "--config.model.stem.widths=(8,)"]
+    args += ["--config.model.stem.strides=(3,)", "--config.model.patch_size=1", f"--workdir={tmp_path / 'run'}"]
+    code, printed = command("--config=configs/debug.py", *args)
+    assert code == 0, printed
+    assert (tmp_path / "run" / "results.json").exists() and not (tmp_path / "run" / "patches.png").exists()
 
 
 def test_a_wrong_class_count_names_the_right_one(command, tmp_path):

@@ -12,7 +12,7 @@ from vit_jax.data.dataset import DataSet, Examples
 BLOCKED = """
 import sys
 
-NAMES = ("tensorflow", "tensorflow_datasets", "tensorboard", "clu.metric_writers")
+NAMES = ("tensorflow", "tensorflow_datasets", "tensorboard", "clu.metric_writers", "matplotlib")
 sys.modules.update(dict.fromkeys(NAMES))  # None: not to be found
 from vit_jax.main import main
 code = main(["vit-jax", *sys.argv[1:]])
@@ -49,8 +49,8 @@ def test_the_whole_way(process, tmp_path):
     assert json.loads((tmp_path / "run" / "results.json").read_text())["num_examples"] == 100
 
 
-def test_without_arrays_or_tensorflow_the_remedies_are_named(process):
-    child = process("--config=configs/article.py", "--workdir=nowhere", code=BLOCKED)
+def test_without_arrays_or_tensorflow_the_remedies_are_named(process, tmp_path):
+    child = process("--config=configs/article.py", f"--workdir={tmp_path / 'run'}", code=BLOCKED)
     printed = child.communicate()[0]
     assert child.returncode == 2
     assert "TensorFlow" in printed and "cache" in printed and "Traceback" not in printed

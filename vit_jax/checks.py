@@ -1,13 +1,16 @@
 """Checks across the keys of a config: each mistake is one message, before data are touched or anything is compiled."""
 
-from vit_jax import durations
+import dataclasses
+
+from vit_jax import durations, optim
+from vit_jax import state as states
 from vit_jax.config import Config, unknown
 from vit_jax.data import sources
 from vit_jax.data.dataset import split_range
 from vit_jax.data.pipeline import MAX_EXAMPLES
 from vit_jax.errors import UserError
-from vit_jax.models.checks import check_model, one_of, positive
-from vit_jax.models.presets import resolve
+from vit_jax.models import create
+from vit_jax.models.checks import one_of, positive
 
 
 def check_config(config: Config, device_count: int) -> None:
@@ -15,8 +18,10 @@ def check_config(config: Config, device_count: int) -> None:
     _check_data(config)
     _check_augment(config)
     # Where the class count is left to the data, any will do here.
-    check_model(resolve(config.model, num_classes=config.model.num_classes or 10))
+    classes = 10 if config.model.num_classes is None else config.model.num_classes
+    module = create(dataclasses.replace(config.model, num_classes=classes))
     _check_optim(config)
+    optim.match(config.optim.decay_rules, states.abstract_params(module), "config.optim.decay_rules")
     _check_train(config, device_count)
     sizes = sources.SIZES.get(config.data.name)
     if sizes:
@@ -27,8 +32,10 @@ def check_splits(config: Config, sizes: dict[str, int]) -> int:
     """Checks splits and lengths against the number of examples in each split; gives the train examples."""
     data = config.data
     train_name, train = split_range(data.train, "config.data.train", sizes)
-    parts = [("config.data.test", data.test)] if data.test in sizes or "[" in data.test else []
-    parts += [("config.data.validation", data.validation)] if data.validation else []
+    parts = [("config.data.validation", data.validation)] if data.validation else []
+    # "" is to have no test; a folder of images may have no test/ either.
+    if data.test and (data.test != "test" or data.name != "image_folder" or "test" in sizes):
+        parts.append(("config.data.test", data.test))
     for key, spec in parts:
         name, part = split_range(spec, key, sizes)
         shared = min(train.stop, part.stop) - max(train.start, part.start)
@@ -92,19 +99,19 @@ def _check_augment(config: Config) -> None:
 
 
 def _check_optim(config: Config) -> None:
-    optim = config.optim
-    one_of("config.optim.schedule", optim.schedule, ("cosine", "linear", "constant"))
-    positive("config.optim.learning_rate", optim.learning_rate)
-    positive("config.optim.eps", optim.eps)
-    if optim.clip_norm is not None:
-        positive("config.optim.clip_norm", optim.clip_norm)
-    if optim.weight_decay < 0:
-        raise UserError(f"config.optim.weight_decay must not be negative; found {optim.weight_decay}")
+    cfg = config.optim
+    one_of("config.optim.schedule", cfg.schedule, ("cosine", "linear", "constant"))
+    positive("config.optim.learning_rate", cfg.learning_rate)
+    positive("config.optim.eps", cfg.eps)
+    if cfg.clip_norm is not None:
+        positive("config.optim.clip_norm", cfg.clip_norm)
+    if cfg.weight_decay < 0:
+        raise UserError(f"config.optim.weight_decay must not be negative; found {cfg.weight_decay}")
     for key in ("b1", "b2"):
-        if not 0 <= getattr(optim, key) < 1:
-            raise UserError(f"config.optim.{key} must be at least 0 and below 1; found {getattr(optim, key)}")
-    if not 0 <= optim.final_fraction <= 1:
-        raise UserError(f"config.optim.final_fraction must be from 0 to 1; found {optim.final_fraction}")
+        if not 0 <= getattr(cfg, key) < 1:
+            raise UserError(f"config.optim.{key} must be at least 0 and below 1; found {getattr(cfg, key)}")
+    if not 0 <= cfg.final_fraction <= 1:
+        raise UserError(f"config.optim.final_fraction must be from 0 to 1; found {cfg.final_fraction}")
 
 
 def _check_train(config: Config, device_count: int) -> None:

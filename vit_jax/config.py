@@ -48,6 +48,7 @@ class StemConfig:
     kernel_size: int = 3
     norm: str = "none"  # after each convolution: none | layer | group
     activation: str = "gelu"  # gelu | gelu_tanh | relu
+    bias: bool = True  # of each convolution; with a norm, which has its own, there is none
     pool: bool = False  # 3x3 max pooling with stride 2 after each convolution
     project: bool = True  # False: the last convolution gives the tokens itself (needs patch_size 1)
 
@@ -90,7 +91,7 @@ class OptimConfig:
     learning_rate: float = 1e-3
     schedule: str = "cosine"  # cosine | linear | constant
     warmup: str = "0 steps"  # linear from 0
-    final_fraction: float = 0.0  # of learning_rate, reached at the last step by cosine and linear
+    final_fraction: float = 0.0  # of learning_rate, where cosine and linear end
     weight_decay: float = 0.05  # multiplied by the learning rate, as in optax
     decay_rules: tuple[tuple[str, float], ...] = ((r".*/kernel", 1.0), (r".*", 0.0))
     b1: float = 0.9

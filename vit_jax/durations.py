@@ -17,6 +17,8 @@ def parse(text: str, key: str) -> tuple[float, str]:
             '"45000 examples" or "5 %"'
         )
     number, unit = match.groups()
+    if unit.startswith("step") and 0 < float(number) < 1:
+        raise UserError(f"{key}={text!r} is less than a step")
     return float(number), unit.rstrip("s")
 
 

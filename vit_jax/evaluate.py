@@ -52,6 +52,14 @@ class Evaluator:
         return np.concatenate([np.asarray(part)[:count] for part, count in parts])
 
 
+SELECTED = {"best": "best on validation", "latest": "last"}  # names of checkpoints, as results.json says them
+
+
+def name_of(config: Config) -> str:
+    """The checkpoint that the config selects for the test: "best" or "latest"."""
+    return {"best": "best", "last": "latest"}[config.eval.select]
+
+
 def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Mean cross-entropy in nats, top-1 and top-5 as fractions, and how many images that is of."""
     logits = logits.astype(np.float64)
@@ -117,7 +125,7 @@ def test(
         "epochs": latest * config.train.batch_size / num_train,
         "seed": config.seed,
         "checkpoint": step,
-        "selected": {"best": "best on validation", "latest": "last"}.get(name, "given"),
+        "selected": SELECTED.get(name, "given"),
         "wall_seconds": clock["wall"],
         "compile_seconds": clock["compile"],
         "images_per_second": clock["train_images"] / clock["train"] if clock["train"] else None,
@@ -138,7 +146,7 @@ def evaluate(workdir: str, name: str | None) -> dict[str, Any]:
     """
     run = RunFolder(workdir)
     config = run.config()
-    name = name or {"best": "best", "last": "latest"}[config.eval.select]
+    name = name or name_of(config)
     with StopRequest() as stop, checkpoint.Checkpoints(run.path) as checkpoints:
         step = checkpoints.resolve(name)
         mesh, module = make_mesh(), create(config.model)

@@ -36,21 +36,28 @@ def path_of(key_path: Sequence[Any]) -> str:
 def match(rules: Sequence[tuple[str, float]], params: Any, key: str) -> Any:
     """A tree like `params` with the value of the first rule whose regex matches the whole path of each.
 
-    Raises UserError if a parameter matches none or a rule is no regular expression.
+    Raises UserError if a parameter matches no rule, a rule no parameter, or a rule is no regular expression.
     """
     try:
         compiled = [(re.compile(pattern), value) for pattern, value in rules]
     except re.error as error:
         raise UserError(f"{key}: {error.pattern!r} is no regular expression ({error})") from error
 
+    used = set()
+
     def value_of(key_path: Sequence[Any], _: Any) -> float:
         path = path_of(key_path)
         for pattern, value in compiled:
             if pattern.fullmatch(path):
+                used.add(pattern.pattern)
                 return value
         raise UserError(f"{key}: no rule matches the parameter {path}; end with a rule for the rest, like ('.*', 0.0)")
 
-    return jax.tree_util.tree_map_with_path(value_of, params)
+    values = jax.tree_util.tree_map_with_path(value_of, params)
+    idle = [pattern for pattern, _ in rules if pattern not in used]
+    if idle:
+        raise UserError(f"{key}: the rule {idle[0]!r} matches no parameter that an earlier rule leaves")
+    return values
 
 
 def optimizer(cfg: OptimConfig, schedule: optax.Schedule, params: Any) -> optax.GradientTransformation:

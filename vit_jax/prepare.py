@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -22,6 +23,7 @@ from vit_jax.errors import UserError
 from vit_jax.evaluate import Evaluator
 from vit_jax.metrics import Clock
 from vit_jax.models import VisionTransformer, create, resolve
+from vit_jax.models.vit import compute_dtype
 from vit_jax.progress import say
 from vit_jax.run import RunFolder
 from vit_jax.sharding import batch_sharding, make_mesh, put, put_local, replicated
@@ -69,7 +71,9 @@ def resolve_config(config: Config, run: RunFolder) -> tuple[Config, Parts]:
     if not (augment.mean and augment.std):
         mean, std = channel_statistics(parts.train.images)
         augment = dataclasses.replace(augment, mean=augment.mean or mean, std=augment.std or std)
-    config = dataclasses.replace(config, augment=augment, model=resolve(config.model, classes))
+    model = resolve(config.model, classes)
+    model = dataclasses.replace(model, dtype=jnp.dtype(compute_dtype(model.dtype)).name)
+    config = dataclasses.replace(config, augment=augment, model=model)
     if not _is_resident(config, parts.train):
         try:
             import_tensorflow()
@@ -85,7 +89,7 @@ def resolve_config(config: Config, run: RunFolder) -> tuple[Config, Parts]:
 def split(config: Config, dataset: DataSet) -> Parts:
     """The config's train, validation and test examples, without a copy."""
     data = config.data
-    has_test = data.test.split("[")[0] in dataset.splits
+    has_test = data.test in dataset.splits or "[" in data.test
     return Parts(
         train=take(dataset, data.train, "config.data.train"),
         validation=take(dataset, data.validation, "config.data.validation") if data.validation else None,

@@ -15,11 +15,11 @@ def say(text: str) -> None:
     console.print(text, markup=False)
 
 
-def say_table(title: str, rows: Iterable[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
-    """Prints a small table, its first column to the left and the others to the right."""
-    table = Table(title=title, title_justify="left", show_header=bool(header))
-    for i, name in enumerate(header or ("", "")):
-        table.add_column(name, justify="left" if i == 0 else "right")
+def say_table(title: str, rows: Iterable[tuple[str, str]]) -> None:
+    """Prints a small table of names and figures."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(justify="left")
+    table.add_column(justify="right")
     for row in rows:
         table.add_row(*row)
     console.print(table)

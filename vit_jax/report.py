@@ -1,6 +1,7 @@
 """The end of a run: the table on the screen, the confusion matrix and the pictures."""
 
 import csv
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +61,27 @@ def write_confusion(workdir: Path, matrix: np.ndarray, classes: list[str]) -> No
         writer = csv.writer(file)
         writer.writerow(["true \\ predicted", *classes])
         writer.writerows([name, *row] for name, row in zip(classes, matrix.tolist(), strict=True))
-    if len(classes) <= _MAX_PICTURE_CLASSES:
+    if len(classes) <= _MAX_PICTURE_CLASSES and _can_draw():
         viz.confusion(matrix, classes, workdir / "confusion.png")
 
 
-def write_pictures(workdir: Path, image: np.ndarray, image_size: int, patch_size: int) -> None:
-    """Draws curves.png from the metrics and patches.png from one stored image; says the latter's four lines."""
+def write_pictures(workdir: Path, image: np.ndarray, image_size: int, grid: int) -> None:
+    """Draws curves.png from the metrics and patches.png from one stored image; says the latter's four lines.
+
+    `grid` is the number of tokens a side. Behind a convolution stem a patch is the square of the image that a token
+    stands for; there is no such square where the grid does not divide the image.
+    """
+    if not _can_draw():
+        say("No pictures: matplotlib is not installed.")
+        return
     viz.curves(metrics.read(workdir), workdir / "curves.png")
-    for line in viz.patches(image, image_size, patch_size, workdir / "patches.png"):
-        say(line)
+    if image_size % grid == 0:
+        for line in viz.patches(image, image_size, image_size // grid, workdir / "patches.png"):
+            say(line)
+
+
+def _can_draw() -> bool:
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def say_results(workdir: Path, results: dict[str, Any]) -> None:

@@ -1,8 +1,11 @@
 """The folder of a run: what lies in it describes the run entirely."""
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,18 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"--workdir={self.path} can't be written ({error.strerror}); choose another") from error
 
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other processes from training here meanwhile; raises UserError if one does already."""
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"{self.path} is being trained by another process; wait or stop that one") from error
+            except OSError:
+                pass  # a file system without locks
+            yield
+
     def config(self) -> Config:
         """The run's resolved config; raises UserError where there is no run."""
         if not self.exists():
@@ -51,8 +66,9 @@ class RunFolder:
         saved = to_dict(before)
         given = dataclasses.replace(config, model=_sizes(config.model))
         now = to_dict(given)
-        # What a config leaves to the data, the run has filled in.
-        for group, key, unset in (("augment", "mean", []), ("augment", "std", []), ("model", "num_classes", None)):
+        # What a config leaves open, the run has filled in.
+        open_keys = (("augment", "mean", []), ("augment", "std", []), ("model", "num_classes", None))
+        for group, key, unset in (*open_keys, ("model", "dtype", "auto")):
             if now[group][key] == unset:
                 now[group][key] = saved[group][key]
         for group, key in _PLACES:
@@ -72,7 +88,7 @@ class RunFolder:
         )
 
     def check_data(self, dataset: DataSet) -> None:
-        """Raises UserError if the run knows its data and these have other classes or sizes."""
+        """Raises UserError if the run knows its data and these are others."""
         if not (self.path / "data.json").exists():
             return
         lines = difference(self.read("data.json"), _description(dataset), "data")
@@ -107,7 +123,7 @@ class RunFolder:
 
 def _description(dataset: DataSet) -> dict[str, Any]:
     sizes = {split: len(examples.labels) for split, examples in dataset.splits.items()}
-    return {"name": dataset.name, "classes": list(dataset.classes), "examples": sizes}
+    return {"name": dataset.name, "classes": list(dataset.classes), "examples": sizes, "sha256": dataset.sha256}
 
 
 def _sizes(model: ModelConfig) -> ModelConfig:

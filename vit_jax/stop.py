@@ -39,10 +39,6 @@ class StopRequest:
             os._exit(128 + signum)
         self._signum = signum
 
-    @property
-    def requested(self) -> bool:
-        return self._signum is not None
-
     def check(self) -> None:
         """Raises Stopped if a signal came."""
         if self._signum is not None:

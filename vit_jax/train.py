@@ -44,10 +44,12 @@ def train(config: Config, workdir: str, resume: str, started: float) -> None:
             say(f"{run.path} is already complete; nothing to do. Choose another --workdir to train anew.")
             report.say_results(run.path, run.read("results.json"))
             return
+    elif (run.path / "checkpoints").exists():
+        raise UserError(f"{run.path} has checkpoints but no config.json; bring it back or choose another --workdir")
     elif resume == "must":
         raise UserError(f"{run.path} holds no run to resume; check --workdir, or --resume=auto to start one")
     run.create()
-    with StopRequest() as stop:
+    with run.lock(), StopRequest() as stop:
         config, parts = resolve_config(config, run)
         stop.check()
         with Checkpoints(run.path, config.checkpoint) as checkpoints:
@@ -65,7 +67,7 @@ def _is_complete(run: RunFolder) -> bool:
         meta = checkpoints.meta(steps[-1]) if steps else {}
     # results.json may also be of an evaluation before the end.
     last = bool(steps) and meta["total_steps"] == steps[-1] == results["steps"]
-    return last and meta["evaluated"] and results["selected"] != "given"
+    return last and meta["evaluated"] and results["selected"] == evaluate.SELECTED[evaluate.name_of(run.config())]
 
 
 def _loop(
@@ -145,16 +147,17 @@ def _without_totals(job: Job, state: TrainState) -> TrainState:
 
 
 def _finish(job: Job, checkpoints: Checkpoints, stop: StopRequest) -> None:
-    """Pictures and the test of the selected checkpoint."""
-    size = job.module.cfg.image_size
-    report.write_pictures(job.run.path, job.parts.train.images[0], size, size // grid_size(job.module.cfg))
+    """The test of the selected checkpoint, and pictures."""
+    size, grid = job.module.cfg.image_size, grid_size(job.module.cfg)
     if job.parts.test is None:
-        say(f"The data set has no split for config.data.test={job.config.data.test!r}, so there is no test.")
+        report.write_pictures(job.run.path, job.parts.train.images[0], size, grid)
+        say("There is no test split, so there is no test.")
         return
-    name = {"best": "best", "last": "latest"}[job.config.eval.select]
+    name = evaluate.name_of(job.config)
     results = evaluate.test(
         job.run, job.config, checkpoints, name, job.parts.test, job.evaluator, job.module, job.mesh, stop.check
     )
+    report.write_pictures(job.run.path, job.parts.train.images[0], size, grid)
     report.say_results(job.run.path, results)
 
 
@@ -198,7 +201,7 @@ class _Log:
             raise Diverged(
                 f"the loss is {loss} and the gradient norm {grad_norm} at step {step} (learning rate "
                 f"{float(figures['learning_rate']):.3g}); lower config.optim.learning_rate or lengthen "
-                "config.optim.warmup. The same command goes on from the last checkpoint"
+                "config.optim.warmup, in another --workdir"
             )
         self._clock.add("train_images", self._job.config.train.batch_size)
         is_due = step in self._job.due["log"]

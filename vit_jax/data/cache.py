@@ -54,7 +54,8 @@ def read(path: Path) -> DataSet | None:
             split: Examples(*(_map(path / f"{split}_{part}.npy") for part in Examples._fields))
             for split in index["splits"]
         }
-        return DataSet(index["name"], tuple(index["classes"]), splits)
+        digest = hashlib.sha256(json.dumps(index["sha256"], sort_keys=True).encode()).hexdigest()
+        return DataSet(index["name"], tuple(index["classes"]), splits, digest)
     except (FileNotFoundError, ValueError, KeyError, TypeError, EOFError) as error:
         aside = path.with_name(f"{path.name}-damaged-{int(time.time())}")
         with contextlib.suppress(OSError):  # a shared, read-only cache; or another run was first

@@ -21,6 +21,7 @@ class DataSet:
     name: str
     classes: tuple[str, ...]  # a label is an index into these
     splits: dict[str, Examples]  # whole, by name: train, test
+    sha256: str = ""  # of all images and labels, where they come from the cache
 
 
 @dataclass(frozen=True)

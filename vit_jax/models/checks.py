@@ -1,5 +1,7 @@
 """Refuses descriptions that are no model, in one line each, before anything is built."""
 
+import math
+
 from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
 from vit_jax.models.stems import patch_input_size
@@ -27,8 +29,8 @@ def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def positive(key: str, value: int | float) -> None:
-    """Raises UserError unless `value` is above 0."""
-    if not value > 0:
+    """Raises UserError unless `value` is above 0 and finite."""
+    if not 0 < value < math.inf:
         raise UserError(f"{key} must be above 0; found {value!r}")
 
 

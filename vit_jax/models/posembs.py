@@ -7,7 +7,8 @@ import numpy as np
 def sincos2d(side: int, width: int, temperature: float = 10_000.0) -> np.ndarray:
     """Fixed embedding of a side x side grid, (N, D) float32.
 
-    A quarter of the channels each: sin x, cos x, sin y, cos y (Chen, Xie and He 2021, MoCo v3, section 4).
+    A quarter of the channels each: sin x, cos x, sin y, cos y, after MoCo v3 (Chen, Xie and He 2021); the frequencies
+    reach 1/temperature exactly, as big_vision has them.
     """
     omega = temperature ** -(np.arange(width // 4) / max(width // 4 - 1, 1))  # (D/4,)
     y, x = np.mgrid[:side, :side].reshape(2, -1, 1)  # (N, 1) each, rows first

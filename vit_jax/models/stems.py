@@ -70,7 +70,7 @@ class ConvStem(nn.Module):
                 width,
                 size,
                 (stride, stride),
-                use_bias=stem.norm == "none",  # a norm has its own
+                use_bias=stem.bias and stem.norm == "none",
                 kernel_init=nn.initializers.he_normal(),
                 dtype=self.dtype,
                 name=f"conv_{i}",
