@@ -91,7 +91,9 @@ class RunFolder:
         """Raises UserError if the run knows its data and these are others."""
         if not (self.path / "data.json").exists():
             return
-        lines = difference(self.read("data.json"), _description(dataset), "data")
+        known, now = self.read("data.json"), _description(dataset)
+        # Runs from before a key was born don't have it.
+        lines = difference(known, {key: value for key, value in now.items() if key in known}, "data")
         if lines:
             title = f"{self.path} was trained on other data; bring those back or choose another --workdir:"
             raise UserError("\n".join([title, *(f"  {line}" for line in lines)]))
