@@ -150,7 +150,7 @@ def evaluate(workdir: str, name: str | None) -> dict[str, Any]:
     with StopRequest() as stop, checkpoint.Checkpoints(run.path) as checkpoints:
         step = checkpoints.resolve(name)
         mesh, module = make_mesh(), create(config.model)
-        dataset = sources.load(config.data, config.data.image_size or config.model.image_size, must_find_dir=False)
+        dataset = sources.load(config.data, config.model.image_size, must_find_dir=False)
         run.check_data(dataset)
         examples = take(dataset, config.data.test, "config.data.test")
         say(f"Testing checkpoint {step} of {run.path} on {len(examples.labels):,} images, {environment.device()} ...")

@@ -52,7 +52,7 @@ class Job:
 
 def resolve_config(config: Config, run: RunFolder) -> tuple[Config, Parts]:
     """Loads the data, fills in what the config leaves to them, and describes the run in its folder."""
-    dataset = sources.load(config.data, config.data.image_size or config.model.image_size)
+    dataset = sources.load(config.data, config.model.image_size)
     run.check_data(dataset)
     check_splits(config, {split: len(examples.labels) for split, examples in dataset.splits.items()})
     classes = len(dataset.classes)

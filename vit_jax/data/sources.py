@@ -36,10 +36,11 @@ SIZES = {
 def load(data: DataConfig, image_size: int, *, must_find_dir: bool = True) -> DataSet:
     """The data set that `data` names, from its cached arrays if there are any.
 
-    `image_size` is the side in pixels at which `image_folder` and `fake` store images. Raises UserError if it can't
-    be had; with `must_find_dir`, also if config.data.dir doesn't exist though cached arrays would do (a typing
-    mistake).
+    `image_size` is the side in pixels at which `image_folder` and `fake` store images where config.data.image_size
+    is None. Raises UserError if the data can't be had; with `must_find_dir`, also if config.data.dir doesn't exist
+    though cached arrays would do (a typing mistake).
     """
+    image_size = data.image_size or image_size
     if data.name == "fake":
         return _read_fake(image_size)
     exists = data.dir is None or Path(data.dir).expanduser().exists()
@@ -165,10 +166,9 @@ def _read_digits() -> DataSet:
 def _image_folder(data: DataConfig, image_size: int) -> Source:
     if data.dir is None:
         raise UserError("config.data.name=image_folder needs config.data.dir, with train/<class>/*.png or *.jpg in it")
-    root, size = Path(data.dir).expanduser(), data.image_size or image_size
-    if not root.exists():
-        return None, lambda: read_folder(root, size)
-    return folder_identity(root, size), lambda: read_folder(root, size)
+    root = Path(data.dir).expanduser()
+    reader = partial(read_folder, root, image_size)
+    return (folder_identity(root, image_size) if root.exists() else None), reader
 
 
 def _read_fake(size: int) -> DataSet:
