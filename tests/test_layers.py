@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax.models.layers import Dense, Dropout, random_keep
+from vit_jax.models.dropout import Dropout, index_of, keep, words_of
+from vit_jax.models.layers import Dense
 
 
 def test_dense_is_a_matmul_on_the_last_axis_with_any_output_shape():
@@ -22,7 +23,7 @@ def test_dense_is_a_matmul_on_the_last_axis_with_any_output_shape():
 def test_masks_are_balanced_and_independent(rate):
     """Shares, correlations between neighbours on every axis and between keys, within 5 standard errors."""
     shape = (64, 4, 64, 64)
-    masks = [np.asarray(random_keep(jax.random.key(seed), rate, shape)) for seed in range(4)]
+    masks = [np.asarray(keep(words_of(jax.random.key(seed)), rate, index_of(shape))) for seed in range(4)]
     size = masks[0].size
     for mask in masks:
         assert abs(mask.mean() - (1 - rate)) < 5 * np.sqrt(rate * (1 - rate) / size)
@@ -34,7 +35,7 @@ def test_masks_are_balanced_and_independent(rate):
 
 @pytest.mark.parametrize("axis", range(4))
 def test_counts_along_every_axis_vary_as_coin_tosses_do(axis):
-    mask = np.asarray(random_keep(jax.random.key(7), 0.3, (64, 16, 64, 32)))
+    mask = np.asarray(keep(words_of(jax.random.key(7)), 0.3, index_of((64, 16, 64, 32))))
     counts = mask.sum(axis)
     expected = mask.shape[axis] * 0.3 * 0.7
     assert abs(counts.var() / expected - 1) < 5 * np.sqrt(2 / counts.size)
@@ -43,7 +44,7 @@ def test_counts_along_every_axis_vary_as_coin_tosses_do(axis):
 def test_pairs_of_bits_are_uniform():
     """Chi-squared of 8 neighbouring decisions as one number, 255 degrees of freedom: 5 standard deviations."""
     for seed in range(3):
-        mask = np.asarray(random_keep(jax.random.key(seed), 0.5, (2**14, 8)))
+        mask = np.asarray(keep(words_of(jax.random.key(seed)), 0.5, index_of((2**14, 8))))
         counts = np.bincount(mask @ (2 ** np.arange(8)), minlength=256)
         chi2 = ((counts - 64) ** 2 / 64).sum()
         assert abs(chi2 - 255) < 5 * np.sqrt(2 * 255)

@@ -9,6 +9,7 @@ import pytest
 
 from vit_jax.data.dataset import Examples
 from vit_jax.data.pipeline import DevicePipeline, TfDataPipeline, indices_at, indices_at_on_device
+from vit_jax.sharding import make_mesh, replicated
 
 EXAMPLES = Examples(
     np.random.RandomState(0).randint(256, size=(37, 4, 4, 3)).astype(np.uint8), np.arange(37, dtype=np.int32)
@@ -51,7 +52,8 @@ def test_host_and_device_agree(seed, step):
 
 def test_both_pipelines_give_the_same_batches():
     pytest.importorskip("tensorflow")
-    device = DevicePipeline(jnp.asarray(EXAMPLES.images), jnp.asarray(EXAMPLES.labels), batch_size=8)
+    everywhere = replicated(make_mesh())
+    device = DevicePipeline(jnp.asarray(EXAMPLES.images), jnp.asarray(EXAMPLES.labels), 8, everywhere)
     streamed = TfDataPipeline(EXAMPLES, batch_size=8)
     for seed, step in ((0, 0), (3, 4), (3, 10_000_000)):
         a, b = device.batch_at(seed, step), streamed.batch_at(seed, step)

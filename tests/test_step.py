@@ -40,7 +40,7 @@ def run(config=CONFIG, devices=1, steps=3):
     tx = optim.optimizer(config.optim, schedule, states.abstract_params(module))
     state = states.create(module, tx, config.seed, mesh)
     everywhere = replicated(mesh)
-    data = DevicePipeline(put(IMAGES, everywhere), put(LABELS, everywhere), config.train.batch_size)
+    data = DevicePipeline(put(IMAGES, everywhere), put(LABELS, everywhere), config.train.batch_size, everywhere)
     step = partial(
         train_step,
         fetch=lambda data, seed, step: data.batch_at(seed, step),
@@ -73,7 +73,7 @@ def test_metrics_are_those_of_the_batch_before_the_update(plain):
     params = jax.jit(module.init)(states.keys(jnp.uint32(0))[0], jnp.zeros((1, 8, 8, 3)))["params"]
     no_augmentation = dataclasses.replace(CONFIG.augment, flip=False, crop_padding=0)
     _, history = run(dataclasses.replace(CONFIG, augment=no_augmentation), steps=1)
-    batch = DevicePipeline(jnp.asarray(IMAGES), jnp.asarray(LABELS), 16).batch_at(0, 0)
+    batch = DevicePipeline(jnp.asarray(IMAGES), jnp.asarray(LABELS), 16, replicated(mesh_of(1))).batch_at(0, 0)
     x = preprocess(batch["image"], CONFIG.augment, 8)
 
     def loss(params):

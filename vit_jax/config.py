@@ -80,7 +80,7 @@ class ModelConfig:
     mlp_dropout: float = 0.0  # after both dense layers of each MLP
     head_dropout: float = 0.0  # before the head and after each of its hidden layers
     drop_path: float = 0.0  # stochastic depth: rate of the last block, growing linearly from 0
-    attention: str = "xla"  # xla | cudnn
+    attention: str = "auto"  # xla: the plain formula | chunked | cudnn | auto: the fastest here (backend.py)
     remat: bool = False  # recompute each block in the backward pass: less memory, more time
     init: str = "vit"  # initial values: vit | keras2 (models/inits.py)
     dtype: str = "auto"  # of the computation: float32 | bfloat16 | auto: bfloat16 on accelerators

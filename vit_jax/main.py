@@ -30,9 +30,13 @@ def main(argv: list[str]) -> int:
 
 
 def _dispatch(command: Command, started: float) -> int:
-    from vit_jax.compilation import use_cache  # JAX is imported only once the flags are right
+    from vit_jax.backend import use_cpu_cores  # JAX is imported only once the flags are right
+    from vit_jax.compilation import use_cache
+    from vit_jax.run import RunFolder
 
     use_cache()
+    config = command.config or RunFolder(command.workdir).config()
+    use_cpu_cores(config.train.batch_size, config.train.accumulate)
     from vit_jax.evaluate import evaluate
     from vit_jax.stop import Stopped
     from vit_jax.train import Diverged, train

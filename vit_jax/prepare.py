@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
-from vit_jax import durations, optim, report
+from vit_jax import backend, durations, optim, report
 from vit_jax import state as states
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.checks import check_splits, total_steps, warmup_steps
@@ -23,7 +24,6 @@ from vit_jax.errors import UserError
 from vit_jax.evaluate import Evaluator
 from vit_jax.metrics import Clock
 from vit_jax.models import VisionTransformer, create, resolve
-from vit_jax.models.vit import compute_dtype
 from vit_jax.progress import say
 from vit_jax.run import RunFolder
 from vit_jax.sharding import batch_sharding, make_mesh, put, put_local, replicated
@@ -31,7 +31,7 @@ from vit_jax.state import TrainState
 from vit_jax.step import train_step
 from vit_jax.tf import import_tensorflow
 
-_RESIDENT_LIMIT = 4 * 2**30  # bytes of train images that the pipeline "auto" keeps on the accelerator
+_RESIDENT_LIMIT = 4 * 2**30  # bytes of train images that the pipeline "auto" keeps on the device
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def resolve_config(config: Config, run: RunFolder) -> tuple[Config, Parts]:
         mean, std = channel_statistics(parts.train.images)
         augment = dataclasses.replace(augment, mean=augment.mean or mean, std=augment.std or std)
     model = resolve(config.model, classes)
-    model = dataclasses.replace(model, dtype=jnp.dtype(compute_dtype(model.dtype)).name)
+    model = dataclasses.replace(model, dtype=jnp.dtype(backend.compute_dtype(model.dtype)).name)
     config = dataclasses.replace(config, augment=augment, model=model)
     if not _is_resident(config, parts.train):
         try:
@@ -136,20 +136,9 @@ def build(
     clock = Clock(started, carried)
 
     pipeline = _pipeline(config, parts.train, mesh)
-    resident = isinstance(pipeline, DevicePipeline)
-    sample = pipeline if resident else put_local(pipeline.batch_at(config.seed, 0), batch_sharding(mesh))
-    step = partial(
-        train_step,
-        fetch=(lambda data, seed, step: data.batch_at(seed, step)) if resident else (lambda data, seed, step: data),
-        module=module,
-        tx=tx,
-        schedule=schedule,
-        config=config,
-        mesh=mesh,
-    )
     say("Compiling ...")
     before = time.monotonic()
-    step_fn = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).lower(state, sample).compile()
+    step_fn = compiled_step(config, module, tx, schedule, mesh, pipeline, state)
     evaluator = Evaluator(module, config, mesh, shapes, parts.train.images.shape[1:])
     clock.add("compile", time.monotonic() - before)
     say(f"Compiled in {time.monotonic() - before:.1f} s; {time.monotonic() - started:.1f} s since the start.")
@@ -171,8 +160,35 @@ def build(
     return Job(config, run, parts, mesh, module, total, due, pipeline, step_fn, evaluator), state, clock, evaluated
 
 
+def compiled_step(
+    config: Config,
+    module: VisionTransformer,
+    tx: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    mesh: Mesh,
+    pipeline: DevicePipeline | TfDataPipeline,
+    state: TrainState,
+) -> Any:
+    """`train_step` compiled for this state and pipeline: (state, data) -> (state, metrics).
+
+    `data` is the pipeline itself where it is resident, else one batch. The state is given up (donated).
+    """
+    resident = isinstance(pipeline, DevicePipeline)
+    sample = pipeline if resident else put_local(pipeline.batch_at(config.seed, 0), batch_sharding(mesh))
+    step = partial(
+        train_step,
+        fetch=(lambda data, seed, step: data.batch_at(seed, step)) if resident else (lambda data, seed, step: data),
+        module=module,
+        tx=tx,
+        schedule=schedule,
+        config=config,
+        mesh=mesh,
+    )
+    return jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).lower(state, sample).compile()
+
+
 def _is_resident(config: Config, examples: Examples) -> bool:
-    fits = examples.images.nbytes <= _RESIDENT_LIMIT
+    fits = examples.images.nbytes * backend.resident_copies() <= _RESIDENT_LIMIT
     return config.data.pipeline == "device" or (config.data.pipeline == "auto" and fits)
 
 
@@ -180,5 +196,5 @@ def _pipeline(config: Config, examples: Examples, mesh: Mesh) -> DevicePipeline 
     if _is_resident(config, examples):
         everywhere = replicated(mesh)
         images, labels = put(examples.images, everywhere), put(examples.labels, everywhere)
-        return DevicePipeline(images, labels, config.train.batch_size)
+        return DevicePipeline(images, labels, config.train.batch_size, everywhere)
     return TfDataPipeline(examples, config.train.batch_size, jax.process_index(), jax.process_count())

@@ -34,20 +34,20 @@ def empty_totals() -> dict[str, jax.Array]:
 
 def abstract_params(module: VisionTransformer) -> Any:
     """Shapes and dtypes of the module's parameters, computed without allocating them."""
-    return jax.eval_shape(lambda: _init_params(module, jnp.uint32(0)))
+    return jax.eval_shape(lambda: init_params(module, jnp.uint32(0)))
 
 
 def create(module: VisionTransformer, tx: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
     """The state before the first step, on every device of the mesh."""
 
     def init(seed: jax.Array) -> TrainState:
-        params = _init_params(module, seed)
+        params = init_params(module, seed)
         return TrainState(jnp.zeros((), jnp.int32), seed, params, tx.init(params), empty_totals())
 
     return jax.jit(init, out_shardings=replicated(mesh))(jnp.uint32(seed))
 
 
-def _init_params(module: VisionTransformer, seed: jax.Array) -> Any:
+def init_params(module: VisionTransformer, seed: jax.Array) -> Any:
     size = module.cfg.image_size
     return module.init(keys(seed)[0], jnp.zeros((1, size, size, 3)))["params"]
 

@@ -12,6 +12,7 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from vit_jax.data.dataset import Examples
 from vit_jax.hashing import fmix32
@@ -67,10 +68,13 @@ class DevicePipeline(flax.struct.PyTreeNode):
     images: jax.Array  # (N, H, W, 3) uint8
     labels: jax.Array  # (N,) int32
     batch_size: int = flax.struct.field(pytree_node=False)
+    # Of the indices: on every device, so that the loop that computes them needs no word from the others.
+    everywhere: NamedSharding = flax.struct.field(pytree_node=False)
 
     def batch_at(self, seed: jax.Array | int, step: jax.Array | int) -> Batch:
         n = self.labels.shape[0]
         index = indices_at_on_device(jnp.asarray(seed), jnp.asarray(step), n, self.batch_size)  # (B,)
+        index = jax.lax.with_sharding_constraint(index, self.everywhere)
         return {"image": self.images[index], "label": self.labels[index]}
 
 

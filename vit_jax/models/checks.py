@@ -11,7 +11,7 @@ _CHOICES = {
     "pool": ("token", "mean", "map", "flatten"),
     "init": ("vit", "keras2"),
     "activation": ("gelu", "gelu_tanh"),
-    "attention": ("xla", "cudnn"),
+    "attention": ("auto", "xla", "chunked", "cudnn"),
     "dtype": ("float32", "bfloat16", "auto"),
 }
 _STEM_CHOICES = {
@@ -67,11 +67,11 @@ def check_model(cfg: ModelConfig) -> None:
         raise UserError(f'{at}.posemb="rope2d" needs a head_dim that 4 divides; found {at}.head_dim={cfg.head_dim}')
     if cfg.attention == "cudnn":
         if cfg.attention_dropout:
-            raise UserError(f'{at}.attention="cudnn" has no dropout; set {at}.attention_dropout=0 or use "xla"')
+            raise UserError(f'{at}.attention="cudnn" has no dropout; set {at}.attention_dropout=0 or use "auto"')
         if cfg.head_dim % 8 or cfg.head_dim > 128:
             raise UserError(f'{at}.attention="cudnn" needs a head_dim up to 128 that 8 divides; found {cfg.head_dim}')
         if cfg.dtype == "float32":
-            raise UserError(f'{at}.attention="cudnn" computes in bfloat16 only; set {at}.dtype=bfloat16 or use "xla"')
+            raise UserError(f'{at}.attention="cudnn" computes in bfloat16 only; set {at}.dtype=bfloat16 or use "auto"')
 
 
 def _check_stem(cfg: ModelConfig) -> None:

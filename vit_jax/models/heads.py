@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from vit_jax.config import ModelConfig
 from vit_jax.models import inits
-from vit_jax.models.layers import ACTIVATIONS, Dense, Dropout, Mlp
+from vit_jax.models.dropout import Dropout
+from vit_jax.models.layers import ACTIVATIONS, Dense, LayerNorm, Mlp
 
 
 class AttentionPool(nn.Module):
@@ -33,7 +34,7 @@ class AttentionPool(nn.Module):
         weights = jax.nn.softmax(scores).astype(self.dtype)
         y = jnp.einsum("bkn,bnke->bke", weights, kv[:, :, 1]).reshape(b, 1, -1)  # (B, 1, K*E)
         y = Dense((d,), self.dtype, name="out")(y)
-        z = nn.LayerNorm(epsilon=cfg.norm_eps, dtype=self.dtype, name="norm")(y)
+        z = LayerNorm(cfg.norm_eps, self.dtype, name="norm")(y)
         return (y + Mlp(cfg, self.dtype, self.train, name="mlp")(z))[:, 0]  # (B, D)
 
 

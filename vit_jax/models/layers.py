@@ -1,6 +1,5 @@
 """The parts of an encoder block. B batch, N tokens, D width, K heads, E head dim, F mlp."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vit_jax import backend
 from vit_jax.config import ModelConfig
-from vit_jax.hashing import fmix32
-from vit_jax.models import inits
+from vit_jax.models import attention, inits, ops
+from vit_jax.models.dropout import Dropout, words_of
 from vit_jax.models.posembs import rotate
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": ops.gelu,
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
 }
@@ -37,48 +37,26 @@ class Dense(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], *self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, self.features, jnp.float32)
         flat = x.reshape(-1, x.shape[-1]).astype(self.dtype)  # (B*N, D)
-        out = flat @ kernel.reshape(x.shape[-1], -1).astype(self.dtype) + bias.reshape(-1).astype(self.dtype)
+        out = ops.matmul(flat, kernel.reshape(x.shape[-1], -1).astype(self.dtype))  # (B*N, F)
+        out = out + bias.reshape(-1).astype(self.dtype)
         return out.reshape(*x.shape[:-1], *self.features)
 
 
-def random_keep(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
-    """A boolean mask of `shape`, each entry True with probability 1 - rate.
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis, with a scale and a bias for each channel."""
 
-    The bits are a hash of each entry's index and two random words of the key: two rounds of a 32-bit
-    finalizer. They fuse into the loop that uses the mask, where a counter-based generator's
-    would be written out and read back and cost more than a whole block. Their balance and independence between
-    entries, keys and layers are tested; they are meant for dropout, not for statistics.
-    """
-    words = jax.random.bits(key, (2,), jnp.uint32)
-    index = jnp.zeros(shape, jnp.uint32)
-    for axis in range(len(shape)):
-        stride = math.prod(shape[axis + 1 :]) % 2**32
-        index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(stride)
-    bits = fmix32(fmix32(index ^ words[0]) ^ words[1])
-    return bits >= np.uint32(rate * 2**32)
-
-
-class Dropout(nn.Module):
-    """Sets entries to 0 with probability `rate` and scales the others up (Srivastava et al. 2014).
-
-    `broadcast_axes` share one decision: all but the batch axis for stochastic depth (Huang et al. 2016).
-    """
-
-    rate: float
-    train: bool
-    broadcast_axes: tuple[int, ...] = ()
+    epsilon: float
+    dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        if not self.train or self.rate == 0:
-            return x
-        shape = tuple(1 if axis in self.broadcast_axes else size for axis, size in enumerate(x.shape))
-        keep = random_keep(self.make_rng("dropout"), self.rate, shape)
-        return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        return ops.layer_norm(x.astype(self.dtype), scale, bias, self.epsilon)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, x (B, N, D) -> (B, N, D); also the weights (B, K, N, N) unless fused."""
+    """Multi-head self-attention, x (B, N, D) -> (B, N, D); also the weights (B, K, N, N), not with cuDNN."""
 
     cfg: ModelConfig
     dtype: Any
@@ -88,24 +66,26 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array, angles: np.ndarray | None) -> tuple[jax.Array, jax.Array | None]:
         cfg = self.cfg
         qkv = Dense((3, cfg.heads, cfg.head_dim), self.dtype, inits.qkv(cfg), name="qkv")(x)  # (B, N, 3, K, E)
-        q, k, v = (qkv[:, :, i] for i in range(3))  # (B, N, K, E) each
-        if cfg.qk_norm:  # Henry et al. 2020; per head, as in ViT-22B (Dehghani et al. 2023)
-            q = nn.LayerNorm(epsilon=cfg.norm_eps, dtype=self.dtype, name="q_norm")(q)
-            k = nn.LayerNorm(epsilon=cfg.norm_eps, dtype=self.dtype, name="k_norm")(k)
-        if angles is not None:
-            q, k = rotate(q, angles), rotate(k, angles)
+        if cfg.qk_norm or angles is not None:
+            q, k, v = (qkv[:, :, i] for i in range(3))  # (B, N, K, E) each
+            if cfg.qk_norm:  # Henry et al. 2020; per head, as in ViT-22B (Dehghani et al. 2023)
+                q = LayerNorm(cfg.norm_eps, self.dtype, name="q_norm")(q)
+                k = LayerNorm(cfg.norm_eps, self.dtype, name="k_norm")(k)
+            if angles is not None:
+                q, k = rotate(q, angles), rotate(k, angles)
+            qkv = jnp.stack([q, k, v], axis=2)  # (B, N, 3, K, E)
+
+        rate = cfg.attention_dropout if self.train else 0.0
+        words = words_of(self.make_rng("dropout")) if rate else jnp.zeros(2, jnp.uint32)
         if cfg.attention == "cudnn":
-            weights = None
-            out = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")  # (B, N, K, E)
+            out = attention.cudnn(qkv)  # (B, N, K, E)
+        elif cfg.attention == "chunked":
+            out = attention.chunked(qkv, words, rate, backend.attention_chunk(len(x)))
         else:
-            # Scores and softmax in float32: in bfloat16 they cost three times the error.
-            scores = jnp.einsum(
-                "bnke,bmke->bknm", q * cfg.head_dim**-0.5, k, preferred_element_type=jnp.float32
-            )  # (B, K, N, N)
-            weights = jax.nn.softmax(scores)
-            kept = Dropout(cfg.attention_dropout, self.train)(weights).astype(self.dtype)
-            out = jnp.einsum("bknm,bmke->bnke", kept, v)  # (B, N, K, E)
+            out = attention.plain(qkv, words, rate)
         out = out.reshape(*x.shape[:2], cfg.heads * cfg.head_dim)  # (B, N, K*E)
+        # The weights are for pictures: a compiled function that doesn't give them back never computes them.
+        weights = attention.weights_of(qkv) if cfg.attention != "cudnn" else None
         return Dense((x.shape[-1],), self.dtype, inits.attention_out(cfg), name="out")(out), weights
 
 
@@ -139,13 +119,13 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, angles: np.ndarray | None) -> tuple[jax.Array, dict[str, jax.Array]]:
         cfg, aux = self.cfg, {}
-        y = nn.LayerNorm(epsilon=cfg.norm_eps, dtype=self.dtype, name="norm_0")(x)
+        y = LayerNorm(cfg.norm_eps, self.dtype, name="norm_0")(x)
         y, weights = Attention(cfg, self.dtype, self.train, name="attention")(y, angles)
         aux["attn"] = y
         if weights is not None:
             aux["attn_weights"] = weights
         x = x + self._branch(y, "scale_0")
-        y = nn.LayerNorm(epsilon=cfg.norm_eps, dtype=self.dtype, name="norm_1")(x)
+        y = LayerNorm(cfg.norm_eps, self.dtype, name="norm_1")(x)
         y = aux["mlp"] = Mlp(cfg, self.dtype, self.train, name="mlp")(y)
         x = aux["out"] = x + self._branch(y, "scale_1")
         return x, aux

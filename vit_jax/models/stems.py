@@ -7,7 +7,7 @@ import jax
 
 from vit_jax.config import ModelConfig
 from vit_jax.models import inits
-from vit_jax.models.layers import ACTIVATIONS, Dense
+from vit_jax.models.layers import ACTIVATIONS, Dense, LayerNorm
 
 
 def conv_sides(cfg: ModelConfig) -> list[tuple[int, int]]:
@@ -76,7 +76,7 @@ class ConvStem(nn.Module):
                 name=f"conv_{i}",
             )(x)
             if stem.norm == "layer":
-                x = nn.LayerNorm(epsilon=self.cfg.norm_eps, dtype=self.dtype, name=f"norm_{i}")(x)
+                x = LayerNorm(self.cfg.norm_eps, self.dtype, name=f"norm_{i}")(x)
             elif stem.norm == "group":
                 x = nn.GroupNorm(epsilon=self.cfg.norm_eps, dtype=self.dtype, name=f"norm_{i}")(x)
             x = ACTIVATIONS[stem.activation](x)

@@ -3,6 +3,7 @@
 B batch, N patch tokens, D width, C classes.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,12 +12,14 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from vit_jax import backend
 from vit_jax.config import ModelConfig, from_mapping
 from vit_jax.errors import UserError
 from vit_jax.models import inits, posembs
 from vit_jax.models.checks import check_model
+from vit_jax.models.dropout import Dropout
 from vit_jax.models.heads import Head
-from vit_jax.models.layers import Block, Dropout
+from vit_jax.models.layers import Block, LayerNorm
 from vit_jax.models.presets import resolve
 from vit_jax.models.stems import ConvStem, PatchStem, grid_size
 
@@ -66,21 +69,15 @@ class VisionTransformer(nn.Module):
         for i in range(cfg.depth):
             drop_path = cfg.drop_path * i / max(cfg.depth - 1, 1)
             x, aux[f"block_{i:02d}"] = block(cfg, self.dtype, train, drop_path, name=f"block_{i:02d}")(x, angles)
-        x = aux["encoded"] = nn.LayerNorm(epsilon=cfg.norm_eps, dtype=self.dtype, name="norm")(x)
+        x = aux["encoded"] = LayerNorm(cfg.norm_eps, self.dtype, name="norm")(x)
         logits, head_aux = Head(cfg, self.dtype, train, prefix, name="head")(x)
         return logits, {**aux, **head_aux}
-
-
-def compute_dtype(name: str) -> Any:
-    """The dtype that a config's name stands for; "auto" is bfloat16 where it is fast (not on a CPU)."""
-    if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[name]
 
 
 def create(model: ModelConfig | ConfigDict | Mapping[str, Any]) -> VisionTransformer:
     """The module of a `config.model`; raises UserError for one that describes no model.
 
+    What it leaves to the machine (`dtype`, `attention`) is chosen for the one at hand (vit_jax/backend.py).
     `module.init(key, images)["params"]` are its parameters;
     `module.apply({"params": p}, images, train=False)` gives `(logits, aux)`.
     """
@@ -89,8 +86,9 @@ def create(model: ModelConfig | ConfigDict | Mapping[str, Any]) -> VisionTransfo
         model = from_mapping(ModelConfig, mapping, "config.model")
     model = resolve(model)
     check_model(model)
+    dtype = backend.compute_dtype(model.dtype)
     if model.attention == "cudnn" and jax.default_backend() != "gpu":
         raise UserError(
-            f'config.model.attention="cudnn" needs an NVIDIA GPU; this is {jax.default_backend()}: use "xla"'
+            f'config.model.attention="cudnn" needs an NVIDIA GPU; this is {jax.default_backend()}: use "auto"'
         )
-    return VisionTransformer(model, compute_dtype(model.dtype))
+    return VisionTransformer(dataclasses.replace(model, attention=backend.attention(model, dtype)), dtype)

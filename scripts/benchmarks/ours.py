@@ -1,0 +1,51 @@
+"""vit_jax's own step and inference, as the program runs them."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from vit_jax import models, optim
+from vit_jax import state as states
+from vit_jax.compilation import use_cache
+from vit_jax.config import Config
+from vit_jax.data.pipeline import DevicePipeline
+from vit_jax.prepare import compiled_step
+from vit_jax.sharding import make_mesh, put, replicated
+from vit_jax.step import eval_step
+
+STORED = 2048  # images in the resident data set
+
+
+def training(config: Config, compiled: bool = True) -> tuple[Callable[[], float], int]:
+    """A function that runs one step of training, with the batch's gathering, and returns its loss; parameters."""
+    use_cache()
+    mesh, module = make_mesh(), models.create(config.model)
+    schedule = optim.learning_rate(config.optim, 10_000, 0)
+    tx = optim.optimizer(config.optim, schedule, states.abstract_params(module))
+    state = states.create(module, tx, config.seed, mesh)
+    random, everywhere = np.random.RandomState(0), replicated(mesh)
+    images = random.randint(256, size=(max(STORED, config.train.batch_size), 32, 32, 3)).astype(np.uint8)
+    labels = random.randint(config.model.num_classes, size=len(images)).astype(np.int32)
+    pipeline = DevicePipeline(put(images, everywhere), put(labels, everywhere), config.train.batch_size, everywhere)
+    step_fn = compiled_step(config, module, tx, schedule, mesh, pipeline, state)
+    count = states.count(state.params)
+    carried = [state]
+
+    def step() -> float:
+        carried[0], metrics = step_fn(carried[0], pipeline)
+        return float(metrics["loss"])
+
+    return step, count
+
+
+def inference(config: Config, compiled: bool = True) -> tuple[Callable[[], float], int]:
+    """A function that computes the logits of one batch of stored images."""
+    use_cache()
+    module = models.create(config.model)
+    params = jax.jit(lambda: states.init_params(module, np.uint32(0)))()
+    images = jax.numpy.asarray(
+        np.random.RandomState(0).randint(256, size=(config.train.batch_size, 32, 32, 3)), "uint8"
+    )
+    logits = jax.jit(lambda params, images: eval_step(params, images, module=module, config=config))
+    return (lambda: float(logits(params, images)[0, 0])), states.count(params)

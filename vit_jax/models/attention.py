@@ -1,0 +1,128 @@
+"""Softmax attention of queries, keys and values. B batch, N tokens, K heads, E head dim, G examples at a time.
+
+`plain` is the formula; `chunked` is the same for a CPU: a few examples after the other, so that their (N, N) scores
+stay in the cache, as FlashAttention (Dao et al. 2022) does for blocks of tokens. The backward pass computes the
+scores again from the log of each row's sum instead of reading them back.
+"""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax.models.dropout import index_of, keep
+
+
+def weights_of(qkv: jax.Array) -> jax.Array:
+    """qkv (B, N, 3, K, E) -> attention weights (B, K, N, N) float32.
+
+    Scores and softmax are in float32: in bfloat16 they cost three times the error.
+    """
+    q, k = qkv[:, :, 0], qkv[:, :, 1]  # (B, N, K, E) each
+    scores = jnp.einsum("bnke,bmke->bknm", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+    return jax.nn.softmax(scores)
+
+
+def plain(qkv: jax.Array, words: jax.Array, rate: float) -> jax.Array:
+    """qkv (B, N, 3, K, E) -> (B, N, K, E). `rate` of the weights is dropped, by the mask of `words` (2,) uint32."""
+    weights = weights_of(qkv)
+    if rate:
+        weights = jnp.where(keep(words, rate, index_of(weights.shape)), weights / (1 - rate), 0)
+    return jnp.einsum("bknm,bmke->bnke", weights.astype(qkv.dtype), qkv[:, :, 2])
+
+
+def cudnn(qkv: jax.Array) -> jax.Array:
+    """qkv (B, N, 3, K, E) half precision -> (B, N, K, E) by cuDNN's fused kernel, on an NVIDIA GPU."""
+    q, k, v = (qkv[:, :, i] for i in range(3))  # (B, N, K, E) each
+    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def chunked(qkv: jax.Array, words: jax.Array, rate: float, size: int) -> jax.Array:
+    """As `plain`, `size` examples at a time, of which there must be a multiple.
+
+    Each chunk takes every (B / size)-th example. So where the batch is split over devices in equal runs, and `size`
+    is a multiple of their number, every device works on its own examples in every chunk.
+    """
+    return _forward(qkv, words, rate, size)[0]
+
+
+def _split(x: jax.Array, size: int) -> jax.Array:
+    return x.reshape(size, -1, *x.shape[1:])  # (G, B/G, ...): chunk i is [:, i]
+
+
+def _get(x: jax.Array, i: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(x, i, axis=1, keepdims=False)  # (G, ...)
+
+
+def _set(x: jax.Array, i: jax.Array, chunk: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_index_in_dim(x, chunk.astype(x.dtype), i, axis=1)
+
+
+def _heads(chunk: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(G, N, 3, K, E) -> q, scaled, k and v, (G, K, N, E) each."""
+    q, k, v = (chunk[:, :, i].swapaxes(1, 2) for i in range(3))
+    return q * q.shape[-1] ** -0.5, k, v
+
+
+def _scores(q: jax.Array, k: jax.Array) -> jax.Array:
+    return jnp.einsum("gkne,gkme->gknm", q, k, preferred_element_type=jnp.float32)  # (G, K, N, N)
+
+
+def _keep(words: jax.Array, rate: float, i: jax.Array, shape: tuple[int, ...], chunks: int) -> jax.Array:
+    """The part of `plain`'s mask that belongs to chunk i: (G, K, N, N)."""
+    example = math.prod(shape[1:])
+    steps = [chunks * example, shape[2] * shape[3], shape[3], 1]
+    return keep(words, rate, index_of(shape, steps) + i.astype(jnp.uint32) * jnp.uint32(example % 2**32))
+
+
+def _forward(qkv: jax.Array, words: jax.Array, rate: float, size: int) -> tuple[jax.Array, Any]:
+    chunks = _split(qkv, size)  # (G, B/G, N, 3, K, E)
+    _, count, n, _, heads, e = chunks.shape
+
+    def body(i: jax.Array, carried: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        q, k, v = _heads(_get(chunks, i))
+        scores = _scores(q, k)
+        top = scores.max(axis=-1, keepdims=True)  # (G, K, N, 1)
+        p = jnp.exp(scores - top)
+        total = p.sum(axis=-1, keepdims=True)  # (G, K, N, 1)
+        if rate:
+            p = jnp.where(_keep(words, rate, i, p.shape, count), p, 0)
+        out = jnp.einsum("gknm,gkme->gkne", p.astype(v.dtype), v) * (1 / ((1 - rate) * total))
+        return _set(carried[0], i, out.swapaxes(1, 2)), _set(carried[1], i, top + jnp.log(total))
+
+    out = jnp.zeros((size, count, n, heads, e), qkv.dtype)
+    log_total = jnp.zeros((size, count, heads, n, 1), jnp.float32)
+    out, log_total = jax.lax.fori_loop(0, count, body, (out, log_total))
+    return out.reshape(-1, n, heads, e), (qkv, words, out, log_total)
+
+
+def _backward(rate: float, size: int, saved: Any, g: jax.Array) -> tuple[jax.Array, None]:
+    qkv, words, out, log_total = saved
+    g, scale = _split(g, size), qkv.shape[-1] ** -0.5
+
+    def body(i: jax.Array, chunks: jax.Array) -> jax.Array:
+        q, k, v = _heads(_get(chunks, i))
+        do = _get(g, i).swapaxes(1, 2) / (1 - rate)  # (G, K, N, E)
+        p = jnp.exp(_scores(q, k) - _get(log_total, i))  # (G, K, N, N)
+        dp = jnp.einsum("gkne,gkme->gknm", do, v, preferred_element_type=jnp.float32)
+        dropped = p
+        if rate:
+            mask = _keep(words, rate, i, p.shape, chunks.shape[1])
+            dropped, dp = jnp.where(mask, p, 0), jnp.where(mask, dp, 0)
+        dv = jnp.einsum("gknm,gkne->gkme", dropped.astype(do.dtype), do)
+        # The softmax subtracts each row's sum of p * dp, which is that of out * g.
+        row = (_get(g, i) * _get(out, i)).astype(jnp.float32).sum(axis=-1).swapaxes(1, 2)  # (G, K, N)
+        ds = (p * (dp - row[..., None])).astype(q.dtype)
+        dq = jnp.einsum("gknm,gkme->gkne", ds, k) * scale
+        dk = jnp.einsum("gknm,gkne->gkme", ds, q)
+        # Each chunk of the inputs gives place to its gradient: the loop needs no other memory.
+        return _set(chunks, i, jnp.stack([t.swapaxes(1, 2) for t in (dq, dk, dv)], axis=2))
+
+    chunks = _split(qkv, size)
+    return jax.lax.fori_loop(0, chunks.shape[1], body, chunks).reshape(qkv.shape), None
+
+
+chunked.defvjp(_forward, _backward)

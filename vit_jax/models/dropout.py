@@ -1,0 +1,57 @@
+"""Dropout with masks that cost nearly nothing: a hash of each entry's index, computed where the mask is used.
+
+A counter-based generator's bits would be written out and read back and cost more than a whole block. The hash is two
+rounds of a 32-bit finalizer, and fuses into the loop that uses it. The masks' balance and their independence between
+entries, keys and layers are tested; they are meant for dropout, not for statistics.
+"""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax.hashing import fmix32
+
+
+def words_of(key: jax.Array) -> jax.Array:
+    """Two random words (2,) uint32, all that a mask depends on besides each entry's index."""
+    return jax.random.bits(key, (2,), jnp.uint32)
+
+
+def index_of(shape: Sequence[int], steps: Sequence[int] | None = None) -> jax.Array:
+    """The number of each entry of an array of `shape`, uint32, modulo 2**32; steps between neighbours on each axis.
+
+    Without `steps`, entries are numbered in order.
+    """
+    steps = steps or [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    index = jnp.zeros(shape, jnp.uint32)
+    for axis, step in enumerate(steps):
+        index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(step % 2**32)
+    return index
+
+
+def keep(words: jax.Array, rate: float, index: jax.Array) -> jax.Array:
+    """A boolean mask of the shape of `index`, each entry True with probability 1 - rate."""
+    return fmix32(fmix32(index ^ words[0]) ^ words[1]) >= np.uint32(rate * 2**32)
+
+
+class Dropout(nn.Module):
+    """Sets entries to 0 with probability `rate` and scales the others up (Srivastava et al. 2014).
+
+    `broadcast_axes` share one decision: all but the batch axis for stochastic depth (Huang et al. 2016).
+    """
+
+    rate: float
+    train: bool
+    broadcast_axes: tuple[int, ...] = ()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if not self.train or self.rate == 0:
+            return x
+        shape = tuple(1 if axis in self.broadcast_axes else size for axis, size in enumerate(x.shape))
+        mask = keep(words_of(self.make_rng("dropout")), self.rate, index_of(shape))
+        return jnp.where(mask, x / (1 - self.rate), jnp.zeros_like(x))

@@ -1,0 +1,95 @@
+"""Operations whose backward pass is written out, because the one that JAX derives costs a CPU more memory traffic.
+
+Each equals its plain formula within rounding (tests/test_ops.py). Only reverse-mode derivatives exist. The barriers
+keep XLA from undoing it: from storing for the backward pass what is cheaper computed again, and from writing row
+statistics out at the size of the whole array. M rows, D and F features.
+"""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.lax import optimization_barrier
+
+
+@jax.custom_vjp
+def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x (M, D) @ kernel (D, F) -> (M, F).
+
+    The kernel's gradient comes out in the kernel's own layout. JAX's rule gives the transpose, and where that is
+    summed over devices first, XLA can't fold it away: the optimizer then reads it against the grain, which for a
+    large kernel costs more than the matmul.
+    """
+    return x @ kernel
+
+
+def _matmul_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
+    return x @ kernel, (x, kernel)
+
+
+def _matmul_backward(saved: Any, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    return g @ kernel.T, jax.lax.dot_general(x, g, (((0,), (0,)), ((), ())))  # (M, D), (D, F)
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+@jax.custom_vjp
+def gelu(x: jax.Array) -> jax.Array:
+    """x * Phi(x), exact (Hendrycks and Gimpel 2016); of any shape. Only x is kept for the backward pass."""
+    return x * _normal_cdf(x)
+
+
+def _normal_cdf(x: jax.Array) -> jax.Array:
+    return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+def _gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return gelu(x), x
+
+
+def _gelu_backward(x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
+    x, g = optimization_barrier((x, g))
+    density = jnp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+    return (g * (_normal_cdf(x) + x * density),)
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
+    """Layer normalisation (Ba et al. 2016) over the last axis of x (..., D): in float32, given back in x's dtype.
+
+    scale and bias are (D,) float32. Only x and two numbers a row are kept for the backward pass.
+    """
+    return _layer_norm_forward(x, scale, bias, eps)[0]
+
+
+def _layer_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> tuple[jax.Array, Any]:
+    x32 = x.astype(jnp.float32)
+    mean = x32.mean(axis=-1, keepdims=True)
+    # E[x^2] - E[x]^2, as Flax has it: one pass over x.
+    variance = jnp.maximum((x32 * x32).mean(axis=-1, keepdims=True) - mean * mean, 0)
+    mean, inverse = optimization_barrier((mean, jax.lax.rsqrt(variance + eps)))  # (..., 1) each
+    y = (x32 - mean) * inverse * scale + bias
+    return y.astype(x.dtype), (x, scale, mean, inverse)
+
+
+def _layer_norm_backward(eps: float, saved: Any, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x, scale, mean, inverse = saved
+    x, g = optimization_barrier((x, g))
+    normal, g = (x.astype(jnp.float32) - mean) * inverse, g.astype(jnp.float32)
+    scaled = g * scale
+    shift, slope = optimization_barrier(
+        (scaled.mean(axis=-1, keepdims=True), (scaled * normal).mean(axis=-1, keepdims=True))
+    )  # (..., 1) each
+    dx = inverse * (scaled - shift - normal * slope)
+    rows = tuple(range(x.ndim - 1))
+    return dx.astype(x.dtype), (g * normal).sum(axis=rows), g.sum(axis=rows)
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
