@@ -3,9 +3,6 @@
 None of them changes what is computed beyond rounding, but for the dtype, which is written into the run's config.
 """
 
-import contextlib
-import math
-import os
 from typing import Any
 
 import jax
@@ -13,28 +10,9 @@ import jax.numpy as jnp
 
 from vit_jax.config import ModelConfig
 
-# Examples that each CPU device takes at a time in attention: the scores of 8 x 4 heads x 144 x 144 are 2.6 MB. On two
-# cores 4 to 16 were alike, all at once slower (RECORDS.md).
-_CHUNK = 8
-
-# On two cores two devices beat one by a tenth to a quarter: loops between matmuls then run on both, too. More than 8
-# were never measured; each holds its own copy of the state.
-_MOST_CPU_DEVICES = 8
-
-
-def use_cpu_cores(batch_size: int, accumulate: int = 1) -> None:
-    """Gives JAX a CPU device for each core, as many as divide the batch. Call before anything else uses JAX.
-
-    $JAX_NUM_CPU_DEVICES, or the same in $XLA_FLAGS, stays. Elsewhere than on a CPU this has no effect.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "JAX_NUM_CPU_DEVICES" in os.environ or "xla_force_host_platform_device_count" in flags:
-        return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    micro_batch = batch_size // accumulate if accumulate > 0 else 0
-    count = max(n for n in range(1, min(cores, _MOST_CPU_DEVICES) + 1) if micro_batch % n == 0)
-    with contextlib.suppress(RuntimeError):  # JAX is in use already
-        jax.config.update("jax_num_cpu_devices", count)
+# Bytes of attention scores that a CPU device works on at a time: what stays in a core's share of the cache. Around it
+# (a quarter to twice) all sizes were alike, the whole batch at once slower (RECORDS.md).
+_SCORES = 2.7e6
 
 
 def compute_dtype(name: str) -> Any:
@@ -55,9 +33,11 @@ def attention(cfg: ModelConfig, dtype: Any) -> str:
     return "cudnn" if platform == "gpu" and fits and _is_nvidia() else "xla"
 
 
-def attention_chunk(batch_size: int) -> int:
+def attention_chunk(batch_size: int, heads: int, tokens: int) -> int:
     """Examples that chunked attention takes at a time, over all devices: a divisor of the batch."""
-    return math.gcd(batch_size, _CHUNK * jax.device_count())
+    devices = jax.device_count() if batch_size % jax.device_count() == 0 else 1
+    own, most = batch_size // devices, max(int(_SCORES / (4 * heads * tokens**2)), 1)
+    return devices * max(n for n in range(1, min(own, most) + 1) if own % n == 0)
 
 
 def resident_copies() -> int:

@@ -11,13 +11,14 @@ saving; 1 anything else.
 import sys
 import time
 
+from vit_jax.clock import process_age
 from vit_jax.errors import UserError
 from vit_jax.flags import Command, parse
 
 
-def main(argv: list[str]) -> int:
-    """Runs one command and gives its exit code."""
-    started = time.monotonic()
+def main(argv: list[str], age: float = 0.0) -> int:
+    """Runs one command and gives its exit code. `age`: seconds since the process began, which count as imports."""
+    started = time.monotonic() - age
     try:
         command = parse(argv)
         return _dispatch(command, started)
@@ -30,13 +31,12 @@ def main(argv: list[str]) -> int:
 
 
 def _dispatch(command: Command, started: float) -> int:
-    from vit_jax.backend import use_cpu_cores  # JAX is imported only once the flags are right
-    from vit_jax.compilation import use_cache
+    from vit_jax.compilation import use_cache  # JAX is imported only once the flags are right
+    from vit_jax.devices import use_cpu_cores
     from vit_jax.run import RunFolder
 
     use_cache()
-    config = command.config or RunFolder(command.workdir).config()
-    use_cpu_cores(config.train.batch_size, config.train.accumulate)
+    use_cpu_cores(command.config or RunFolder(command.workdir).config())
     from vit_jax.evaluate import evaluate
     from vit_jax.stop import Stopped
     from vit_jax.train import Diverged, train
@@ -57,7 +57,7 @@ def _dispatch(command: Command, started: float) -> int:
 
 def run() -> None:
     """The `vit-jax` program."""
-    sys.exit(main(sys.argv))
+    sys.exit(main(sys.argv, process_age()))
 
 
 if __name__ == "__main__":

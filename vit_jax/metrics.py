@@ -92,13 +92,17 @@ class Clock:
     """Seconds spent, by kind, over all starts of a run.
 
     `wall` is everything since the command began; `compile` and `train` are parts of it: `train` the steady state,
-    without compilation, evaluation and saving.
+    without compilation, evaluation and saving. What comes before the first step is taken apart too: `imports`, `data`,
+    `init` (the first state, or its restoring), `compile` and `first_step`.
     """
+
+    STARTUP = ("imports", "data", "init", "compile", "first_step")
 
     def __init__(self, started: float, carried: dict[str, float] | None = None):
         """`started` is time.monotonic() at the start of the command, `carried` what earlier starts took."""
         self._started = started
-        self._spent = {"wall": 0.0, "compile": 0.0, "train": 0.0, "train_images": 0.0} | (carried or {})
+        kinds = ("wall", "train", "train_images", *self.STARTUP)
+        self._spent = dict.fromkeys(kinds, 0.0) | (carried or {})
         self._lap: float | None = None
 
     def add(self, kind: str, amount: float) -> None:
@@ -119,6 +123,10 @@ class Clock:
         lap = now - self._lap if self._lap is not None else 0.0
         spent = self._spent
         return {**spent, "wall": spent["wall"] + now - self._started, "train": spent["train"] + lap}
+
+    def since_start(self) -> float:
+        """Seconds since the command began, this time."""
+        return time.monotonic() - self._started
 
     def images_per_second(self) -> float | None:
         totals = self.totals()

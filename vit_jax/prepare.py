@@ -113,11 +113,12 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
 
 
 def build(
-    config: Config, run: RunFolder, parts: Parts, checkpoints: Checkpoints, started: float
+    config: Config, run: RunFolder, parts: Parts, checkpoints: Checkpoints, started: float, spent: dict[str, float]
 ) -> tuple[Job, TrainState, Clock, bool]:
     """Model, optimizer, state (restored from the latest checkpoint, if any) and compiled steps.
 
-    Also the clock, with what earlier starts took, and whether the state's step has been evaluated already.
+    Also the clock, with what earlier starts took and what this one has `spent` so far, by kind; and whether the state's
+    step has been evaluated already.
     """
     mesh, module = make_mesh(), create(config.model)
     num_train = len(parts.train.labels)
@@ -127,6 +128,7 @@ def build(
     tx = optim.optimizer(config.optim, schedule, shapes)
     report.say_run(run, config, module, shapes, parts, total)
 
+    before = time.monotonic()
     state, evaluated, carried = states.create(module, tx, config.seed, mesh), True, None
     if checkpoints.steps():
         latest = checkpoints.resolve("latest")
@@ -134,6 +136,8 @@ def build(
         state, evaluated, carried = checkpoints.restore(latest, state, mesh), meta["evaluated"], meta["clock"]
         say(f"Resuming after step {latest} of {total}.")
     clock = Clock(started, carried)
+    for kind, seconds in {**spent, "init": time.monotonic() - before}.items():
+        clock.add(kind, seconds)
 
     pipeline = _pipeline(config, parts.train, mesh)
     say("Compiling ...")

@@ -45,8 +45,24 @@ def say_run(run: RunFolder, config: Config, module: VisionTransformer, shapes: A
     say(
         f"Training: {total:,} steps of {config.train.batch_size} images ({epochs:.1f} epochs), "
         f"{flops.forward(cfg) / 1e6:,.0f} MFLOPs an image forward, {cfg.image_size} x {cfg.image_size} pixels, "
-        f"{jnp.dtype(module.dtype).name}"
+        f"{jnp.dtype(module.dtype).name}, {cfg.attention} attention"
     )
+
+
+def say_startup(clock: metrics.Clock) -> None:
+    """Where the time before the first step's end went, over all starts."""
+    spent = clock.totals()
+    parts = ", ".join(f"{kind.replace('_', ' ')} {spent[kind]:.1f}" for kind in clock.STARTUP)
+    say(f"First step done {clock.since_start():.1f} s after the start: {parts}")
+
+
+def speed(module: VisionTransformer, images_per_second: float | None) -> dict[str, float]:
+    """images/s, the model's FLOP/s over all devices in TFLOP/s and, on known accelerators, their share of the peak."""
+    if not images_per_second:
+        return {"images_per_second": images_per_second}
+    rate = images_per_second * flops.training(module.cfg)
+    mfu = flops.utilization(rate, jax.devices()[0].device_kind, jax.device_count(), jnp.dtype(module.dtype).name)
+    return {"images_per_second": images_per_second, "tflops_per_second": rate / 1e12} | ({"mfu": mfu} if mfu else {})
 
 
 def per_class(matrix: np.ndarray, classes: list[str]) -> dict[str, float | None]:
@@ -96,6 +112,7 @@ def say_results(workdir: Path, results: dict[str, Any]) -> None:
         ("parameters", f"{results['params']:,}"),
         ("training", f"{results['epochs']:.1f} epochs, {duration(results['wall_seconds'])}"),
         ("speed", f"{rate:,.0f} images/s" if rate else "not measured"),
+        *([("MFU", percent(results["mfu"]))] if results.get("mfu") else []),
     ]
     say_table(f"{results['dataset']}, {results['split']}", rows)
     names = ["results.json", "metrics.jsonl", "curves.png", "patches.png", "confusion.png", "confusion.csv"]

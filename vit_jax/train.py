@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -34,6 +35,7 @@ def train(config: Config, workdir: str, resume: str, started: float) -> None:
     `resume`: "auto" continues a run if there is one, "must" wants one, "never" refuses one. `started` is
     time.monotonic() at the start of the command. Raises UserError, Diverged, and Stopped after saving.
     """
+    entered = time.monotonic()
     check_config(config, jax.device_count())
     run = RunFolder(workdir)
     if run.exists():
@@ -53,7 +55,8 @@ def train(config: Config, workdir: str, resume: str, started: float) -> None:
         config, parts = resolve_config(config, run)
         stop.check()
         with Checkpoints(run.path, config.checkpoint) as checkpoints:
-            job, state, clock, evaluated = build(config, run, parts, checkpoints, started)
+            spent = {"imports": entered - started, "data": time.monotonic() - entered}
+            job, state, clock, evaluated = build(config, run, parts, checkpoints, started, spent)
             _loop(job, state, evaluated, clock, checkpoints, stop)
             _finish(job, checkpoints, stop)
 
@@ -174,6 +177,7 @@ class _Log:
         self._board: metrics.TensorBoard | None = None
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._mark = clock.totals()  # at the last row
+        self._opened: float | None = time.monotonic()  # until the first step is done
 
     def __enter__(self) -> "_Log":
         return self
@@ -203,6 +207,10 @@ class _Log:
                 f"{float(figures['learning_rate']):.3g}); lower config.optim.learning_rate or lengthen "
                 "config.optim.warmup, in another --workdir"
             )
+        if self._opened is not None:
+            self._clock.add("first_step", time.monotonic() - self._opened)
+            self._opened = None
+            report.say_startup(self._clock)
         self._clock.add("train_images", self._job.config.train.batch_size)
         is_due = step in self._job.due["log"]
         if not (is_due or self._bar.wants_figures()):
@@ -214,7 +222,7 @@ class _Log:
         self._bar.update(step, row["loss"], row["top1"], rate)
         if is_due:
             self._mark = now
-            self._write({"step": step, "split": "train", **row, "images_per_second": rate})
+            self._write({"step": step, "split": "train", **row, **report.speed(self._job.module, rate)})
 
     def evaluation(self, step: int, rows: list[dict[str, Any]]) -> None:
         """Writes the rows of an evaluation and says them in a line."""

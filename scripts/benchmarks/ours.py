@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vit_jax import models, optim
@@ -10,8 +11,9 @@ from vit_jax import state as states
 from vit_jax.compilation import use_cache
 from vit_jax.config import Config
 from vit_jax.data.pipeline import DevicePipeline
+from vit_jax.devices import use_cpu_cores
 from vit_jax.prepare import compiled_step
-from vit_jax.sharding import make_mesh, put, replicated
+from vit_jax.sharding import batch_sharding, make_mesh, put, replicated
 from vit_jax.step import eval_step
 
 STORED = 2048  # images in the resident data set
@@ -20,6 +22,7 @@ STORED = 2048  # images in the resident data set
 def training(config: Config, compiled: bool = True) -> tuple[Callable[[], float], int]:
     """A function that runs one step of training, with the batch's gathering, and returns its loss; parameters."""
     use_cache()
+    use_cpu_cores(config)
     mesh, module = make_mesh(), models.create(config.model)
     schedule = optim.learning_rate(config.optim, 10_000, 0)
     tx = optim.optimizer(config.optim, schedule, states.abstract_params(module))
@@ -40,12 +43,17 @@ def training(config: Config, compiled: bool = True) -> tuple[Callable[[], float]
 
 
 def inference(config: Config, compiled: bool = True) -> tuple[Callable[[], float], int]:
-    """A function that computes the logits of one batch of stored images."""
+    """A function that computes the logits of one batch of stored images, as evaluation does."""
     use_cache()
-    module = models.create(config.model)
-    params = jax.jit(lambda: states.init_params(module, np.uint32(0)))()
-    images = jax.numpy.asarray(
-        np.random.RandomState(0).randint(256, size=(config.train.batch_size, 32, 32, 3)), "uint8"
-    )
+    use_cpu_cores(config)
+    mesh, module = make_mesh(), models.create(config.model)
+    params = jax.jit(lambda: states.init_params(module, jnp.uint32(0)), out_shardings=replicated(mesh))()
+    images = np.random.RandomState(0).randint(256, size=(config.train.batch_size, 32, 32, 3)).astype(np.uint8)
+    images = put(images, batch_sharding(mesh))
     logits = jax.jit(lambda params, images: eval_step(params, images, module=module, config=config))
     return (lambda: float(logits(params, images)[0, 0])), states.count(params)
+
+
+def accelerator_bytes() -> int:
+    """The most memory of the first accelerator that was in use; 0 on a CPU."""
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)

@@ -83,7 +83,6 @@ def _model(config: Config, compiled: bool) -> tuple[nn.Module, torch.Tensor, tor
     """The model, a random batch, the device and the number of trained parameters."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    torch.set_float32_matmul_precision("high")
     layout = torch.channels_last if config.model.stem.kind == "conv" else torch.contiguous_format
     model = ViT(config.model).to(device).to(memory_format=layout)
     shape = (config.train.batch_size, 3, config.model.image_size, config.model.image_size)
@@ -126,3 +125,8 @@ def inference(config: Config, compiled: bool) -> tuple[Callable[[], float], int]
             return float(model(images)[0, 0])
 
     return step, count
+
+
+def accelerator_bytes() -> int:
+    """The most memory of the accelerator that was in use; 0 on a CPU."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0

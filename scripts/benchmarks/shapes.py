@@ -28,6 +28,12 @@ MODELS = {
 }
 
 
+def sized(sizes: dict[str, int]) -> Config:
+    """The config of a plain ViT of these sizes (width, depth, patch_size, batch_size), heads of 64 channels."""
+    width = sizes["width"]
+    return _typed(_vit(width, sizes["depth"], width // 64, 2 * width, sizes["patch_size"], sizes["batch_size"]))
+
+
 def config_of(model: str, batch_size: int | None, dtype: str, augment: bool = False) -> Config:
     """The resolved config of a named model; without its augmentation unless asked for, so that peers do as much.
 
@@ -35,11 +41,15 @@ def config_of(model: str, batch_size: int | None, dtype: str, augment: bool = Fa
     """
     config = MODELS[model]()
     config.model.dtype, config.model.drop_path = dtype, 0.0
-    config.augment.mean = config.augment.std = (0.5, 0.5, 0.5)
     if not augment:
         config.augment.crop_padding, config.augment.flip = 0, False
         config.augment.rotate = config.augment.zoom = 0.0
     config.train.batch_size = batch_size or config.train.batch_size
     config.optim.warmup = "0 steps"
+    return _typed(config)
+
+
+def _typed(config: ConfigDict) -> Config:
+    config.augment.mean = config.augment.std = (0.5, 0.5, 0.5)
     typed = from_config_dict(config)
     return dataclasses.replace(typed, model=resolve(typed.model))

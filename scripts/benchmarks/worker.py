@@ -7,11 +7,14 @@ python -m benchmarks.worker '{"adapter": "torch", "compiled": false, "task": "tr
 import importlib
 import json
 import resource
+import statistics
 import sys
 import time
 from typing import Any
 
-from benchmarks.shapes import config_of
+from benchmarks.shapes import config_of, sized
+from vit_jax.config import Config
+from vit_jax.models import flops
 
 ADAPTERS = {"vit_jax": "benchmarks.ours", "torch": "benchmarks.peer_torch", "keras": "benchmarks.peer_keras"}
 
@@ -21,10 +24,30 @@ def _cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def _mfu(spec: dict[str, Any], config: Config, seconds: list[float]) -> float | None:
+    """Share of the accelerator's published peak (Chowdhery et al. 2022); None on one that isn't known."""
+    if spec["adapter"] == "vit_jax":
+        import jax
+
+        kind, count = jax.devices()[0].device_kind, jax.device_count()
+    elif spec["adapter"] == "torch":
+        import torch
+
+        kind, count = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu", 1
+    else:
+        return None
+    work = flops.training(config.model) if spec["task"] == "training" else flops.forward(config.model)
+    rate = config.train.batch_size * work / statistics.median(seconds)
+    return flops.utilization(rate, kind, count, config.model.dtype)
+
+
 def measure(spec: dict[str, Any]) -> dict[str, Any]:
     """Seconds of each step, and what they cost. Steps are waited for one by one."""
     adapter = importlib.import_module(ADAPTERS[spec["adapter"]])
-    config = config_of(spec["model"], spec["batch_size"], spec["dtype"], spec.get("augment", False))
+    if "sizes" in spec:
+        config = sized(spec["sizes"])
+    else:
+        config = config_of(spec["model"], spec["batch_size"], spec["dtype"], spec.get("augment", False))
     build = {"training": adapter.training, "inference": adapter.inference}[spec["task"]]
     began = time.perf_counter()
     step, params = build(config, spec["compiled"])
@@ -42,6 +65,8 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "ready_seconds": ready,
         "params": params,
+        "accelerator_bytes": adapter.accelerator_bytes(),
+        "mfu": _mfu(spec, config, seconds),
         "batch_size": config.train.batch_size,
         "value": value,
     }

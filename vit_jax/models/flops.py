@@ -1,4 +1,4 @@
-"""Floating-point operations of a forward pass, counted from the model's shape."""
+"""Floating-point operations of a model, counted from its shape, and the share of an accelerator's peak they make."""
 
 from vit_jax.config import ModelConfig
 from vit_jax.models.stems import conv_sides, grid_size
@@ -30,3 +30,37 @@ def forward(cfg: ModelConfig) -> int:
     widths += [*cfg.head_mlp, cfg.num_classes]
     macs += sum(a * b for a, b in zip(widths, widths[1:], strict=False))
     return 2 * macs
+
+
+def training(cfg: ModelConfig) -> int:
+    """FLOPs of one image's part of a training step: forward, and backward at twice its cost."""
+    return 3 * forward(cfg)
+
+
+# Dense bfloat16 FLOP/s of one device, by what JAX's device_kind or CUDA's device name starts with, the longer name
+# first. From the makers' data sheets (NVIDIA's without sparsity) and Google Cloud's TPU pages.
+_PEAKS = {
+    "NVIDIA H200 NVL": 835e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA L4": 121e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+}
+
+
+def utilization(flops_per_second: float, device_kind: str, devices: int, dtype: str) -> float | None:
+    """Model FLOPs utilization, a fraction (Chowdhery et al. 2022, PaLM, appendix B).
+
+    None on a device whose peak isn't known, and for a computation in float32, which has another peak.
+    """
+    peak = next((peak for name, peak in _PEAKS.items() if device_kind.startswith(name)), None)
+    if peak is None or dtype != "bfloat16":
+        return None
+    return flops_per_second / (peak * devices)

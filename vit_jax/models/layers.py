@@ -80,7 +80,7 @@ class Attention(nn.Module):
         if cfg.attention == "cudnn":
             out = attention.cudnn(qkv)  # (B, N, K, E)
         elif cfg.attention == "chunked":
-            out = attention.chunked(qkv, words, rate, backend.attention_chunk(len(x)))
+            out = attention.chunked(qkv, words, rate, backend.attention_chunk(len(x), cfg.heads, x.shape[1]))
         else:
             out = attention.plain(qkv, words, rate)
         out = out.reshape(*x.shape[:2], cfg.heads * cfg.head_dim)  # (B, N, K*E)

@@ -1,0 +1,118 @@
+"""Data pipelines alone: images/s of batches ready for the model, 32 x 32 pixels, random crop and flip."""
+
+import argparse
+import functools
+import importlib.util
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+IMAGES = 20_000
+
+
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each pipeline; rounds alternate between them. All run in this process."""
+    batch_size = args.batch or 256
+    images = np.random.RandomState(0).randint(256, size=(IMAGES, 32, 32, 3)).astype(np.uint8)
+    labels = np.arange(IMAGES, dtype=np.int32) % 10
+    starts: dict[str, tuple[str, Callable[..., Callable[[], Any]]]] = {
+        "vit_jax_device": ("jax", functools.partial(_device, augmented=False)),
+        "vit_jax_device_augmented": ("jax", functools.partial(_device, augmented=True)),
+        "vit_jax_tfdata": ("tensorflow", _tfdata),
+        "tf.data_augmented": ("tensorflow", _plain_tfdata),
+        "torch_dataloader_augmented": ("torch", _torch),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in starts}
+    ready = {
+        name: start(images, labels, batch_size)
+        for name, (needs, start) in starts.items()
+        if importlib.util.find_spec(needs)
+    }
+    steps = args.steps * 10
+    for i in range(args.rounds):
+        for name, step in ready.items():
+            for _ in range(args.warmup):
+                step()
+            before = time.perf_counter()
+            for _ in range(steps):
+                step()
+            rates[name].append(steps * batch_size / (time.perf_counter() - before))
+            print(f"round {i + 1}: {name}: {rates[name][-1]:,.0f} images/s", file=sys.stderr, flush=True)
+    return [
+        {"pipeline": name, "images_per_second": statistics.median(r), "lowest": min(r), "highest": max(r)}
+        if r
+        else {"pipeline": name, "absent": f"{starts[name][0]} is not installed"}
+        for name, r in rates.items()
+    ]
+
+
+def _device(images: np.ndarray, labels: np.ndarray, batch_size: int, augmented: bool) -> Callable[[], Any]:
+    import jax
+
+    from vit_jax.config import AugmentConfig
+    from vit_jax.data.augment import augment
+    from vit_jax.data.pipeline import DevicePipeline
+    from vit_jax.sharding import make_mesh, put, replicated
+
+    everywhere = replicated(make_mesh())
+    pipeline = DevicePipeline(put(images, everywhere), put(labels, everywhere), batch_size, everywhere)
+    cfg = AugmentConfig(mean=(0.5,) * 3, std=(0.25,) * 3, crop_padding=4, flip=True)
+
+    @jax.jit
+    def batch(pipeline: DevicePipeline, step: jax.Array) -> Any:
+        out = pipeline.batch_at(0, step)
+        return augment(jax.random.fold_in(jax.random.key(0), step), out["image"], cfg, 32) if augmented else out
+
+    steps = iter(range(10**9))
+    return lambda: jax.block_until_ready(batch(pipeline, next(steps)))
+
+
+def _tfdata(images: np.ndarray, labels: np.ndarray, batch_size: int) -> Callable[[], Any]:
+    from vit_jax.data.dataset import Examples
+    from vit_jax.data.pipeline import TfDataPipeline
+
+    return _next(TfDataPipeline(Examples(images, labels), batch_size).stream(0, 0))
+
+
+def _plain_tfdata(images: np.ndarray, labels: np.ndarray, batch_size: int) -> Callable[[], Any]:
+    import tensorflow as tf
+
+    def distort(image: Any, label: Any) -> Any:
+        image = tf.image.random_crop(tf.pad(image, [[4, 4], [4, 4], [0, 0]], "REFLECT"), (32, 32, 3))
+        image = tf.image.random_flip_left_right(image)
+        return tf.cast(image, tf.float32) / 127.5 - 1, label
+
+    data = tf.data.Dataset.from_tensor_slices((images, labels)).repeat().shuffle(10_000)
+    data = data.map(distort, tf.data.AUTOTUNE).batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    return _next(data.as_numpy_iterator())
+
+
+def _torch(images: np.ndarray, labels: np.ndarray, batch_size: int) -> Callable[[], Any]:
+    import torch
+    import torch.nn.functional as F
+    from torch.utils.data import DataLoader, Dataset
+
+    class Images(Dataset):
+        def __len__(self) -> int:
+            return len(images)
+
+        def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+            x = torch.from_numpy(images[i]).permute(2, 0, 1).float()[None] / 127.5 - 1
+            x = F.pad(x, (4, 4, 4, 4), mode="reflect")[0]
+            y0, x0, flip = torch.randint(9, ()), torch.randint(9, ()), torch.rand(()) < 0.5
+            x = x[:, y0 : y0 + 32, x0 : x0 + 32]
+            return (x.flip(2) if flip else x), int(labels[i])
+
+    def forever() -> Iterator[Any]:
+        while True:
+            yield from DataLoader(Images(), batch_size, shuffle=True, num_workers=2, drop_last=True)
+
+    return _next(forever())
+
+
+def _next(batches: Iterator[Any]) -> Callable[[], Any]:
+    return lambda: next(batches)

@@ -1,0 +1,67 @@
+"""Rows of figures as text, and the machine that they were measured on."""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from vit_jax.environment import git_commit
+
+_PACKAGES = ("jax", "flax", "tensorflow-cpu", "keras", "torch")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, versions and commit."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "cpu": name,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "versions": versions,
+        "git_commit": git_commit(),
+        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def heading(mode: str, args: argparse.Namespace) -> str:
+    facts = machine()
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    return (
+        f"\n{mode} of {args.model}, {args.rounds} rounds; {facts['cores']} cores of {facts['cpu']}; "
+        f"commit {facts['git_commit']}; {versions}; GLIBC_TUNABLES={facts['glibc_tunables'] or 'unset'}"
+    )
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Columns in the order in which the rows first name them; lists, which are the raw figures, are left out."""
+    columns = []
+    for row in rows:
+        columns += [key for key, value in row.items() if key not in columns and not isinstance(value, list)]
+    cells = [[_text(row.get(column)) for column in columns] for row in rows]
+    widths = [max(len(line[i]) for line in [columns, *cells]) for i in range(len(columns))]
+    lines = [columns, *cells]
+    return "\n".join(
+        "  ".join(f"{cell:>{w}}" if i else f"{cell:<{w}}" for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    )
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return str(value)

@@ -1,0 +1,198 @@
+"""Contestants beside each other: training step, inference, augmentation's share, the machine's matmul rate."""
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.shapes import config_of
+
+SCRIPTS = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Contestant:
+    name: str
+    adapter: str  # of worker.ADAPTERS
+    dtype: str
+    compiled: bool
+    needs: str  # the module without which it is absent
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+CONTESTANTS = (
+    Contestant("vit_jax", "vit_jax", "float32", True, "jax"),
+    Contestant("vit_jax_1_device", "vit_jax", "float32", True, "jax", (("JAX_NUM_CPU_DEVICES", "1"),)),
+    Contestant("vit_jax_bf16", "vit_jax", "bfloat16", True, "jax"),
+    Contestant("keras_tensorflow", "keras", "float32", False, "tensorflow", (("KERAS_BACKEND", "tensorflow"),)),
+    Contestant("keras_tensorflow_jit", "keras", "float32", True, "tensorflow", (("KERAS_BACKEND", "tensorflow"),)),
+    Contestant("keras_jax", "keras", "float32", False, "keras", (("KERAS_BACKEND", "jax"),)),
+    Contestant("torch_eager", "torch", "float32", False, "torch"),
+    Contestant("torch_eager_bf16", "torch", "bfloat16", False, "torch"),
+    Contestant("torch_compile", "torch", "float32", True, "torch"),
+    Contestant("torch_compile_bf16", "torch", "bfloat16", True, "torch"),
+)
+
+
+def chosen(args: argparse.Namespace) -> list[Contestant]:
+    """The contestants that the command asks for, ours first."""
+    parts = args.contestants.split(",") if args.contestants else [""]
+    return [c for c in CONTESTANTS if any(part in c.name for part in parts) and args.dtype in (None, c.dtype)]
+
+
+def run_worker(contestant: Contestant, spec: dict[str, Any]) -> dict[str, Any]:
+    """Runs one contestant in a process of its own and gives what it measured, or {"failed": its last words}."""
+    spec = {"adapter": contestant.adapter, "dtype": contestant.dtype, "compiled": contestant.compiled, **spec}
+    environment = {
+        **os.environ,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PYTHONPATH": os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")]),
+        # The same for all, as scripts/train.sh has it for ours: huge pages help every one of them.
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
+        **dict(contestant.environment),
+    }
+    process = subprocess.run(
+        [sys.executable, "-m", "benchmarks.worker", json.dumps(spec)], env=environment, capture_output=True, text=True
+    )
+    lines = [line for line in process.stdout.splitlines() if line.startswith("RESULT ")]
+    if process.returncode or not lines:
+        last = (process.stderr.strip().splitlines() or [f"exit {process.returncode}"])[-1]
+        return {"failed": last[:120]}
+    return json.loads(lines[-1].removeprefix("RESULT "))
+
+
+def rounds(contestants: list[Contestant], spec: dict[str, Any], count: int) -> dict[str, list[dict[str, Any]]]:
+    """What each contestant measured in each round; one that isn't installed or fails is left out of later rounds."""
+    results: dict[str, list[dict[str, Any]]] = {c.name: [] for c in contestants}
+    out = {c.name for c in contestants if importlib.util.find_spec(c.needs) is None}
+    for i in range(count):
+        for contestant in contestants:
+            if contestant.name in out:
+                continue
+            result = run_worker(contestant, spec)
+            results[contestant.name].append(result)
+            if "failed" in result:
+                out.add(contestant.name)
+            said = result.get("failed") or f"{statistics.median(result['seconds']):.4f} s a step"
+            print(f"round {i + 1} of {count}: {contestant.name}: {said}", file=sys.stderr, flush=True)
+    return results
+
+
+def summary(contestants: list[Contestant], results: dict[str, list[dict[str, Any]]], base: str) -> list[dict[str, Any]]:
+    """A row for each contestant: medians over rounds, ranges, and the ratio to `base` round by round."""
+    rows = []
+    medians = {name: [statistics.median(r["seconds"]) for r in rs if "failed" not in r] for name, rs in results.items()}
+    for contestant in contestants:
+        row: dict[str, Any] = {"contestant": contestant.name, "dtype": contestant.dtype}
+        own = [r for r in results[contestant.name] if "failed" not in r]
+        if not results[contestant.name]:
+            rows.append({**row, "absent": f"{contestant.needs} is not installed"})
+            continue
+        if not own:
+            rows.append({**row, "absent": results[contestant.name][0]["failed"]})
+            continue
+        seconds = medians[contestant.name]
+        median = statistics.median(seconds)
+        ratios = [a / b for a, b in zip(seconds, medians.get(base, []), strict=False)]
+        rows.append(
+            {
+                **row,
+                "seconds_per_step": median,
+                "lowest": min(seconds),
+                "highest": max(seconds),
+                "images_per_second": own[0]["batch_size"] / median,
+                "times_ours": statistics.median(ratios) if ratios else None,
+                "ratio_by_round": [round(r, 3) for r in ratios],
+                "cpu_seconds_per_step": statistics.median(r["cpu_seconds_per_step"] for r in own),
+                "peak_memory_gib": max(r["peak_memory_bytes"] for r in own) / 2**30,
+                "accelerator_gib": max(r["accelerator_bytes"] for r in own) / 2**30,
+                "ready_seconds": statistics.median(r["ready_seconds"] for r in own),
+                "params": own[0]["params"],
+                "batch_size": own[0]["batch_size"],
+                "mfu": statistics.median([r["mfu"] for r in own]) if own[0].get("mfu") else None,
+                "seconds_by_round": seconds,
+            }
+        )
+    counts = {row["params"] for row in rows if "params" in row}
+    if len(counts) > 1:
+        raise SystemExit(f"error: the contestants' models differ in size: {sorted(counts)} parameters")
+    return rows
+
+
+def train(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One training step of --model. `times_ours` is how many times as long as vit_jax's a contestant takes."""
+    contestants = chosen(args)
+    spec = {"task": "training", "model": args.model, "batch_size": args.batch}
+    spec |= {"steps": args.steps, "warmup": args.warmup}
+    return summary(contestants, rounds(contestants, spec, args.rounds), "vit_jax")
+
+
+def inference(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Logits of a batch of 1, 64 and 1024 images (or --batch): `seconds_per_step` is the latency of one batch."""
+    rows = []
+    for batch in [args.batch] if args.batch else [1, 64, 1024]:
+        contestants = chosen(args)
+        spec = {"task": "inference", "model": args.model, "batch_size": batch}
+        spec |= {"steps": args.steps * (20 if batch == 1 else 1), "warmup": args.warmup}
+        rows += summary(contestants, rounds(contestants, spec, args.rounds), "vit_jax")
+    return rows
+
+
+def augment(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Our step with and without the augmentation of --model's config; `share` is what it adds to a step."""
+    ours = CONTESTANTS[0]
+    spec = {"task": "training", "model": args.model, "batch_size": args.batch}
+    spec |= {"steps": args.steps, "warmup": args.warmup}
+    pairs = []
+    for i in range(args.rounds):
+        pair = [statistics.median(run_worker(ours, {**spec, "augment": on})["seconds"]) for on in (False, True)]
+        pairs.append(pair)
+        print(f"round {i + 1}: {pair[0]:.4f} s without, {pair[1]:.4f} s with", file=sys.stderr, flush=True)
+    shares = [on / off - 1 for off, on in pairs]
+    return [
+        {
+            "contestant": ours.name,
+            "seconds_without": statistics.median(p[0] for p in pairs),
+            "seconds_with": statistics.median(p[1] for p in pairs),
+            "share": statistics.median(shares),
+            "share_by_round": [round(s, 4) for s in shares],
+        }
+    ]
+
+
+def matmul(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """GFLOP/s of one large matmul in XLA, and the share of the float32 rate that --model's step reaches."""
+    import jax
+    import jax.numpy as jnp
+
+    from vit_jax.models import flops
+
+    def rate(dtype: str, n: int = 4096, k: int = 1024) -> float:
+        a, b = jnp.ones((n, k), dtype), jnp.ones((k, n), dtype)
+        product = jax.jit(lambda a, b: a @ b)
+        product(a, b).block_until_ready()
+        times = []
+        for _ in range(args.steps):
+            before = time.perf_counter()
+            product(a, b).block_until_ready()
+            times.append(time.perf_counter() - before)
+        return 2 * n * n * k / statistics.median(times) / 1e9
+
+    config = config_of(args.model, args.batch, "float32")
+    spec = {"task": "training", "model": args.model, "batch_size": args.batch}
+    spec |= {"steps": args.steps, "warmup": args.warmup}
+    needed = flops.training(config.model) * config.train.batch_size / 1e9
+    rows = []
+    for _ in range(args.rounds):
+        peak = rate("float32")
+        reached = needed / statistics.median(run_worker(CONTESTANTS[0], spec)["seconds"])
+        rows.append({"round": len(rows) + 1, "matmul_gflops": peak, "step_gflops": reached, "share": reached / peak})
+    middle = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+    return [*rows, {**middle, "round": "median"}]
