@@ -7,6 +7,7 @@ python scripts/benchmark.py --mode=growth                     how a step's time 
 python scripts/benchmark.py --mode=startup                    from command to first step, cold and warm
 python scripts/benchmark.py --mode=memory                     resident memory over 20 epochs
 python scripts/benchmark.py --mode=augment --model=article    the step with and without its augmentation
+python scripts/benchmark.py --mode=profile --model=article    where the time of a step goes
 python scripts/benchmark.py --mode=matmul                     what the machine's own large matmuls reach
 
 Contestants run one after the other, each in a process of its own, in rounds (--rounds=N) that alternate between them;
@@ -23,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import growth, pipelines, runs, table, training  # noqa: E402 - after the path
+from benchmarks import growth, pipelines, profile, runs, table, training  # noqa: E402 - after the path
 from benchmarks.shapes import MODELS  # noqa: E402
 
 MODES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
@@ -31,6 +32,7 @@ MODES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
     "inference": training.inference,
     "augment": training.augment,
     "matmul": training.matmul,
+    "profile": profile.measure,
     "pipeline": pipelines.measure,
     "growth": growth.measure,
     "startup": runs.startup,

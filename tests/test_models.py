@@ -220,11 +220,44 @@ def test_wrong_image_sizes_are_refused():
 )
 def test_flops_are_xlas_but_for_the_elementwise(options):
     """Wide and few tokens: norms, softmax and activations, which only XLA counts, are little there."""
-    cfg = dataclasses.replace(TINY, width=256, heads=4, mlp_dim=512, **options)
+    cfg = dataclasses.replace(TINY, width=256, heads=4, mlp_dim=512, attention="xla", **options)
     module = models.create(cfg)
-    params = states.abstract_params(module)
-    compiled = (
-        jax.jit(lambda p, x: module.apply({"params": p}, x)[0]).lower(params, jnp.zeros((4, 16, 16, 3))).compile()
-    )
-    ratio = compiled.cost_analysis()["flops"] / 4 / flops.forward(module.cfg)
-    assert 1 <= ratio < 1.06
+    params, images = states.abstract_params(module), jnp.zeros((4, 16, 16, 3))
+
+    def counted(f):
+        return jax.jit(f).lower(params, images).compile().cost_analysis()["flops"] / 4
+
+    assert 1 <= counted(lambda p, x: module.apply({"params": p}, x)[0]) / flops.forward(module.cfg) < 1.06
+    # The backward pass leaves out the gradient of the images.
+    backward = counted(jax.grad(lambda p, x: module.apply({"params": p}, x)[0].sum()))
+    assert 0.95 < backward / flops.training(module.cfg) < 1.06
+
+
+@pytest.mark.parametrize("options", [{}, {"pool": "flatten", "head_mlp": (64, 32)}, {"representation_dim": 24}])
+def test_kernel_entries_are_nearly_all_parameters(options):
+    module = models.create(dataclasses.replace(TINY, width=64, heads=4, mlp_dim=128, **options))
+    count = states.count(states.abstract_params(module))
+    assert 0.85 * count < flops.kernel_entries(module.cfg) < count
+
+
+def test_utilization_is_the_share_of_a_known_peak():
+    assert flops.utilization(2 * 989e12, "NVIDIA H200", 4, "bfloat16") == pytest.approx(0.5)
+    assert flops.utilization(378e12, "NVIDIA H100 PCIe", 1, "bfloat16") == pytest.approx(0.5)
+    assert flops.utilization(98.9e12, "NVIDIA H100 80GB HBM3", 1, "bfloat16") == pytest.approx(0.1)
+    assert flops.utilization(1e12, "cpu", 1, "bfloat16") is None  # no peak to speak of
+    assert flops.utilization(1e12, "NVIDIA H200", 1, "float32") is None  # another peak
+
+
+def test_every_way_of_computing_attention_gives_the_same_logits_and_weights():
+    images = np.random.RandomState(0).normal(size=(8, 16, 16, 3)).astype(np.float32)
+    outputs = []
+    for attention in ("xla", "chunked"):
+        module = models.create(dataclasses.replace(TINY, attention=attention, posemb="rope2d", qk_norm=True))
+        params = module.init(jax.random.key(0), images)["params"]
+        outputs.append(jax.jit(lambda p, x, module=module: module.apply({"params": p}, x))(params, images))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *outputs)
+
+
+def test_attention_is_left_to_the_machine_unless_named():
+    assert models.create(TINY).cfg.attention == "chunked"  # tests run on a CPU
+    assert models.create(dataclasses.replace(TINY, attention="xla")).cfg.attention == "xla"

@@ -27,7 +27,7 @@ RUN = [
 def rows(workdir, split=None):
     """The metrics of a run without what depends on the clock."""
     return [
-        {k: v for k, v in row.items() if k != "images_per_second"}
+        {k: v for k, v in row.items() if k not in ("images_per_second", "tflops_per_second")}
         for row in metrics.read(Path(workdir))
         if split in (None, row["split"])
     ]
@@ -39,6 +39,21 @@ def results(workdir):
 
 def digests(workdir):
     return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(Path(workdir).rglob("*")) if p.is_file()}
+
+
+def final(workdir):
+    """The last checkpoint of a run of 30 steps."""
+    import orbax.checkpoint as ocp
+
+    return ocp.PyTreeCheckpointer().restore(workdir / "checkpoints" / "30" / "state")
+
+
+def assert_same(a, b):
+    """Asserts that two trees are the same bit for bit."""
+    import jax
+    import numpy as np
+
+    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +103,12 @@ def test_results_hold_the_contract(straight):
     assert found["steps"] == found["checkpoint"] == 30
     assert abs(found["epochs"] - 30 * 32 / 461) < 1e-9
     assert found["wall_seconds"] > found["compile_seconds"] > 0
+    assert found["train_flops_per_image"] == 3 * found["flops_per_image"]
+    rate = found["images_per_second"] * found["train_flops_per_image"] / 1e12
+    assert found["tflops_per_second"] == pytest.approx(rate)
+    startup = found["startup_seconds"]
+    assert startup.keys() == {"imports", "data", "init", "compile", "first_step"} and min(startup.values()) > 0
+    assert startup["compile"] == found["compile_seconds"] and sum(startup.values()) < found["wall_seconds"]
 
 
 def test_learning_happens(straight):
@@ -171,9 +192,6 @@ def test_stopped_killed_and_resumed_is_the_straight_run(straight, process, tmp_p
 
 def test_stopping_saves_and_the_state_is_the_straight_ones(straight, command, tmp_path, monkeypatch):
     """Stopped after 13 of 30 steps and resumed in this process: parameters and optimizer bit for bit."""
-    import jax
-    import numpy as np
-    import orbax.checkpoint as ocp
 
     from vit_jax import train
 
@@ -193,11 +211,8 @@ def test_stopping_saves_and_the_state_is_the_straight_ones(straight, command, tm
     assert command(*RUN, f"--workdir={workdir}")[0] == 0
     assert taken == list(range(1, 31))
 
-    def final(folder):
-        return ocp.PyTreeCheckpointer().restore(folder / "checkpoints" / "30" / "state")
-
     assert set(final(workdir)) == {"step", "seed", "params", "opt_state", "totals"}
-    jax.tree.map(np.testing.assert_array_equal, final(workdir), final(straight))
+    assert_same(final(workdir), final(straight))
 
 
 def test_stopping_during_an_evaluation_repeats_it(straight, command, tmp_path, monkeypatch):
@@ -217,6 +232,38 @@ def test_stopping_during_an_evaluation_repeats_it(straight, command, tmp_path, m
     assert [r["step"] for r in rows(workdir, "validation")] == [10]
     assert command(*RUN, f"--workdir={workdir}")[0] == 0
     assert rows(workdir) == rows(straight)
+
+
+def test_several_steps_in_a_call_are_the_same_steps(straight, command, tmp_path):
+    """Evaluations, checkpoints and logged rows stay where they are; an interrupted run is the uninterrupted one."""
+    several = [*RUN, "--config.train.steps_per_call=3"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert command(*several, f"--workdir={whole}")[0] == 0
+    for row, plain in zip(rows(whole), rows(straight), strict=True):
+        assert (row["step"], row["split"]) == (plain["step"], plain["split"])
+        assert abs(row["loss"] - plain["loss"]) < 1e-4
+
+    from vit_jax import train
+
+    original = train._Log.put
+
+    def put(self, step, figures):
+        original(self, step, figures)
+        if step == 15:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train._Log, "put", put)
+        assert command(*several, f"--workdir={stopped}")[0] == 143
+    assert command(*several, f"--workdir={stopped}")[0] == 0
+    assert rows(stopped) == rows(whole)
+    assert_same(final(stopped), final(whole))
+
+
+def test_several_steps_in_a_call_need_resident_images(command, tmp_path):
+    args = [*RUN, "--config.train.steps_per_call=3", "--config.data.pipeline=tfdata"]
+    code, printed = command(*args, f"--workdir={tmp_path / 'run'}")
+    assert code == 2 and "steps_per_call=3 needs the images on the device" in printed
 
 
 def test_a_run_goes_on_without_its_config_file(command, tmp_path, straight):

@@ -40,6 +40,11 @@ def attention_chunk(batch_size: int, heads: int, tokens: int) -> int:
     return devices * max(n for n in range(1, min(own, most) + 1) if own % n == 0)
 
 
+def barrier(values: Any) -> Any:
+    """Keeps XLA from fusing across it, where its choice of what to fuse is worse than none: on a CPU."""
+    return jax.lax.optimization_barrier(values) if jax.default_backend() == "cpu" else values
+
+
 def resident_copies() -> int:
     """How often the memory of the host holds the data set that is kept on the devices."""
     return jax.local_device_count() if jax.default_backend() == "cpu" else 1

@@ -119,15 +119,17 @@ def _check_train(config: Config, device_count: int) -> None:
     if config.seed < 0 or config.seed >= 2**32:
         raise UserError(f"config.seed must be from 0 to 2**32 - 1; found {config.seed}")
     positive("config.train.batch_size", train.batch_size)
-    positive("config.train.accumulate", train.accumulate)
+    accumulate = 1 if train.accumulate is None else train.accumulate
+    positive("config.train.accumulate", accumulate)
+    positive("config.train.steps_per_call", train.steps_per_call)
     positive("config.eval.batch_size", config.eval.batch_size)
-    share = device_count * train.accumulate
+    share = device_count * accumulate
     if train.batch_size % share:
         low, high = train.batch_size // share * share, -(-train.batch_size // share) * share
         near = f"{low} or {high}" if low else f"{high}"
         raise UserError(
             f"config.train.batch_size={train.batch_size} is not divisible by {device_count} devices x "
-            f"config.train.accumulate={train.accumulate}; the nearest that is: {near}"
+            f"config.train.accumulate={accumulate}; the nearest that is: {near}"
         )
     if not 0 <= train.label_smoothing < 1:
         raise UserError(f"config.train.label_smoothing must be at least 0 and below 1; found {train.label_smoothing}")

@@ -104,7 +104,8 @@ class OptimConfig:
 class TrainConfig:
     length: str = "10 epochs"
     batch_size: int = 256  # global: over all devices and micro-batches
-    accumulate: int = 1  # micro-batches in a step
+    accumulate: int | None = None  # micro-batches in a step; None: chosen for the machine (devices.py)
+    steps_per_call: int = 1  # steps in one call of the compiled program; more pays where a step is under a millisecond
     label_smoothing: float = 0.0
 
 

@@ -1,4 +1,4 @@
-"""How many devices JAX makes of a CPU's cores."""
+"""How a step is spread over a CPU: devices from its cores, micro-batches that fit its caches."""
 
 import contextlib
 import os
@@ -8,10 +8,17 @@ import jax
 from vit_jax.config import Config
 from vit_jax.models import flops, resolve
 from vit_jax.models.checks import check_model
+from vit_jax.models.stems import grid_size
 
 # On two cores, two devices beat one by up to a quarter: the loops between matmuls then run on both, too. Below this
 # work for each in a step, handing it out costs more than it gives (4 GFLOP in a step: even; RECORDS.md).
 _LEAST_FLOPS = 2e9
+
+# Bytes of the widest activations of a micro-batch, on each device, that a core's caches and its share of the memory's
+# speed take well; and the work in a micro-batch, for each entry of the kernels, that makes up for adding up one more
+# set of gradients (RECORDS.md).
+_WIDEST = 2.5e6
+_LEAST_FLOPS_PER_ENTRY = 3500
 
 # More were never measured, and each device holds its own copy of the state.
 _MOST = 8
@@ -39,9 +46,26 @@ def cores() -> int:
 
 def count(config: Config, flops_per_image: float, cores: int) -> int:
     """How many devices `cores` cores should be for a step of this config: at least 1."""
-    batch_size, accumulate = config.train.batch_size, config.train.accumulate
+    batch_size = config.train.batch_size
+    accumulate = 1 if config.train.accumulate is None else config.train.accumulate
     if batch_size <= 0 or accumulate <= 0:  # a mistake that is told elsewhere
         return 1
     micro_batch = batch_size // accumulate
     most = min(cores, _MOST, int(flops_per_image * micro_batch / _LEAST_FLOPS))
     return max((n for n in range(1, most + 1) if micro_batch % n == 0), default=1)
+
+
+def micro_batches(config: Config, devices: int) -> int:
+    """In how many parts a step takes its batch where the config leaves it open: 1 elsewhere than on a CPU.
+
+    The gradient is that of the whole batch up to rounding; dropout's masks are others than with another number. Behind
+    a convolution stem it is 1: XLA's convolutions are slow inside a loop on a CPU (ten times, measured).
+    `config.model` must be resolved.
+    """
+    cfg, share = config.model, config.train.batch_size // devices
+    if jax.default_backend() != "cpu" or cfg.stem.kind == "conv":
+        return 1
+    widest = 4 * grid_size(cfg) ** 2 * max(3 * cfg.heads * cfg.head_dim, cfg.mlp_dim)
+    work = flops.training(cfg) * config.train.batch_size / flops.kernel_entries(cfg)
+    most = min(share * widest / _WIDEST, work / _LEAST_FLOPS_PER_ENTRY)
+    return max((n for n in range(1, int(most) + 1) if share % n == 0), default=1)

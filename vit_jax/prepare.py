@@ -20,6 +20,7 @@ from vit_jax.config import Config
 from vit_jax.data import sources
 from vit_jax.data.dataset import DataSet, Examples, Parts, take
 from vit_jax.data.pipeline import DevicePipeline, TfDataPipeline
+from vit_jax.devices import micro_batches
 from vit_jax.errors import UserError
 from vit_jax.evaluate import Evaluator
 from vit_jax.metrics import Clock
@@ -28,7 +29,7 @@ from vit_jax.progress import say
 from vit_jax.run import RunFolder
 from vit_jax.sharding import batch_sharding, make_mesh, put, put_local, replicated
 from vit_jax.state import TrainState
-from vit_jax.step import train_step
+from vit_jax.step import train_step, train_steps
 from vit_jax.tf import import_tensorflow
 
 _RESIDENT_LIMIT = 4 * 2**30  # bytes of train images that the pipeline "auto" keeps on the device
@@ -47,6 +48,7 @@ class Job:
     due: dict[str, frozenset[int]]  # eval, checkpoint, log: the numbers of steps done at which each happens
     pipeline: DevicePipeline | TfDataPipeline
     step_fn: Any  # compiled train_step: (state, data) -> (state, metrics)
+    steps_fn: Any  # compiled train_steps, train.steps_per_call at once; None for 1
     evaluator: Evaluator
 
 
@@ -74,7 +76,15 @@ def resolve_config(config: Config, run: RunFolder) -> tuple[Config, Parts]:
     model = resolve(config.model, classes)
     model = dataclasses.replace(model, dtype=jnp.dtype(backend.compute_dtype(model.dtype)).name)
     config = dataclasses.replace(config, augment=augment, model=model)
+    if config.train.accumulate is None:
+        accumulate = micro_batches(config, jax.device_count())
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=accumulate))
     if not _is_resident(config, parts.train):
+        if config.train.steps_per_call > 1:
+            raise UserError(
+                f"config.train.steps_per_call={config.train.steps_per_call} needs the images on the device, and they "
+                "are streamed; set it to 1, or set --config.data.pipeline=device"
+            )
         try:
             import_tensorflow()
         except ImportError as error:
@@ -143,6 +153,8 @@ def build(
     say("Compiling ...")
     before = time.monotonic()
     step_fn = compiled_step(config, module, tx, schedule, mesh, pipeline, state)
+    several = config.train.steps_per_call
+    steps_fn = compiled_step(config, module, tx, schedule, mesh, pipeline, state, several) if several > 1 else None
     evaluator = Evaluator(module, config, mesh, shapes, parts.train.images.shape[1:])
     clock.add("compile", time.monotonic() - before)
     say(f"Compiled in {time.monotonic() - before:.1f} s; {time.monotonic() - started:.1f} s since the start.")
@@ -161,7 +173,8 @@ def build(
             "log": config.log.every,
         }.items()
     }
-    return Job(config, run, parts, mesh, module, total, due, pipeline, step_fn, evaluator), state, clock, evaluated
+    job = Job(config, run, parts, mesh, module, total, due, pipeline, step_fn, steps_fn, evaluator)
+    return job, state, clock, evaluated
 
 
 def compiled_step(
@@ -172,15 +185,16 @@ def compiled_step(
     mesh: Mesh,
     pipeline: DevicePipeline | TfDataPipeline,
     state: TrainState,
+    count: int = 1,
 ) -> Any:
-    """`train_step` compiled for this state and pipeline: (state, data) -> (state, metrics).
+    """`train_step`, or `train_steps` for a count above 1, compiled: (state, data) -> (state, metrics).
 
     `data` is the pipeline itself where it is resident, else one batch. The state is given up (donated).
     """
     resident = isinstance(pipeline, DevicePipeline)
     sample = pipeline if resident else put_local(pipeline.batch_at(config.seed, 0), batch_sharding(mesh))
     step = partial(
-        train_step,
+        train_step if count == 1 else partial(train_steps, count=count),
         fetch=(lambda data, seed, step: data.batch_at(seed, step)) if resident else (lambda data, seed, step: data),
         module=module,
         tx=tx,

@@ -43,7 +43,8 @@ def say_run(run: RunFolder, config: Config, module: VisionTransformer, shapes: A
     say_table("Parameters", table)
     epochs = total * config.train.batch_size / len(parts.train.labels)
     say(
-        f"Training: {total:,} steps of {config.train.batch_size} images ({epochs:.1f} epochs), "
+        f"Training: {total:,} steps of {config.train.batch_size} images in {config.train.accumulate} micro-batches "
+        f"({epochs:.1f} epochs), "
         f"{flops.forward(cfg) / 1e6:,.0f} MFLOPs an image forward, {cfg.image_size} x {cfg.image_size} pixels, "
         f"{jnp.dtype(module.dtype).name}, {cfg.attention} attention"
     )

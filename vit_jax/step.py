@@ -49,7 +49,7 @@ def train_step(
         sums = {"loss": losses.sum(), "top1": (ranks < 1).sum(), "top5": (ranks < 5).sum()}
         return losses.mean(), jax.tree.map(lambda x: x.astype(jnp.float32), sums)
 
-    grads, sums = _gradients(loss_fn, state.params, images, batch["label"], dropout_key, config.train.accumulate)
+    grads, sums = _gradients(loss_fn, state.params, images, batch["label"], dropout_key, config.train.accumulate or 1)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     count = jnp.float32(config.train.batch_size)
     metrics = {name: value / count for name, value in sums.items()}
@@ -62,6 +62,11 @@ def train_step(
         totals=jax.tree.map(jnp.add, state.totals, {**sums, "count": count}),
     )
     return state, metrics
+
+
+def train_steps(state: TrainState, data: Any, *, count: int, **bound: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+    """`count` steps of `train_step`, bound as it is, in one call. Each metric is (count,) float32, step by step."""
+    return jax.lax.scan(lambda state, _: train_step(state, data, **bound), state, length=count)
 
 
 def _gradients(

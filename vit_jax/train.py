@@ -103,8 +103,9 @@ def _loop(
                 if step == job.total:
                     break
                 clock.resume()
-                state, figures = job.step_fn(state, next(feed))
-                step, evaluated = step + 1, False
+                count = _steps_in_a_call(job, step)
+                state, figures = (job.step_fn if count == 1 else job.steps_fn)(state, next(feed))
+                step, evaluated = step + count, False
                 log.put(step, figures)
         except Stopped:
             log.flush()
@@ -114,6 +115,24 @@ def _loop(
             say(f"Stopped after step {step} of {job.total}; saved. The same command goes on from there.")
             raise
         checkpoints.wait()
+
+
+def _steps_in_a_call(job: Job, step: int) -> int:
+    """How many steps to do at once after `step`: several, or 1 where an evaluation or checkpoint would be passed over.
+
+    Several only begin at multiples of themselves. So a step is always part of the same call, whatever was
+    interrupted before: a run that is resumed stays the same bit for bit.
+    """
+    several = job.config.train.steps_per_call
+    stops = job.due["eval"] | job.due["checkpoint"]
+    if (
+        several == 1
+        or step % several
+        or step + several > job.total
+        or not stops.isdisjoint(range(step + 1, step + several))
+    ):
+        return 1
+    return several
 
 
 def _feed(job: Job, first: int) -> Iterator[Any]:
@@ -189,7 +208,10 @@ class _Log:
             self._board.close(timeout=5 if kind else None)
 
     def put(self, step: int, figures: dict[str, jax.Array]) -> None:
-        """Takes the figures of the step just dispatched and reads those of the one before."""
+        """Takes the figures of the call just dispatched, () each or (steps,), and reads those of the one before.
+
+        `step` is the last of its steps.
+        """
         self.flush()
         self._pending = step, figures
         if self._job.config.log.tensorboard and self._board is None:
@@ -199,29 +221,33 @@ class _Log:
         """Reads what is pending; raises Diverged if it isn't finite, so that such a state is never saved."""
         if self._pending is None:
             return
-        (step, figures), self._pending = self._pending, None
-        loss, grad_norm = float(figures["loss"]), float(figures["grad_norm"])  # waits: the host can't run ahead
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise Diverged(
-                f"the loss is {loss} and the gradient norm {grad_norm} at step {step} (learning rate "
-                f"{float(figures['learning_rate']):.3g}); lower config.optim.learning_rate or lengthen "
-                "config.optim.warmup, in another --workdir"
-            )
+        (last, figures), self._pending = self._pending, None
+        # Waits: the host can't run further ahead.
+        columns = {name: np.atleast_1d(np.asarray(values)) for name, values in figures.items()}
+        rows = [{name: float(values[i]) for name, values in columns.items()} for i in range(len(columns["loss"]))]
+        steps = range(last - len(rows) + 1, last + 1)
+        for step, row in zip(steps, rows, strict=True):
+            if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
+                raise Diverged(
+                    f"the loss is {row['loss']} and the gradient norm {row['grad_norm']} at step {step} (learning rate "
+                    f"{row['learning_rate']:.3g}); lower config.optim.learning_rate or lengthen "
+                    "config.optim.warmup, in another --workdir"
+                )
         if self._opened is not None:
             self._clock.add("first_step", time.monotonic() - self._opened)
             self._opened = None
             report.say_startup(self._clock)
-        self._clock.add("train_images", self._job.config.train.batch_size)
-        is_due = step in self._job.due["log"]
-        if not (is_due or self._bar.wants_figures()):
+        self._clock.add("train_images", len(rows) * self._job.config.train.batch_size)
+        due = [(step, row) for step, row in zip(steps, rows, strict=True) if step in self._job.due["log"]]
+        if not (due or self._bar.wants_figures()):
             return
-        row = jax.tree.map(float, figures)
         now = self._clock.totals()
         seconds = now["train"] - self._mark["train"]
         rate = (now["train_images"] - self._mark["train_images"]) / seconds if seconds else 0.0
-        self._bar.update(step, row["loss"], row["top1"], rate)
-        if is_due:
+        self._bar.update(last, rows[-1]["loss"], rows[-1]["top1"], rate)
+        if due:
             self._mark = now
+        for step, row in due:
             self._write({"step": step, "split": "train", **row, **report.speed(self._job.module, rate)})
 
     def evaluation(self, step: int, rows: list[dict[str, Any]]) -> None:

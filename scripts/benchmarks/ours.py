@@ -1,5 +1,6 @@
 """vit_jax's own step and inference, as the program runs them."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -11,7 +12,7 @@ from vit_jax import state as states
 from vit_jax.compilation import use_cache
 from vit_jax.config import Config
 from vit_jax.data.pipeline import DevicePipeline
-from vit_jax.devices import use_cpu_cores
+from vit_jax.devices import micro_batches, use_cpu_cores
 from vit_jax.prepare import compiled_step
 from vit_jax.sharding import batch_sharding, make_mesh, put, replicated
 from vit_jax.step import eval_step
@@ -21,9 +22,16 @@ STORED = 2048  # images in the resident data set
 
 def training(config: Config, compiled: bool = True) -> tuple[Callable[[], float], int]:
     """A function that runs one step of training, with the batch's gathering, and returns its loss; parameters."""
+    return training_with_program(config)[:2]
+
+
+def training_with_program(config: Config) -> tuple[Callable[[], float], int, str]:
+    """As `training`, and the text of the compiled program."""
     use_cache()
     use_cpu_cores(config)
     mesh, module = make_mesh(), models.create(config.model)
+    accumulate = micro_batches(config, mesh.size)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=accumulate))
     schedule = optim.learning_rate(config.optim, 10_000, 0)
     tx = optim.optimizer(config.optim, schedule, states.abstract_params(module))
     state = states.create(module, tx, config.seed, mesh)
@@ -39,7 +47,7 @@ def training(config: Config, compiled: bool = True) -> tuple[Callable[[], float]
         carried[0], metrics = step_fn(carried[0], pipeline)
         return float(metrics["loss"])
 
-    return step, count
+    return step, count, step_fn.as_text()
 
 
 def inference(config: Config, compiled: bool = True) -> tuple[Callable[[], float], int]:

@@ -1,5 +1,7 @@
 """Floating-point operations of a model, counted from its shape, and the share of an accelerator's peak they make."""
 
+import itertools
+
 from vit_jax.config import ModelConfig
 from vit_jax.models.stems import conv_sides, grid_size
 
@@ -25,11 +27,20 @@ def forward(cfg: ModelConfig) -> int:
 
     if cfg.pool == "map":
         macs += 2 * patches * width * inner + 2 * patches * inner + inner * width + 2 * width * cfg.mlp_dim
-    widths = [width * patches if cfg.pool == "flatten" else width]
-    widths += [cfg.representation_dim] if cfg.representation_dim is not None else []
-    widths += [*cfg.head_mlp, cfg.num_classes]
-    macs += sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+    macs += sum(a * b for a, b in itertools.pairwise(_head_widths(cfg)))
     return 2 * macs
+
+
+def kernel_entries(cfg: ModelConfig) -> int:
+    """Numbers in the kernels of a resolved `cfg`'s blocks and head: nearly all of its parameters."""
+    blocks = cfg.depth * (4 * cfg.width * cfg.heads * cfg.head_dim + 2 * cfg.width * cfg.mlp_dim)
+    return blocks + sum(a * b for a, b in itertools.pairwise(_head_widths(cfg)))
+
+
+def _head_widths(cfg: ModelConfig) -> list[int]:
+    widths = [cfg.width * grid_size(cfg) ** 2 if cfg.pool == "flatten" else cfg.width]
+    widths += [cfg.representation_dim] if cfg.representation_dim is not None else []
+    return [*widths, *cfg.head_mlp, cfg.num_classes]
 
 
 def training(cfg: ModelConfig) -> int:

@@ -11,7 +11,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.lax import optimization_barrier
+
+from vit_jax.backend import barrier
 
 
 @jax.custom_vjp
@@ -52,7 +53,7 @@ def _gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _gelu_backward(x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
-    x, g = optimization_barrier((x, g))
+    x, g = barrier((x, g))
     density = jnp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
     return (g * (_normal_cdf(x) + x * density),)
 
@@ -74,17 +75,17 @@ def _layer_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: fl
     mean = x32.mean(axis=-1, keepdims=True)
     # E[x^2] - E[x]^2, as Flax has it: one pass over x.
     variance = jnp.maximum((x32 * x32).mean(axis=-1, keepdims=True) - mean * mean, 0)
-    mean, inverse = optimization_barrier((mean, jax.lax.rsqrt(variance + eps)))  # (..., 1) each
+    mean, inverse = barrier((mean, jax.lax.rsqrt(variance + eps)))  # (..., 1) each
     y = (x32 - mean) * inverse * scale + bias
     return y.astype(x.dtype), (x, scale, mean, inverse)
 
 
 def _layer_norm_backward(eps: float, saved: Any, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, scale, mean, inverse = saved
-    x, g = optimization_barrier((x, g))
+    x, g = barrier((x, g))
     normal, g = (x.astype(jnp.float32) - mean) * inverse, g.astype(jnp.float32)
     scaled = g * scale
-    shift, slope = optimization_barrier(
+    shift, slope = barrier(
         (scaled.mean(axis=-1, keepdims=True), (scaled * normal).mean(axis=-1, keepdims=True))
     )  # (..., 1) each
     dx = inverse * (scaled - shift - normal * slope)
