@@ -244,6 +244,8 @@ def test_utilization_is_the_share_of_a_known_peak():
     assert flops.utilization(2 * 989e12, "NVIDIA H200", 4, "bfloat16") == pytest.approx(0.5)
     assert flops.utilization(378e12, "NVIDIA H100 PCIe", 1, "bfloat16") == pytest.approx(0.5)
     assert flops.utilization(98.9e12, "NVIDIA H100 80GB HBM3", 1, "bfloat16") == pytest.approx(0.1)
+    assert flops.utilization(181e12, "NVIDIA L40", 1, "bfloat16") == pytest.approx(1)
+    assert flops.utilization(1e12, "NVIDIA H100 80GB HBM3 MIG 1g.10gb", 1, "bfloat16") is None
     assert flops.utilization(1e12, "cpu", 1, "bfloat16") is None  # no peak to speak of
     assert flops.utilization(1e12, "NVIDIA H200", 1, "float32") is None  # another peak
 

@@ -144,6 +144,17 @@ def test_a_config_that_leaves_less_open_or_more_is_still_the_runs(straight, comm
     assert code == 2 and "config.augment.mean" in printed
 
 
+def test_a_run_from_before_a_key_was_born_is_still_the_runs(straight, command, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(straight, workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    config["model"]["attention"] = "xla"  # what "auto" was then
+    del config["train"]["steps_per_call"]
+    (workdir / "config.json").write_text(json.dumps(config))
+    code, printed = command(*RUN, f"--workdir={workdir}")
+    assert code == 0 and "already complete" in printed
+
+
 def test_a_result_from_before_the_end_does_not_end_the_run(straight, command, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(straight, copy)
@@ -198,8 +209,8 @@ def test_stopping_saves_and_the_state_is_the_straight_ones(straight, command, tm
     taken = []
     original = train._Log.put
 
-    def put(self, step, figures):
-        original(self, step, figures)
+    def put(self, step, figures, dispatched):
+        original(self, step, figures, dispatched)
         taken.append(step)
         if step == 13 and len(taken) == 13:
             signal.raise_signal(signal.SIGTERM)
@@ -247,8 +258,8 @@ def test_several_steps_in_a_call_are_the_same_steps(straight, command, tmp_path)
 
     original = train._Log.put
 
-    def put(self, step, figures):
-        original(self, step, figures)
+    def put(self, step, figures, dispatched):
+        original(self, step, figures, dispatched)
         if step == 15:
             signal.raise_signal(signal.SIGTERM)
 

@@ -1,6 +1,6 @@
-"""What a run uses on the machine at hand where its config leaves the choice: each choice by platform, in one place.
+"""What depends on the platform: dtype, attention, barriers, memory. How a CPU's cores are used is in devices.py.
 
-None of them changes what is computed beyond rounding, but for the dtype, which is written into the run's config.
+Only the dtype changes results beyond rounding; it is written into the run's config.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from vit_jax.config import ModelConfig
 
 # Bytes of attention scores that a CPU device works on at a time: what stays in a core's share of the cache. Around it
 # (a quarter to twice) all sizes were alike, the whole batch at once slower (RECORDS.md).
-_SCORES = 2.7e6
+_SCORE_BYTES = 2.7e6
 
 
 def compute_dtype(name: str) -> Any:
@@ -30,13 +30,16 @@ def attention(cfg: ModelConfig, dtype: Any) -> str:
     if platform == "cpu":
         return "chunked"
     fits = dtype == jnp.bfloat16 and cfg.head_dim % 8 == 0 and cfg.head_dim <= 128 and not cfg.attention_dropout
-    return "cudnn" if platform == "gpu" and fits and _is_nvidia() else "xla"
+    return "cudnn" if platform == "gpu" and fits and _has_fused_attention() else "xla"
 
 
 def attention_chunk(batch_size: int, heads: int, tokens: int) -> int:
-    """Examples that chunked attention takes at a time, over all devices: a divisor of the batch."""
+    """Examples that chunked attention takes at a time, over all of JAX's devices: a divisor of `batch_size`.
+
+    `batch_size` is what the model is applied to: a micro-batch in training.
+    """
     devices = jax.device_count() if batch_size % jax.device_count() == 0 else 1
-    own, most = batch_size // devices, max(int(_SCORES / (4 * heads * tokens**2)), 1)
+    own, most = batch_size // devices, max(int(_SCORE_BYTES / (4 * heads * tokens**2)), 1)
     return devices * max(n for n in range(1, min(own, most) + 1) if own % n == 0)
 
 
@@ -46,9 +49,11 @@ def barrier(values: Any) -> Any:
 
 
 def resident_copies() -> int:
-    """How often the memory of the host holds the data set that is kept on the devices."""
+    """Copies of a resident data set in one memory: one for each CPU device, as these share the host's; else 1."""
     return jax.local_device_count() if jax.default_backend() == "cpu" else 1
 
 
-def _is_nvidia() -> bool:
-    return "nvidia" in jax.devices()[0].device_kind.lower()
+def _has_fused_attention() -> bool:
+    """Whether cuDNN's fused attention runs on this GPU: NVIDIA's from Ampere on."""
+    device = jax.devices()[0]
+    return "nvidia" in device.device_kind.lower() and float(getattr(device, "compute_capability", 0)) >= 8

@@ -80,7 +80,7 @@ class ModelConfig:
     mlp_dropout: float = 0.0  # after both dense layers of each MLP
     head_dropout: float = 0.0  # before the head and after each of its hidden layers
     drop_path: float = 0.0  # stochastic depth: rate of the last block, growing linearly from 0
-    attention: str = "auto"  # xla: the plain formula | chunked | cudnn | auto: the fastest here (backend.py)
+    attention: str = "auto"  # xla: plain | chunked: few examples at a time | cudnn: fused, bfloat16 | auto (backend.py)
     remat: bool = False  # recompute each block in the backward pass: less memory, more time
     init: str = "vit"  # initial values: vit | keras2 (models/inits.py)
     dtype: str = "auto"  # of the computation: float32 | bfloat16 | auto: bfloat16 on accelerators
@@ -105,7 +105,7 @@ class TrainConfig:
     length: str = "10 epochs"
     batch_size: int = 256  # global: over all devices and micro-batches
     accumulate: int | None = None  # micro-batches in a step; None: chosen for the machine (devices.py)
-    steps_per_call: int = 1  # steps in one call of the compiled program; more pays where a step is under a millisecond
+    steps_per_call: int = 1  # resident images only; pays where a step is under 1 ms on an accelerator
     label_smoothing: float = 0.0
 
 

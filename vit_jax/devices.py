@@ -1,6 +1,7 @@
 """How a step is spread over a CPU: devices from its cores, micro-batches that fit its caches."""
 
 import contextlib
+import dataclasses
 import os
 
 import jax
@@ -17,11 +18,11 @@ _LEAST_FLOPS = 2e9
 # Bytes of the widest activations of a micro-batch, on each device, that a core's caches and its share of the memory's
 # speed take well; and the work in a micro-batch, for each entry of the kernels, that makes up for adding up one more
 # set of gradients (RECORDS.md).
-_WIDEST = 2.5e6
+_ACTIVATION_BYTES = 2.5e6
 _LEAST_FLOPS_PER_ENTRY = 3500
 
 # More were never measured, and each device holds its own copy of the state.
-_MOST = 8
+_MAX_DEVICES = 8
 
 
 def use_cpu_cores(config: Config) -> None:
@@ -33,10 +34,11 @@ def use_cpu_cores(config: Config) -> None:
     given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if given or "JAX_NUM_CPU_DEVICES" in os.environ:
         return
+    # The data's class count isn't known yet, and hardly matters.
     model = resolve(config.model, config.model.num_classes or 1000)
     check_model(model)
     with contextlib.suppress(RuntimeError):  # JAX is in use already
-        jax.config.update("jax_num_cpu_devices", count(config, flops.training(model), cores()))
+        jax.config.update("jax_num_cpu_devices", device_count(config, flops.training(model), cores()))
 
 
 def cores() -> int:
@@ -44,15 +46,24 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def count(config: Config, flops_per_image: float, cores: int) -> int:
+def device_count(config: Config, flops_per_image: float, cores: int) -> int:
     """How many devices `cores` cores should be for a step of this config: at least 1."""
     batch_size = config.train.batch_size
     accumulate = 1 if config.train.accumulate is None else config.train.accumulate
     if batch_size <= 0 or accumulate <= 0:  # a mistake that is told elsewhere
         return 1
-    micro_batch = batch_size // accumulate
-    most = min(cores, _MOST, int(flops_per_image * micro_batch / _LEAST_FLOPS))
-    return max((n for n in range(1, most + 1) if micro_batch % n == 0), default=1)
+    # By the work of the whole step, not of a micro-batch: a run whose number of micro-batches has been chosen since
+    # gets the same devices again.
+    most = min(cores, _MAX_DEVICES, int(flops_per_image * batch_size / _LEAST_FLOPS))
+    return max((n for n in range(1, most + 1) if batch_size // accumulate % n == 0), default=1)
+
+
+def with_micro_batches(config: Config, devices: int) -> Config:
+    """The config with `train.accumulate` filled in, where it is open. `config.model` must be resolved."""
+    if config.train.accumulate is not None:
+        return config
+    train = dataclasses.replace(config.train, accumulate=micro_batches(config, devices))
+    return dataclasses.replace(config, train=train)
 
 
 def micro_batches(config: Config, devices: int) -> int:
@@ -67,5 +78,5 @@ def micro_batches(config: Config, devices: int) -> int:
         return 1
     widest = 4 * grid_size(cfg) ** 2 * max(3 * cfg.heads * cfg.head_dim, cfg.mlp_dim)
     work = flops.training(cfg) * config.train.batch_size / flops.kernel_entries(cfg)
-    most = min(share * widest / _WIDEST, work / _LEAST_FLOPS_PER_ENTRY)
+    most = min(share * widest / _ACTIVATION_BYTES, work / _LEAST_FLOPS_PER_ENTRY)
     return max((n for n in range(1, int(most) + 1) if share % n == 0), default=1)

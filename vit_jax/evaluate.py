@@ -102,6 +102,7 @@ def test(
     module: VisionTransformer,
     mesh: Mesh,
     check: Callable[[], None] = lambda: None,
+    trained_here: bool = True,
 ) -> dict[str, Any]:
     """Scores one checkpoint ("best", "latest" or a step) on the test split and writes results.json and pictures."""
     step = checkpoints.resolve(name)
@@ -132,7 +133,7 @@ def test(
         "wall_seconds": clock["wall"],
         "compile_seconds": clock["compile"],
         "startup_seconds": {kind: clock.get(kind, 0.0) for kind in Clock.STARTUP},
-        **report.speed(module, clock["train_images"] / clock["train"] if clock["train"] else None),
+        **report.speed(module, clock["train_images"] / clock["train"] if clock["train"] else None, trained_here),
         "evaluation_seconds": seconds,
         "device": environment.device(),
         "versions": environment.versions(),
@@ -167,6 +168,6 @@ def evaluate(workdir: str, name: str | None) -> dict[str, Any]:
         say(f"Testing checkpoint {step} of {run.path} on {len(examples.labels):,} images, {environment.device()} ...")
         abstract = states.abstract_params(module)
         evaluator = Evaluator(module, config, mesh, abstract, examples.images.shape[1:])
-        results = test(run, config, checkpoints, name, examples, evaluator, module, mesh, stop.check)
+        results = test(run, config, checkpoints, name, examples, evaluator, module, mesh, stop.check, False)
     report.say_results(run.path, results)
     return results

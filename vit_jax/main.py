@@ -11,13 +11,12 @@ saving; 1 anything else.
 import sys
 import time
 
-from vit_jax.clock import process_age
 from vit_jax.errors import UserError
 from vit_jax.flags import Command, parse
 
 
 def main(argv: list[str], age: float = 0.0) -> int:
-    """Runs one command and gives its exit code. `age`: seconds since the process began, which count as imports."""
+    """Runs one command and gives its exit code. `age`: seconds that Python took to come here."""
     started = time.monotonic() - age
     try:
         command = parse(argv)
@@ -37,6 +36,7 @@ def _dispatch(command: Command, started: float) -> int:
 
     use_cache()
     use_cpu_cores(command.config or RunFolder(command.workdir).config())
+    # After that: what follows may already use JAX.
     from vit_jax.evaluate import evaluate
     from vit_jax.stop import Stopped
     from vit_jax.train import Diverged, train
@@ -57,7 +57,8 @@ def _dispatch(command: Command, started: float) -> int:
 
 def run() -> None:
     """The `vit-jax` program."""
-    sys.exit(main(sys.argv, process_age()))
+    # Until here the process did nothing but compute; when it began, it may have been the shell of scripts/train.sh.
+    sys.exit(main(sys.argv, time.process_time()))
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ class Clock:
 
     `wall` is everything since the command began; `compile` and `train` are parts of it: `train` the steady state,
     without compilation, evaluation and saving. What comes before the first step is taken apart too: `imports`, `data`,
-    `init` (the first state, or its restoring), `compile` and `first_step`.
+    `init` (model and state, images to the devices), `compile` and `first_step`.
     """
 
     STARTUP = ("imports", "data", "init", "compile", "first_step")
@@ -103,6 +103,7 @@ class Clock:
         self._started = started
         kinds = ("wall", "train", "train_images", *self.STARTUP)
         self._spent = dict.fromkeys(kinds, 0.0) | (carried or {})
+        self._carried = dict(self._spent)
         self._lap: float | None = None
 
     def add(self, kind: str, amount: float) -> None:
@@ -123,6 +124,10 @@ class Clock:
         lap = now - self._lap if self._lap is not None else 0.0
         spent = self._spent
         return {**spent, "wall": spent["wall"] + now - self._started, "train": spent["train"] + lap}
+
+    def startup(self) -> dict[str, float]:
+        """What came before the end of the first step, this time, by kind."""
+        return {kind: self._spent[kind] - self._carried[kind] for kind in self.STARTUP}
 
     def since_start(self) -> float:
         """Seconds since the command began, this time."""

@@ -20,7 +20,7 @@ from vit_jax.config import Config
 from vit_jax.data import sources
 from vit_jax.data.dataset import DataSet, Examples, Parts, take
 from vit_jax.data.pipeline import DevicePipeline, TfDataPipeline
-from vit_jax.devices import micro_batches
+from vit_jax.devices import with_micro_batches
 from vit_jax.errors import UserError
 from vit_jax.evaluate import Evaluator
 from vit_jax.metrics import Clock
@@ -32,7 +32,7 @@ from vit_jax.state import TrainState
 from vit_jax.step import train_step, train_steps
 from vit_jax.tf import import_tensorflow
 
-_RESIDENT_LIMIT = 4 * 2**30  # bytes of train images that the pipeline "auto" keeps on the device
+_RESIDENT_LIMIT = 4 * 2**30  # bytes, of all copies in one memory, up to which "auto" keeps the train images resident
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,7 @@ def resolve_config(config: Config, run: RunFolder) -> tuple[Config, Parts]:
     model = resolve(config.model, classes)
     model = dataclasses.replace(model, dtype=jnp.dtype(backend.compute_dtype(model.dtype)).name)
     config = dataclasses.replace(config, augment=augment, model=model)
-    if config.train.accumulate is None:
-        accumulate = micro_batches(config, jax.device_count())
-        config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=accumulate))
+    config = with_micro_batches(config, jax.device_count())
     if not _is_resident(config, parts.train):
         if config.train.steps_per_call > 1:
             raise UserError(
@@ -90,7 +88,7 @@ def resolve_config(config: Config, run: RunFolder) -> tuple[Config, Parts]:
         except ImportError as error:
             raise UserError(
                 f"streaming needs TensorFlow ({error}); install it, or set --config.data.pipeline=device to keep the "
-                f"{parts.train.images.nbytes / 2**30:.1f} GiB of images on the accelerator"
+                f"{parts.train.images.nbytes * backend.resident_copies() / 2**30:.1f} GiB of images in memory"
             ) from error
     run.describe(config, dataset)
     return config, parts
@@ -130,6 +128,7 @@ def build(
     Also the clock, with what earlier starts took and what this one has `spent` so far, by kind; and whether the state's
     step has been evaluated already.
     """
+    entered = time.monotonic()
     mesh, module = make_mesh(), create(config.model)
     num_train = len(parts.train.labels)
     total = total_steps(config, num_train)
@@ -138,7 +137,6 @@ def build(
     tx = optim.optimizer(config.optim, schedule, shapes)
     report.say_run(run, config, module, shapes, parts, total)
 
-    before = time.monotonic()
     state, evaluated, carried = states.create(module, tx, config.seed, mesh), True, None
     if checkpoints.steps():
         latest = checkpoints.resolve("latest")
@@ -146,10 +144,10 @@ def build(
         state, evaluated, carried = checkpoints.restore(latest, state, mesh), meta["evaluated"], meta["clock"]
         say(f"Resuming after step {latest} of {total}.")
     clock = Clock(started, carried)
-    for kind, seconds in {**spent, "init": time.monotonic() - before}.items():
-        clock.add(kind, seconds)
 
     pipeline = _pipeline(config, parts.train, mesh)
+    for kind, seconds in {**spent, "init": time.monotonic() - entered}.items():
+        clock.add(kind, seconds)
     say("Compiling ...")
     before = time.monotonic()
     step_fn = compiled_step(config, module, tx, schedule, mesh, pipeline, state)

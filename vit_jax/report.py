@@ -41,29 +41,33 @@ def say_run(run: RunFolder, config: Config, module: VisionTransformer, shapes: A
     table = [(name if n == 1 else f"{n} blocks like {name}", f"{size * n:,}") for name, size, n in rows]
     table.append(("all", f"{sum(size * n for _, size, n in rows):,}"))
     say_table("Parameters", table)
+    micro = f" in {config.train.accumulate} micro-batches" if config.train.accumulate > 1 else ""
     epochs = total * config.train.batch_size / len(parts.train.labels)
     say(
-        f"Training: {total:,} steps of {config.train.batch_size} images in {config.train.accumulate} micro-batches "
-        f"({epochs:.1f} epochs), "
+        f"Training: {total:,} steps of {config.train.batch_size} images{micro} ({epochs:.1f} epochs), "
         f"{flops.forward(cfg) / 1e6:,.0f} MFLOPs an image forward, {cfg.image_size} x {cfg.image_size} pixels, "
         f"{jnp.dtype(module.dtype).name}, {cfg.attention} attention"
     )
 
 
 def say_startup(clock: metrics.Clock) -> None:
-    """Where the time before the first step's end went, over all starts."""
-    spent = clock.totals()
-    parts = ", ".join(f"{kind.replace('_', ' ')} {spent[kind]:.1f}" for kind in clock.STARTUP)
+    """Where the time up to the end of the first step, or of the first call of several, went."""
+    parts = ", ".join(f"{kind.replace('_', ' ')} {seconds:.1f}" for kind, seconds in clock.startup().items())
     say(f"First step done {clock.since_start():.1f} s after the start: {parts}")
 
 
-def speed(module: VisionTransformer, images_per_second: float | None) -> dict[str, float]:
-    """images/s, the model's FLOP/s over all devices in TFLOP/s and, on known accelerators, their share of the peak."""
+def speed(module: VisionTransformer, images_per_second: float | None, here: bool = True) -> dict[str, float]:
+    """images/s, the model's TFLOP/s over all devices and, on known accelerators, their share of the peak.
+
+    `here`: whether these devices are the ones that reached it.
+    """
     if not images_per_second:
         return {"images_per_second": images_per_second}
     rate = images_per_second * flops.training(module.cfg)
     mfu = flops.utilization(rate, jax.devices()[0].device_kind, jax.device_count(), jnp.dtype(module.dtype).name)
-    return {"images_per_second": images_per_second, "tflops_per_second": rate / 1e12} | ({"mfu": mfu} if mfu else {})
+    return {"images_per_second": images_per_second, "tflops_per_second": rate / 1e12} | (
+        {"mfu": mfu} if mfu and here else {}
+    )
 
 
 def per_class(matrix: np.ndarray, classes: list[str]) -> dict[str, float | None]:

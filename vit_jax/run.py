@@ -68,7 +68,8 @@ class RunFolder:
         now = to_dict(given)
         # What a config leaves open, the run has filled in.
         open_keys = (("augment", "mean", []), ("augment", "std", []), ("model", "num_classes", None))
-        for group, key, unset in (*open_keys, ("model", "dtype", "auto"), ("train", "accumulate", None)):
+        machine_keys = (("model", "dtype", "auto"), ("model", "attention", "auto"), ("train", "accumulate", None))
+        for group, key, unset in (*open_keys, *machine_keys):
             if now[group][key] == unset:
                 now[group][key] = saved[group][key]
         for group, key in _PLACES:

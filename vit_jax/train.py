@@ -42,6 +42,7 @@ def train(config: Config, workdir: str, resume: str, started: float) -> None:
         if resume == "never":
             raise UserError(f"{run.path} already holds a run; choose another --workdir, or --resume=auto to go on")
         config = run.same_config(config)
+        check_config(config, jax.device_count())  # what the run has filled in fits the devices here, too
         if _is_complete(run):
             say(f"{run.path} is already complete; nothing to do. Choose another --workdir to train anew.")
             report.say_results(run.path, run.read("results.json"))
@@ -103,10 +104,11 @@ def _loop(
                 if step == job.total:
                     break
                 clock.resume()
+                dispatched = time.monotonic()
                 count = _steps_in_a_call(job, step)
                 state, figures = (job.step_fn if count == 1 else job.steps_fn)(state, next(feed))
                 step, evaluated = step + count, False
-                log.put(step, figures)
+                log.put(step, figures, dispatched)
         except Stopped:
             log.flush()
             if step != saved:
@@ -120,8 +122,8 @@ def _loop(
 def _steps_in_a_call(job: Job, step: int) -> int:
     """How many steps to do at once after `step`: several, or 1 where an evaluation or checkpoint would be passed over.
 
-    Several only begin at multiples of themselves. So a step is always part of the same call, whatever was
-    interrupted before: a run that is resumed stays the same bit for bit.
+    A call of several steps begins only at a multiple of `steps_per_call`. Which steps share a call then doesn't depend
+    on where a run was interrupted, so that a resumed run is the same bit for bit.
     """
     several = job.config.train.steps_per_call
     stops = job.due["eval"] | job.due["checkpoint"]
@@ -136,7 +138,7 @@ def _steps_in_a_call(job: Job, step: int) -> int:
 
 
 def _feed(job: Job, first: int) -> Iterator[Any]:
-    """What the step function takes, step after step from `first` on; streamed batches go to the device two ahead."""
+    """What the step functions take, call after call from `first` on; streamed batches go to the device two ahead."""
     if isinstance(job.pipeline, DevicePipeline):
         yield from itertools.repeat(job.pipeline)
     ahead: deque = deque()
@@ -194,9 +196,9 @@ class _Log:
         self._file = metrics.MetricsFile(job.run.path, step, evaluated)
         self._bar = TrainingBar(job.total, step)
         self._board: metrics.TensorBoard | None = None
-        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._pending: tuple[int, dict[str, jax.Array], float] | None = None
         self._mark = clock.totals()  # at the last row
-        self._opened: float | None = time.monotonic()  # until the first step is done
+        self._begun = False  # until the first call is done
 
     def __enter__(self) -> "_Log":
         return self
@@ -207,13 +209,13 @@ class _Log:
         if self._board:
             self._board.close(timeout=5 if kind else None)
 
-    def put(self, step: int, figures: dict[str, jax.Array]) -> None:
+    def put(self, step: int, figures: dict[str, jax.Array], dispatched: float) -> None:
         """Takes the figures of the call just dispatched, () each or (steps,), and reads those of the one before.
 
-        `step` is the last of its steps.
+        `step` is the last of its steps, `dispatched` when it began (time.monotonic()).
         """
         self.flush()
-        self._pending = step, figures
+        self._pending = step, figures, dispatched
         if self._job.config.log.tensorboard and self._board is None:
             self._board = metrics.TensorBoard(self._job.run.path)  # now that its import can't delay the first step
 
@@ -221,7 +223,7 @@ class _Log:
         """Reads what is pending; raises Diverged if it isn't finite, so that such a state is never saved."""
         if self._pending is None:
             return
-        (last, figures), self._pending = self._pending, None
+        (last, figures, dispatched), self._pending = self._pending, None
         # Waits: the host can't run further ahead.
         columns = {name: np.atleast_1d(np.asarray(values)) for name, values in figures.items()}
         rows = [{name: float(values[i]) for name, values in columns.items()} for i in range(len(columns["loss"]))]
@@ -233,9 +235,9 @@ class _Log:
                     f"{row['learning_rate']:.3g}); lower config.optim.learning_rate or lengthen "
                     "config.optim.warmup, in another --workdir"
                 )
-        if self._opened is not None:
-            self._clock.add("first_step", time.monotonic() - self._opened)
-            self._opened = None
+        if not self._begun:
+            self._begun = True
+            self._clock.add("first_step", time.monotonic() - dispatched)
             report.say_startup(self._clock)
         self._clock.add("train_images", len(rows) * self._job.config.train.batch_size)
         due = [(step, row) for step, row in zip(steps, rows, strict=True) if step in self._job.due["log"]]

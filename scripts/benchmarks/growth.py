@@ -6,7 +6,8 @@ import statistics
 import sys
 from typing import Any
 
-from benchmarks.training import CONTESTANTS, run_worker
+from benchmarks.shapes import sized
+from benchmarks.training import CONTESTANTS, needed
 from vit_jax.models import flops
 
 # What is varied, from 64 tokens, width 192, batch 64, depth 4. Tokens come from the patch size on 32 x 32 pixels.
@@ -28,8 +29,6 @@ def exponent(xs: list[float], ys: list[float]) -> float:
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each point, median over rounds, then one for each series with both exponents."""
-    from benchmarks.shapes import sized
-
     points: dict[tuple[str, int], list[float]] = {}
     work: dict[tuple[str, int], float] = {}
     for i in range(args.rounds):
@@ -37,9 +36,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
             for x, value in values:
                 sizes = {**BASE, key: value}
                 spec = {"task": "training", "model": "sized", "sizes": sizes, "batch_size": sizes["batch_size"]}
-                result = run_worker(CONTESTANTS[0], {**spec, "steps": args.steps, "warmup": args.warmup})
-                if "failed" in result:
-                    raise SystemExit(f"error: {series}={x}: {result['failed']}")
+                result = needed(CONTESTANTS[0], {**spec, "steps": args.steps, "warmup": args.warmup})
                 points.setdefault((series, x), []).append(statistics.median(result["seconds"]))
                 work[series, x] = flops.training(sized(sizes).model) * sizes["batch_size"]
                 print(f"round {i + 1}: {series}={x}: {points[series, x][-1]:.4f} s", file=sys.stderr, flush=True)

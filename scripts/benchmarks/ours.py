@@ -1,7 +1,8 @@
 """vit_jax's own step and inference, as the program runs them."""
 
-import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,9 @@ import numpy as np
 
 from vit_jax import models, optim
 from vit_jax import state as states
-from vit_jax.compilation import use_cache
 from vit_jax.config import Config
 from vit_jax.data.pipeline import DevicePipeline
-from vit_jax.devices import micro_batches, use_cpu_cores
+from vit_jax.devices import use_cpu_cores, with_micro_batches
 from vit_jax.prepare import compiled_step
 from vit_jax.sharding import batch_sharding, make_mesh, put, replicated
 from vit_jax.step import eval_step
@@ -20,18 +20,29 @@ from vit_jax.step import eval_step
 STORED = 2048  # images in the resident data set
 
 
-def training(config: Config, compiled: bool = True) -> tuple[Callable[[], float], int]:
-    """A function that runs one step of training, with the batch's gathering, and returns its loss; parameters."""
-    return training_with_program(config)[:2]
+def training(config: Config, compiled: bool) -> tuple[Callable[[], float], int]:
+    """A function that runs one step of training, with the batch's gathering, and returns its loss; parameters.
+
+    `compiled` is for peers: ours always is.
+    """
+    step, program = training_with_program(config)
+    return step, program.params
 
 
-def training_with_program(config: Config) -> tuple[Callable[[], float], int, str]:
-    """As `training`, and the text of the compiled program."""
-    use_cache()
+@dataclass(frozen=True)
+class Program:
+    params: int
+    compiled: Any
+
+    def text(self) -> str:
+        return self.compiled.as_text()
+
+
+def training_with_program(config: Config) -> tuple[Callable[[], float], Program]:
+    """A function that runs one step of training, and its compiled program."""
     use_cpu_cores(config)
     mesh, module = make_mesh(), models.create(config.model)
-    accumulate = micro_batches(config, mesh.size)
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=accumulate))
+    config = with_micro_batches(config, mesh.size)
     schedule = optim.learning_rate(config.optim, 10_000, 0)
     tx = optim.optimizer(config.optim, schedule, states.abstract_params(module))
     state = states.create(module, tx, config.seed, mesh)
@@ -47,12 +58,11 @@ def training_with_program(config: Config) -> tuple[Callable[[], float], int, str
         carried[0], metrics = step_fn(carried[0], pipeline)
         return float(metrics["loss"])
 
-    return step, count, step_fn.as_text()
+    return step, Program(count, step_fn)
 
 
-def inference(config: Config, compiled: bool = True) -> tuple[Callable[[], float], int]:
-    """A function that computes the logits of one batch of stored images, as evaluation does."""
-    use_cache()
+def inference(config: Config, compiled: bool) -> tuple[Callable[[], float], int]:
+    """A function that computes the logits of one batch of stored images, as evaluation does (always `compiled`)."""
     use_cpu_cores(config)
     mesh, module = make_mesh(), models.create(config.model)
     params = jax.jit(lambda: states.init_params(module, jnp.uint32(0)), out_shardings=replicated(mesh))()

@@ -2,52 +2,39 @@
 
 import argparse
 import functools
-import importlib.util
 import statistics
-import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from benchmarks.training import Contestant, rounds
+
 IMAGES = 20_000
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each pipeline; rounds alternate between them. All run in this process."""
-    batch_size = args.batch or 256
+    """A row for each pipeline; each runs in a process of its own, in rounds that alternate between them."""
+    contestants = [Contestant(name, name, "uint8", False, needs) for name, (needs, _) in PIPELINES.items()]
+    spec = {"task": "pipeline", "batch_size": args.batch or 256, "steps": args.steps * 20, "warmup": args.warmup + 10}
+    results = rounds(contestants, spec, args.rounds)
+    rows: list[dict[str, Any]] = []
+    for name, (needs, _) in PIPELINES.items():
+        rates = [spec["steps"] * spec["batch_size"] / sum(r["seconds"]) for r in results[name] if "failed" not in r]
+        if rates:
+            rows.append({"pipeline": name, "images_per_second": statistics.median(rates)})
+            rows[-1] |= {"lowest": min(rates), "highest": max(rates)}
+        else:
+            why = results[name][0]["failed"] if results[name] else f"{needs} is not installed"
+            rows.append({"pipeline": name, "absent": why})
+    return rows
+
+
+def start(name: str, batch_size: int) -> Callable[[], Any]:
+    """A function that waits for the next batch of a pipeline."""
     images = np.random.RandomState(0).randint(256, size=(IMAGES, 32, 32, 3)).astype(np.uint8)
     labels = np.arange(IMAGES, dtype=np.int32) % 10
-    starts: dict[str, tuple[str, Callable[..., Callable[[], Any]]]] = {
-        "vit_jax_device": ("jax", functools.partial(_device, augmented=False)),
-        "vit_jax_device_augmented": ("jax", functools.partial(_device, augmented=True)),
-        "vit_jax_tfdata": ("tensorflow", _tfdata),
-        "tf.data_augmented": ("tensorflow", _plain_tfdata),
-        "torch_dataloader_augmented": ("torch", _torch),
-    }
-    rates: dict[str, list[float]] = {name: [] for name in starts}
-    ready = {
-        name: start(images, labels, batch_size)
-        for name, (needs, start) in starts.items()
-        if importlib.util.find_spec(needs)
-    }
-    steps = args.steps * 10
-    for i in range(args.rounds):
-        for name, step in ready.items():
-            for _ in range(args.warmup):
-                step()
-            before = time.perf_counter()
-            for _ in range(steps):
-                step()
-            rates[name].append(steps * batch_size / (time.perf_counter() - before))
-            print(f"round {i + 1}: {name}: {rates[name][-1]:,.0f} images/s", file=sys.stderr, flush=True)
-    return [
-        {"pipeline": name, "images_per_second": statistics.median(r), "lowest": min(r), "highest": max(r)}
-        if r
-        else {"pipeline": name, "absent": f"{starts[name][0]} is not installed"}
-        for name, r in rates.items()
-    ]
+    return PIPELINES[name][1](images, labels, batch_size)
 
 
 def _device(images: np.ndarray, labels: np.ndarray, batch_size: int, augmented: bool) -> Callable[[], Any]:
@@ -56,8 +43,10 @@ def _device(images: np.ndarray, labels: np.ndarray, batch_size: int, augmented: 
     from vit_jax.config import AugmentConfig
     from vit_jax.data.augment import augment
     from vit_jax.data.pipeline import DevicePipeline
+    from vit_jax.devices import cores
     from vit_jax.sharding import make_mesh, put, replicated
 
+    jax.config.update("jax_num_cpu_devices", cores())
     everywhere = replicated(make_mesh())
     pipeline = DevicePipeline(put(images, everywhere), put(labels, everywhere), batch_size, everywhere)
     cfg = AugmentConfig(mean=(0.5,) * 3, std=(0.25,) * 3, crop_padding=4, flip=True)
@@ -107,12 +96,24 @@ def _torch(images: np.ndarray, labels: np.ndarray, batch_size: int) -> Callable[
             x = x[:, y0 : y0 + 32, x0 : x0 + 32]
             return (x.flip(2) if flip else x), int(labels[i])
 
+    loader = DataLoader(Images(), batch_size, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True)
+
     def forever() -> Iterator[Any]:
         while True:
-            yield from DataLoader(Images(), batch_size, shuffle=True, num_workers=2, drop_last=True)
+            yield from loader
 
     return _next(forever())
 
 
 def _next(batches: Iterator[Any]) -> Callable[[], Any]:
     return lambda: next(batches)
+
+
+# By name: the module that it needs, and (images, labels, batch size) -> a function that waits for the next batch.
+PIPELINES: dict[str, tuple[str, Callable[..., Callable[[], Any]]]] = {
+    "vit_jax_device": ("jax", functools.partial(_device, augmented=False)),
+    "vit_jax_device_augmented": ("jax", functools.partial(_device, augmented=True)),
+    "vit_jax_tfdata": ("tensorflow", _tfdata),
+    "tf.data_augmented": ("tensorflow", _plain_tfdata),
+    "torch_dataloader_augmented": ("torch", _torch),
+}

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.shapes import config_of
 
-# First match wins, on an operation's path in the model, like "transpose(jvp(ViT))/block_03/mlp/dense_0/dot_general".
+# First match wins, on an operation's path, like "transpose(jvp(VisionTransformer))/block_03/mlp/dense_0/dot_general".
 PARTS = (
     ("waiting for and adding up devices", r"^all-reduce|^all-gather"),
     ("dense layers and convolutions", r"(qkv|out|dense_\d|proj|logits|conv_\d)/"),
@@ -34,7 +34,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     from benchmarks import ours
 
     config = config_of(args.model, args.batch, args.dtype or "float32", augment=True)
-    step, _, text = ours.training_with_program(config)
+    step, program = ours.training_with_program(config)
     for _ in range(args.warmup):
         step()
     with tempfile.TemporaryDirectory() as folder:
@@ -43,7 +43,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
                 step()
         files = sorted(Path(folder).rglob("*.trace.json.gz"))
         events = json.loads(gzip.decompress(files[-1].read_bytes()))["traceEvents"]
-    return table(events, text, args.steps * jax.device_count())
+    return table(events, program.text(), args.steps * jax.device_count())
 
 
 def table(events: list[dict[str, Any]], program: str, runs: int) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Whole runs of the program: from command to first step, and resident memory over epochs."""
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -16,10 +17,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 def _start(workdir: Path, cache: Path, *args: str) -> subprocess.Popen:
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-    environment |= {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")}
     environment |= {"VIT_JAX_CACHE": str(cache)}
     return subprocess.Popen(
-        [sys.executable, "-m", "vit_jax.main", f"--workdir={workdir}", "--config.log.every=1 steps", *args],
+        [sys.executable, "-m", "vit_jax.main", f"--workdir={workdir}", *args, "--config.log.every=1 steps"],
         cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
 
@@ -58,18 +58,22 @@ def startup(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def memory(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Resident memory at the end of each of 20 epochs of a small run, and its growth from epoch 2 to 20."""
+    """Resident memory at the end of each of 20 epochs of a small run, and its growth from epoch 2 to 20.
+
+    Without TensorBoard, for which TensorFlow is imported some seconds after the first step, in whatever epoch that is.
+    """
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "run"
         config = ["--config=configs/debug.py", "--config.train.length=20 epochs", "--config.eval.every=1 epochs"]
-        config += ["--config.checkpoint.every=1 epochs", "--config.data.name=digits", "--config.log.tensorboard=true"]
+        config += ["--config.checkpoint.every=1 epochs", "--config.data.name=digits", "--config.log.tensorboard=false"]
         process = _start(workdir, Path(folder) / "cache", *config)
         metrics = workdir / "metrics.jsonl"
         while process.poll() is None:
             done = metrics.read_text().count('"split": "validation"') if metrics.exists() else 0
             if done > len(rows):
-                rows.append({"epoch": done, "resident_mib": _resident(process.pid), "peak_mib": _peak(process.pid)})
+                with contextlib.suppress(OSError, StopIteration):  # it has just ended
+                    rows.append({"epoch": done, "resident_mib": _resident(process.pid), "peak_mib": _peak(process.pid)})
             time.sleep(0.02)
         if process.returncode:
             raise SystemExit(f"error: the run failed with exit code {process.returncode}")

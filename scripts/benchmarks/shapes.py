@@ -29,9 +29,11 @@ MODELS = {
 
 
 def sized(sizes: dict[str, int]) -> Config:
-    """The config of a plain ViT of these sizes (width, depth, patch_size, batch_size), heads of 64 channels."""
+    """The config of a plain ViT (width, depth, patch_size, batch_size) in float32, heads of 64 channels."""
     width = sizes["width"]
-    return _typed(_vit(width, sizes["depth"], width // 64, 2 * width, sizes["patch_size"], sizes["batch_size"]))
+    config = _vit(width, sizes["depth"], width // 64, 2 * width, sizes["patch_size"], sizes["batch_size"])
+    config.model.dtype = "float32"
+    return _typed(config)
 
 
 def config_of(model: str, batch_size: int | None, dtype: str, augment: bool = False) -> Config:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vit_jax.devices import cores
 from vit_jax.environment import git_commit
 
 _PACKAGES = ("jax", "flax", "tensorflow-cpu", "keras", "torch")
@@ -28,7 +29,7 @@ def machine() -> dict[str, Any]:
             continue
     return {
         "cpu": name,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "versions": versions,
         "git_commit": git_commit(),
         "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),

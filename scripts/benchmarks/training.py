@@ -54,8 +54,6 @@ def run_worker(contestant: Contestant, spec: dict[str, Any]) -> dict[str, Any]:
         **os.environ,
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONPATH": os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")]),
-        # The same for all, as scripts/train.sh has it for ours: huge pages help every one of them.
-        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
         **dict(contestant.environment),
     }
     process = subprocess.run(
@@ -66,6 +64,14 @@ def run_worker(contestant: Contestant, spec: dict[str, Any]) -> dict[str, Any]:
         last = (process.stderr.strip().splitlines() or [f"exit {process.returncode}"])[-1]
         return {"failed": last[:120]}
     return json.loads(lines[-1].removeprefix("RESULT "))
+
+
+def needed(contestant: Contestant, spec: dict[str, Any]) -> dict[str, Any]:
+    """As `run_worker`, for a figure without which there is no result: ends the program if it fails."""
+    result = run_worker(contestant, spec)
+    if "failed" in result:
+        raise SystemExit(f"error: {contestant.name} on {spec.get('model', spec)}: {result['failed']}")
+    return result
 
 
 def rounds(contestants: list[Contestant], spec: dict[str, Any], count: int) -> dict[str, list[dict[str, Any]]]:
@@ -85,8 +91,10 @@ def rounds(contestants: list[Contestant], spec: dict[str, Any], count: int) -> d
     return results
 
 
-def summary(contestants: list[Contestant], results: dict[str, list[dict[str, Any]]], base: str) -> list[dict[str, Any]]:
-    """A row for each contestant: medians over rounds, ranges, and the ratio to `base` round by round."""
+def summary(
+    contestants: list[Contestant], results: dict[str, list[dict[str, Any]]], reference: str
+) -> list[dict[str, Any]]:
+    """A row for each contestant: medians over rounds, ranges, and the ratio to `reference` round by round."""
     rows = []
     medians = {name: [statistics.median(r["seconds"]) for r in rs if "failed" not in r] for name, rs in results.items()}
     for contestant in contestants:
@@ -100,7 +108,7 @@ def summary(contestants: list[Contestant], results: dict[str, list[dict[str, Any
             continue
         seconds = medians[contestant.name]
         median = statistics.median(seconds)
-        ratios = [a / b for a, b in zip(seconds, medians.get(base, []), strict=False)]
+        ratios = [a / b for a, b in zip(seconds, medians.get(reference, []), strict=False)]
         rows.append(
             {
                 **row,
@@ -112,7 +120,9 @@ def summary(contestants: list[Contestant], results: dict[str, list[dict[str, Any
                 "ratio_by_round": [round(r, 3) for r in ratios],
                 "cpu_seconds_per_step": statistics.median(r["cpu_seconds_per_step"] for r in own),
                 "peak_memory_gib": max(r["peak_memory_bytes"] for r in own) / 2**30,
-                "accelerator_gib": max(r["accelerator_bytes"] for r in own) / 2**30,
+                "accelerator_gib": max(r["accelerator_bytes"] for r in own) / 2**30
+                if own[0]["accelerator_bytes"]
+                else None,
                 "ready_seconds": statistics.median(r["ready_seconds"] for r in own),
                 "params": own[0]["params"],
                 "batch_size": own[0]["batch_size"],
@@ -126,7 +136,7 @@ def summary(contestants: list[Contestant], results: dict[str, list[dict[str, Any
     return rows
 
 
-def base(contestants: list[Contestant]) -> str:
+def reference_of(contestants: list[Contestant]) -> str:
     """The first of ours, to which the others are compared."""
     return next((c.name for c in contestants if c.adapter == "vit_jax"), "")
 
@@ -136,7 +146,7 @@ def train(args: argparse.Namespace) -> list[dict[str, Any]]:
     contestants = chosen(args)
     spec = {"task": "training", "model": args.model, "batch_size": args.batch}
     spec |= {"steps": args.steps, "warmup": args.warmup}
-    return summary(contestants, rounds(contestants, spec, args.rounds), base(contestants))
+    return summary(contestants, rounds(contestants, spec, args.rounds), reference_of(contestants))
 
 
 def inference(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -146,7 +156,7 @@ def inference(args: argparse.Namespace) -> list[dict[str, Any]]:
         contestants = chosen(args)
         spec = {"task": "inference", "model": args.model, "batch_size": batch}
         spec |= {"steps": args.steps * (20 if batch == 1 else 1), "warmup": args.warmup}
-        rows += summary(contestants, rounds(contestants, spec, args.rounds), base(contestants))
+        rows += summary(contestants, rounds(contestants, spec, args.rounds), reference_of(contestants))
     return rows
 
 
@@ -157,7 +167,7 @@ def augment(args: argparse.Namespace) -> list[dict[str, Any]]:
     spec |= {"steps": args.steps, "warmup": args.warmup}
     pairs = []
     for i in range(args.rounds):
-        pair = [statistics.median(run_worker(ours, {**spec, "augment": on})["seconds"]) for on in (False, True)]
+        pair = [statistics.median(needed(ours, {**spec, "augment": on})["seconds"]) for on in (False, True)]
         pairs.append(pair)
         print(f"round {i + 1}: {pair[0]:.4f} s without, {pair[1]:.4f} s with", file=sys.stderr, flush=True)
     shares = [on / off - 1 for off, on in pairs]
@@ -193,11 +203,11 @@ def matmul(args: argparse.Namespace) -> list[dict[str, Any]]:
     config = config_of(args.model, args.batch, "float32")
     spec = {"task": "training", "model": args.model, "batch_size": args.batch}
     spec |= {"steps": args.steps, "warmup": args.warmup}
-    needed = flops.training(config.model) * config.train.batch_size / 1e9
+    work = flops.training(config.model) * config.train.batch_size / 1e9
     rows = []
     for _ in range(args.rounds):
         peak = rate("float32")
-        reached = needed / statistics.median(run_worker(CONTESTANTS[0], spec)["seconds"])
+        reached = work / statistics.median(needed(CONTESTANTS[0], spec)["seconds"])
         rows.append({"round": len(rows) + 1, "matmul_gflops": peak, "step_gflops": reached, "share": reached / peak})
     middle = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
     return [*rows, {**middle, "round": "median"}]

@@ -10,6 +10,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.shapes import config_of, sized
@@ -43,6 +44,10 @@ def _mfu(spec: dict[str, Any], config: Config, seconds: list[float]) -> float | 
 
 def measure(spec: dict[str, Any]) -> dict[str, Any]:
     """Seconds of each step, and what they cost. Steps are waited for one by one."""
+    if spec["task"] == "pipeline":
+        from benchmarks import pipelines
+
+        return {"seconds": _timed(pipelines.start(spec["adapter"], spec["batch_size"]), spec)}
     adapter = importlib.import_module(ADAPTERS[spec["adapter"]])
     if "sizes" in spec:
         config = sized(spec["sizes"])
@@ -54,11 +59,8 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     for _ in range(spec["warmup"]):
         step()
     ready = time.perf_counter() - began
-    cpu, seconds, value = _cpu_seconds(), [], 0.0
-    for _ in range(spec["steps"]):
-        before = time.perf_counter()
-        value = step()
-        seconds.append(time.perf_counter() - before)
+    cpu = _cpu_seconds()
+    seconds = _timed(step, {**spec, "warmup": 0})
     return {
         "seconds": seconds,
         "cpu_seconds_per_step": (_cpu_seconds() - cpu) / spec["steps"],
@@ -68,8 +70,18 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         "accelerator_bytes": adapter.accelerator_bytes(),
         "mfu": _mfu(spec, config, seconds),
         "batch_size": config.train.batch_size,
-        "value": value,
     }
+
+
+def _timed(step: Callable[[], Any], spec: dict[str, Any]) -> list[float]:
+    for _ in range(spec["warmup"]):
+        step()
+    seconds = []
+    for _ in range(spec["steps"]):
+        before = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - before)
+    return seconds
 
 
 if __name__ == "__main__":

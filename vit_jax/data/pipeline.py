@@ -63,7 +63,7 @@ def indices_at_on_device(seed: jax.Array, step: jax.Array, n: int, batch_size: i
 
 
 class DevicePipeline(flax.struct.PyTreeNode):
-    """The whole train split in the accelerator's memory; a batch is a gather inside the compiled step."""
+    """The whole train split in every device's memory; a batch is a gather inside the compiled step."""
 
     images: jax.Array  # (N, H, W, 3) uint8
     labels: jax.Array  # (N,) int32
@@ -72,6 +72,7 @@ class DevicePipeline(flax.struct.PyTreeNode):
     everywhere: NamedSharding = flax.struct.field(pytree_node=False)
 
     def batch_at(self, seed: jax.Array | int, step: jax.Array | int) -> Batch:
+        """The batch of `step`; both numbers may be traced."""
         n = self.labels.shape[0]
         index = indices_at_on_device(jnp.asarray(seed), jnp.asarray(step), n, self.batch_size)  # (B,)
         index = jax.lax.with_sharding_constraint(index, self.everywhere)

@@ -22,7 +22,7 @@ def weights_of(qkv: jax.Array) -> jax.Array:
     """
     q, k = qkv[:, :, 0], qkv[:, :, 1]  # (B, N, K, E) each
     scores = jnp.einsum("bnke,bmke->bknm", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
-    return jax.nn.softmax(scores)
+    return jax.nn.softmax(scores)  # (B, K, N, N)
 
 
 def plain(qkv: jax.Array, words: jax.Array, rate: float) -> jax.Array:
@@ -30,7 +30,7 @@ def plain(qkv: jax.Array, words: jax.Array, rate: float) -> jax.Array:
     weights = weights_of(qkv)
     if rate:
         weights = jnp.where(keep(words, rate, index_of(weights.shape)), weights / (1 - rate), 0)
-    return jnp.einsum("bknm,bmke->bnke", weights.astype(qkv.dtype), qkv[:, :, 2])
+    return jnp.einsum("bknm,bmke->bnke", weights.astype(qkv.dtype), qkv[:, :, 2])  # (B, N, K, E)
 
 
 def cudnn(qkv: jax.Array) -> jax.Array:
@@ -41,7 +41,7 @@ def cudnn(qkv: jax.Array) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def chunked(qkv: jax.Array, words: jax.Array, rate: float, size: int) -> jax.Array:
-    """As `plain`, `size` examples at a time, of which there must be a multiple.
+    """As `plain`, `size` examples at a time; B must be a multiple of `size`.
 
     Each chunk takes every (B / size)-th example. So where the batch is split over devices in equal runs, and `size`
     is a multiple of their number, every device works on its own examples in every chunk.
@@ -90,13 +90,13 @@ def _forward(qkv: jax.Array, words: jax.Array, rate: float, size: int) -> tuple[
         total = p.sum(axis=-1, keepdims=True)  # (G, K, N, 1)
         if rate:
             p = jnp.where(_keep(words, rate, i, p.shape, count), p, 0)
-        out = jnp.einsum("gknm,gkme->gkne", p.astype(v.dtype), v) * (1 / ((1 - rate) * total))
+        out = jnp.einsum("gknm,gkme->gkne", p.astype(v.dtype), v) * (1 / ((1 - rate) * total))  # (G, K, N, E)
         return _set(carried[0], i, out.swapaxes(1, 2)), _set(carried[1], i, top + jnp.log(total))
 
-    out = jnp.zeros((size, count, n, heads, e), qkv.dtype)
+    out = jnp.zeros((size, count, n, heads, e), qkv.dtype)  # (G, B/G, N, K, E)
     log_total = jnp.zeros((size, count, heads, n, 1), jnp.float32)
     out, log_total = jax.lax.fori_loop(0, count, body, (out, log_total))
-    return out.reshape(-1, n, heads, e), (qkv, words, out, log_total)
+    return out.reshape(-1, n, heads, e), (qkv, words, out, log_total)  # (B, N, K, E)
 
 
 def _backward(rate: float, size: int, saved: Any, g: jax.Array) -> tuple[jax.Array, None]:
@@ -107,17 +107,17 @@ def _backward(rate: float, size: int, saved: Any, g: jax.Array) -> tuple[jax.Arr
         q, k, v = _heads(_get(chunks, i))
         do = _get(g, i).swapaxes(1, 2) / (1 - rate)  # (G, K, N, E)
         p = jnp.exp(_scores(q, k) - _get(log_total, i))  # (G, K, N, N)
-        dp = jnp.einsum("gkne,gkme->gknm", do, v, preferred_element_type=jnp.float32)
+        dp = jnp.einsum("gkne,gkme->gknm", do, v, preferred_element_type=jnp.float32)  # (G, K, N, N)
         dropped = p
         if rate:
             mask = _keep(words, rate, i, p.shape, chunks.shape[1])
             dropped, dp = jnp.where(mask, p, 0), jnp.where(mask, dp, 0)
-        dv = jnp.einsum("gknm,gkne->gkme", dropped.astype(do.dtype), do)
+        dv = jnp.einsum("gknm,gkne->gkme", dropped.astype(do.dtype), do)  # (G, K, N, E)
         # The softmax subtracts each row's sum of p * dp, which is that of out * g.
-        row = (_get(g, i) * _get(out, i)).astype(jnp.float32).sum(axis=-1).swapaxes(1, 2)  # (G, K, N)
-        ds = (p * (dp - row[..., None])).astype(q.dtype)
-        dq = jnp.einsum("gknm,gkme->gkne", ds, k) * scale
-        dk = jnp.einsum("gknm,gkne->gkme", ds, q)
+        row = (_get(g, i).astype(jnp.float32) * _get(out, i)).sum(axis=-1).swapaxes(1, 2)  # (G, K, N)
+        ds = (p * (dp - row[..., None])).astype(q.dtype)  # (G, K, N, N)
+        dq = jnp.einsum("gknm,gkme->gkne", ds, k) * scale  # (G, K, N, E)
+        dk = jnp.einsum("gknm,gkne->gkme", ds, q)  # (G, K, N, E)
         # Each chunk of the inputs gives place to its gradient: the loop needs no other memory.
         return _set(chunks, i, jnp.stack([t.swapaxes(1, 2) for t in (dq, dk, dv)], axis=2))
 

@@ -2,7 +2,7 @@
 
 A counter-based generator's bits would be written out and read back and cost more than a whole block. The hash is two
 rounds of a 32-bit finalizer, and fuses into the loop that uses it. The masks' balance and their independence between
-entries, keys and layers are tested; they are meant for dropout, not for statistics.
+entries, keys and layers are tested (tests/test_layers.py); they are meant for dropout, not for statistics.
 """
 
 import math
@@ -34,7 +34,7 @@ def index_of(shape: Sequence[int], steps: Sequence[int] | None = None) -> jax.Ar
 
 
 def keep(words: jax.Array, rate: float, index: jax.Array) -> jax.Array:
-    """A boolean mask of the shape of `index`, each entry True with probability 1 - rate."""
+    """A boolean mask of the shape of `index`, each entry True with probability 1 - rate; 0 <= rate < 1."""
     return fmix32(fmix32(index ^ words[0]) ^ words[1]) >= np.uint32(rate * 2**32)
 
 

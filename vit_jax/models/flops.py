@@ -1,6 +1,7 @@
 """Floating-point operations of a model, counted from its shape, and the share of an accelerator's peak they make."""
 
 import itertools
+import re
 
 from vit_jax.config import ModelConfig
 from vit_jax.models.stems import conv_sides, grid_size
@@ -58,6 +59,7 @@ _PEAKS = {
     "NVIDIA H100": 989e12,
     "NVIDIA A100": 312e12,
     "NVIDIA L40S": 362e12,
+    "NVIDIA L40": 181e12,
     "NVIDIA L4": 121e12,
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -71,7 +73,7 @@ def utilization(flops_per_second: float, device_kind: str, devices: int, dtype: 
 
     None on a device whose peak isn't known, and for a computation in float32, which has another peak.
     """
-    peak = next((peak for name, peak in _PEAKS.items() if device_kind.startswith(name)), None)
-    if peak is None or dtype != "bfloat16":
+    peak = next((peak for name, peak in _PEAKS.items() if re.match(rf"{name}(?!\w)", device_kind)), None)
+    if peak is None or dtype != "bfloat16" or "MIG" in device_kind:  # a part of a GPU
         return None
     return flops_per_second / (peak * devices)

@@ -24,8 +24,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 class Dense(nn.Module):
     """x (..., D) -> (..., *features), computed as one plain matmul on the flattened leading axes.
 
-    On a CPU, XLA runs the weight gradient of a flattened (B*N, D) input as a single large matmul, where it
-    loses a fifth of the whole step to a batched one for (B, N, D). The kernel is (D, *features).
+    On a CPU, XLA computes the kernel's gradient as one large matmul from a flattened (B*N, D) input, but as a batched
+    one from (B, N, D), which costs a fifth of the whole step. The kernel is (D, *features).
     """
 
     features: tuple[int, ...]
@@ -39,7 +39,7 @@ class Dense(nn.Module):
         flat = x.reshape(-1, x.shape[-1]).astype(self.dtype)  # (B*N, D)
         out = ops.matmul(flat, kernel.reshape(x.shape[-1], -1).astype(self.dtype))  # (B*N, F)
         out = out + bias.reshape(-1).astype(self.dtype)
-        return out.reshape(*x.shape[:-1], *self.features)
+        return out.reshape(*x.shape[:-1], *self.features)  # (..., *features)
 
 
 class LayerNorm(nn.Module):

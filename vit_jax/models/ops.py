@@ -40,8 +40,12 @@ matmul.defvjp(_matmul_forward, _matmul_backward)
 
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-    """x * Phi(x), exact (Hendrycks and Gimpel 2016); of any shape. Only x is kept for the backward pass."""
-    return x * _normal_cdf(x)
+    """x * Phi(x), exact (Hendrycks and Gimpel 2016), computed in float32, given back in x's dtype; of any shape.
+
+    Only x is kept for the backward pass.
+    """
+    x32 = x.astype(jnp.float32)
+    return (x32 * _normal_cdf(x32)).astype(x.dtype)
 
 
 def _normal_cdf(x: jax.Array) -> jax.Array:
@@ -54,8 +58,9 @@ def _gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _gelu_backward(x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
     x, g = barrier((x, g))
-    density = jnp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-    return (g * (_normal_cdf(x) + x * density),)
+    x32 = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * x32 * x32) / math.sqrt(2 * math.pi)
+    return ((g.astype(jnp.float32) * (_normal_cdf(x32) + x32 * density)).astype(x.dtype),)
 
 
 gelu.defvjp(_gelu_forward, _gelu_backward)
