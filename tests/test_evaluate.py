@@ -118,7 +118,7 @@ def test_a_checkpoint_of_another_model_is_refused_with_every_difference(trained,
     assert "params/block_02/norm_0/scale: absent in the checkpoint" in printed
 
 
-@pytest.mark.parametrize("damage", ["state", "state/_METADATA", "state/d", "state/ocdbt.process_0", "meta"])
+@pytest.mark.parametrize("damage", ["state", "state/_METADATA", "state/d", "state/ocdbt.process_0", "meta.json"])
 def test_damaged_checkpoints_are_named(trained, command, tmp_path, damage):
     copy = tmp_path / "run"
     shutil.copytree(trained, copy)

@@ -204,10 +204,10 @@ def test_stopped_killed_and_resumed_is_the_straight_run(straight, process, tmp_p
 def test_stopping_saves_and_the_state_is_the_straight_ones(straight, command, tmp_path, monkeypatch):
     """Stopped after 13 of 30 steps and resumed in this process: parameters and optimizer bit for bit."""
 
-    from vit_jax import train
+    from vit_jax.log import Log
 
     taken = []
-    original = train._Log.put
+    original = Log.put
 
     def put(self, step, figures, dispatched):
         original(self, step, figures, dispatched)
@@ -215,7 +215,7 @@ def test_stopping_saves_and_the_state_is_the_straight_ones(straight, command, tm
         if step == 13 and len(taken) == 13:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(train._Log, "put", put)
+    monkeypatch.setattr(Log, "put", put)
     workdir = tmp_path / "run"
     code, printed = command(*RUN, f"--workdir={workdir}")
     assert code == 143 and "Stopped after step 13 of 30; saved" in printed
@@ -254,9 +254,9 @@ def test_several_steps_in_a_call_are_the_same_steps(straight, command, tmp_path)
         assert (row["step"], row["split"]) == (plain["step"], plain["split"])
         assert abs(row["loss"] - plain["loss"]) < 1e-4
 
-    from vit_jax import train
+    from vit_jax.log import Log
 
-    original = train._Log.put
+    original = Log.put
 
     def put(self, step, figures, dispatched):
         original(self, step, figures, dispatched)
@@ -264,7 +264,7 @@ def test_several_steps_in_a_call_are_the_same_steps(straight, command, tmp_path)
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train._Log, "put", put)
+        patch.setattr(Log, "put", put)
         assert command(*several, f"--workdir={stopped}")[0] == 143
     assert command(*several, f"--workdir={stopped}")[0] == 0
     assert rows(stopped) == rows(whole)

@@ -25,8 +25,8 @@ _LEAST_FLOPS_PER_ENTRY = 3500
 _MAX_DEVICES = 8
 
 
-def use_cpu_cores(config: Config) -> None:
-    """Gives JAX a CPU device for each core: as many as divide the batch and have enough to do in a step.
+def use_cpu_cores(config: Config, processes: int = 1) -> None:
+    """Gives JAX a CPU device for each core: as many as divide this process' share of the batch and have enough to do.
 
     To be called before anything else uses JAX. $JAX_NUM_CPU_DEVICES, or the same in $XLA_FLAGS, stays. Elsewhere than
     on a CPU it has no effect. Raises UserError for a config that describes no model.
@@ -38,7 +38,7 @@ def use_cpu_cores(config: Config) -> None:
     model = resolve(config.model, config.model.num_classes or 1000)
     check_model(model)
     with contextlib.suppress(RuntimeError):  # JAX is in use already
-        jax.config.update("jax_num_cpu_devices", device_count(config, flops.training(model), cores()))
+        jax.config.update("jax_num_cpu_devices", device_count(config, flops.training(model), cores(), processes))
 
 
 def cores() -> int:
@@ -46,9 +46,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def device_count(config: Config, flops_per_image: float, cores: int) -> int:
-    """How many devices `cores` cores should be for a step of this config: at least 1."""
-    batch_size = config.train.batch_size
+def device_count(config: Config, flops_per_image: float, cores: int, processes: int = 1) -> int:
+    """How many devices `cores` cores should be for a step of this config, one of so many processes: at least 1."""
+    batch_size = config.train.batch_size // processes
     accumulate = 1 if config.train.accumulate is None else config.train.accumulate
     if batch_size <= 0 or accumulate <= 0:  # a mistake that is told elsewhere
         return 1

@@ -19,11 +19,10 @@ from vit_jax.losses import rank_of_label
 from vit_jax.metrics import Clock
 from vit_jax.models import VisionTransformer, create
 from vit_jax.models import flops as flop_count
-from vit_jax.progress import say
+from vit_jax.progress import doing, say
 from vit_jax.run import RunFolder
 from vit_jax.sharding import batch_sharding, make_mesh, put, replicated
 from vit_jax.step import eval_step
-from vit_jax.stop import StopRequest
 
 
 class Evaluator:
@@ -109,13 +108,14 @@ def test(
     abstract = states.abstract_params(module)
     params = checkpoints.restore(step, {"params": abstract}, mesh)["params"]
     started = time.monotonic()
-    logits = evaluator.logits(params, examples.images, check)
+    with doing("Testing"):
+        logits = evaluator.logits(params, examples.images, check)
     seconds = time.monotonic() - started
     data = run.read("data.json")
     matrix = confusion(logits, examples.labels)
     latest = checkpoints.resolve("latest")
-    clock = checkpoints.meta(latest)["clock"]
-    num_train = checkpoints.meta(latest)["num_train"]
+    meta = checkpoints.check(latest)
+    clock, num_train = meta["clock"], meta["num_train"]
     results = {
         "dataset": data["name"],
         "split": config.data.test,
@@ -139,8 +139,10 @@ def test(
         "versions": environment.versions(),
         "git_commit": environment.git_commit(),
     }
+    if run.writes:
+        report.write_confusion(run.path, matrix, data["classes"])
+    # The last of all that a run writes: where it is, the run is complete.
     run.write("results.json", results)
-    report.write_confusion(run.path, matrix, data["classes"])
     return results
 
 
@@ -154,12 +156,12 @@ def _usable_here(model: ModelConfig) -> ModelConfig:
 def evaluate(workdir: str, name: str | None) -> dict[str, Any]:
     """Rebuilds a run from its folder alone and tests a checkpoint; by default the one that its config selects.
 
-    Raises UserError, and Stopped when a signal came.
+    Raises UserError for a run, checkpoint or data that can't be used.
     """
     run = RunFolder(workdir)
     config = run.config()
     name = name or name_of(config)
-    with StopRequest() as stop, checkpoint.Checkpoints(run.path) as checkpoints:
+    with checkpoint.Checkpoints(run.path) as checkpoints:
         step = checkpoints.resolve(name)
         mesh, module = make_mesh(), create(_usable_here(config.model))
         dataset = sources.load(config.data, config.model.image_size, must_find_dir=False)
@@ -168,6 +170,6 @@ def evaluate(workdir: str, name: str | None) -> dict[str, Any]:
         say(f"Testing checkpoint {step} of {run.path} on {len(examples.labels):,} images, {environment.device()} ...")
         abstract = states.abstract_params(module)
         evaluator = Evaluator(module, config, mesh, abstract, examples.images.shape[1:])
-        results = test(run, config, checkpoints, name, examples, evaluator, module, mesh, stop.check, False)
+        results = test(run, config, checkpoints, name, examples, evaluator, module, mesh, trained_here=False)
     report.say_results(run.path, results)
     return results

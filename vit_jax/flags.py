@@ -15,6 +15,21 @@ from vit_jax.run import RunFolder
 MODES = ("train", "evaluate")
 RESUME = ("auto", "never", "must")
 
+_HELP = {
+    "coordinator_address": "host:port of process 0 of a job of several processes; auto: ask the cluster for all three.",
+    "peer_timeout": "Seconds to wait for the job's other processes; without a step for twice that, the job ends.",
+}
+
+
+@dataclass(frozen=True)
+class Peers:
+    """How to find the other processes of a job."""
+
+    coordinator_address: str  # host:port of process 0, or "auto": what the cluster (Slurm, TPU, MPI) says
+    num_processes: int | None
+    process_id: int | None
+    timeout: int  # seconds to wait for a peer, at the start and at the end; twice that within a step
+
 
 @dataclass(frozen=True)
 class Command:
@@ -23,6 +38,7 @@ class Command:
     config: Config | None  # None except to train
     resume: str
     checkpoint: str | None
+    peers: Peers | None = None
 
 
 def parse(argv: list[str]) -> Command:
@@ -32,6 +48,10 @@ def parse(argv: list[str]) -> Command:
     flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
     flags.DEFINE_enum("resume", "auto", RESUME, "Whether to go on with a run in the workdir.", flag_values=values)
     flags.DEFINE_string("checkpoint", None, "Which to evaluate: best, latest or a step.", flag_values=values)
+    flags.DEFINE_string("coordinator_address", None, _HELP["coordinator_address"], flag_values=values)
+    flags.DEFINE_integer("num_processes", None, "Processes of the job.", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", flag_values=values)
+    flags.DEFINE_integer("peer_timeout", 300, _HELP["peer_timeout"], lower_bound=1, flag_values=values)
     flags.DEFINE_bool("help", False, "Show this.", short_name="h", flag_values=values)
     if any(arg in ("-h", "--help", "-help") for arg in argv[1:]):
         from vit_jax import main
@@ -56,18 +76,37 @@ def parse(argv: list[str]) -> Command:
         raise UserError(f"arguments that belong to no flag: {' '.join(rest[1:])}; write --flag=value")
     if not values.workdir:
         raise UserError("--workdir is missing: the folder of the run, like --workdir=runs/first")
-    mode, workdir = values.mode, values.workdir
+    mode, workdir, peers = values.mode, values.workdir, _peers(values)
     if mode == "evaluate":
         if given is not None:
             raise UserError("--mode=evaluate takes no --config: a run describes itself")
+        if peers:
+            raise UserError("--mode=evaluate needs one process; leave --coordinator_address out")
         return Command(mode, workdir, None, values.resume, values.checkpoint)
     if values.checkpoint:
         raise UserError("--checkpoint belongs to --mode=evaluate; training goes on from the latest")
     if given is None:
         if not RunFolder(workdir).exists():
             raise UserError("--config is missing: a file like configs/quickstart.py")
-        return Command(mode, workdir, RunFolder(workdir).config(), values.resume, None)
-    return Command(mode, workdir, _typed(given, unset), values.resume, None)
+        return Command(mode, workdir, RunFolder(workdir).config(), values.resume, None, peers)
+    return Command(mode, workdir, _typed(given, unset), values.resume, None, peers)
+
+
+def _peers(values: flags.FlagValues) -> Peers | None:
+    address, count, number = values.coordinator_address, values.num_processes, values.process_id
+    if address is None:
+        if (count, number) != (None, None):
+            raise UserError("--num_processes and --process_id need --coordinator_address=HOST:PORT, too")
+        return None
+    if address != "auto":
+        if not re.fullmatch(r".+:\d+", address):
+            raise UserError(f"--coordinator_address={address}: write HOST:PORT of process 0, or auto")
+        if count is None or number is None or not 0 <= number < count:
+            raise UserError(
+                f"a job at {address} needs --num_processes=N and, in each process, --process_id from 0 to N - 1; "
+                f"found {count} and {number}"
+            )
+    return Peers(address, count, number, values.peer_timeout)
 
 
 def _typed(given: object, unset: list[str]) -> Config:

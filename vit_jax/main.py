@@ -4,61 +4,87 @@ python -m vit_jax.main --config=configs/X.py --workdir=DIR [--config.key=value .
 python -m vit_jax.main --workdir=DIR                                                  goes on with the run in DIR
 python -m vit_jax.main --mode=evaluate --workdir=DIR [--checkpoint=best|latest|STEP]  tests a run
 
-Exit codes: 0 done; 2 a mistake in what was asked, in one message; 130 and 143 stopped by Ctrl-C and SIGTERM after
-saving; 1 anything else.
+Exit codes: 0 done; 2 a mistake in what was asked, in one message; 128 + the signal's number (130 Ctrl-C, 138 SIGUSR1,
+143 SIGTERM) stopped after saving; 1 anything else.
 """
 
+import os
 import sys
 import time
+import traceback
 
-from vit_jax.errors import UserError
+from vit_jax.errors import RunError, UserError
 from vit_jax.flags import Command, parse
+from vit_jax.stop import Stopped, StopRequest
 
 
 def main(argv: list[str], age: float = 0.0) -> int:
     """Runs one command and gives its exit code. `age`: seconds that Python took to come here."""
     started = time.monotonic() - age
     try:
-        command = parse(argv)
-        return _dispatch(command, started)
+        with StopRequest() as stop:
+            command = parse(argv)
+            _dispatch(command, started, stop)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("Stopped by SIGINT.", file=sys.stderr)
-        return 130
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # a full disk, a file that others own: its name and the reason say all
+        print(f"error: {error}; what was saved before is intact", file=sys.stderr)
+        return 1
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.exit_code
+    return 0
 
 
-def _dispatch(command: Command, started: float) -> int:
+def _dispatch(command: Command, started: float, stop: StopRequest) -> None:
     from vit_jax.compilation import use_cache  # JAX is imported only once the flags are right
     from vit_jax.devices import use_cpu_cores
     from vit_jax.run import RunFolder
 
     use_cache()
-    use_cpu_cores(command.config or RunFolder(command.workdir).config())
-    # After that: what follows may already use JAX.
-    from vit_jax.evaluate import evaluate
-    from vit_jax.stop import Stopped
-    from vit_jax.train import Diverged, train
+    peers = command.peers
+    if peers:
+        from vit_jax.distributed import join
 
-    try:
-        if command.mode == "evaluate":
-            evaluate(command.workdir, command.checkpoint)
-        else:
-            train(command.config, command.workdir, command.resume, started)
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return stopped.exit_code
-    except Diverged as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        join(peers)
+    config = command.config or RunFolder(command.workdir).config()
+    use_cpu_cores(config, peers.num_processes or 1 if peers else 1)
+    # After that: what follows may already use JAX.
+    import jax
+
+    from vit_jax.distributed import explained, is_first
+    from vit_jax.evaluate import evaluate
+    from vit_jax.progress import console
+    from vit_jax.train import train
+
+    console.quiet = not is_first()
+    if command.mode == "evaluate":
+        evaluate(command.workdir, command.checkpoint)
+    else:
+        try:
+            train(command.config, command.workdir, command.resume, started, stop, peers)
+        except jax.errors.JaxRuntimeError as error:
+            raise explained(error) from error
 
 
 def run() -> None:
     """The `vit-jax` program."""
     # Until here the process did nothing but compute; when it began, it may have been the shell of scripts/train.sh.
-    sys.exit(main(sys.argv, time.process_time()))
+    try:
+        code = main(sys.argv, time.process_time())
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    if code in (1, 2):
+        # Not by way of the exit handlers: JAX's would wait for the job's other processes, which wait for this one.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from vit_jax.errors import UserError
 from vit_jax.evaluate import Evaluator
 from vit_jax.metrics import Clock
 from vit_jax.models import VisionTransformer, create, resolve
-from vit_jax.progress import say
+from vit_jax.progress import doing, say
 from vit_jax.run import RunFolder
 from vit_jax.sharding import batch_sharding, make_mesh, put, put_local, replicated
 from vit_jax.state import TrainState
@@ -135,25 +135,32 @@ def build(
     schedule = optim.learning_rate(config.optim, total, warmup_steps(config, num_train))
     shapes = states.abstract_params(module)
     tx = optim.optimizer(config.optim, schedule, shapes)
-    report.say_run(run, config, module, shapes, parts, total)
+    report.say_run(run.path, config, module, shapes, parts, total)
 
     state, evaluated, carried = states.create(module, tx, config.seed, mesh), True, None
+    if run.writes:
+        checkpoints.check_space(state)
     if checkpoints.steps():
         latest = checkpoints.resolve("latest")
         meta = checkpoints.meta(latest)
         state, evaluated, carried = checkpoints.restore(latest, state, mesh), meta["evaluated"], meta["clock"]
         say(f"Resuming after step {latest} of {total}.")
     clock = Clock(started, carried)
+    if not carried and run.writes:
+        # Before anything is computed it shows that this can be saved; written while the step compiles.
+        checkpoints.save(state, meta_of(total, parts, clock, evaluated), None)
 
     pipeline = _pipeline(config, parts.train, mesh)
     for kind, seconds in {**spent, "init": time.monotonic() - entered}.items():
         clock.add(kind, seconds)
     say("Compiling ...")
     before = time.monotonic()
-    step_fn = compiled_step(config, module, tx, schedule, mesh, pipeline, state)
-    several = config.train.steps_per_call
-    steps_fn = compiled_step(config, module, tx, schedule, mesh, pipeline, state, several) if several > 1 else None
-    evaluator = Evaluator(module, config, mesh, shapes, parts.train.images.shape[1:])
+    with doing("Compiling"):
+        step_fn = compiled_step(config, module, tx, schedule, mesh, pipeline, state)
+        several = config.train.steps_per_call
+        steps_fn = compiled_step(config, module, tx, schedule, mesh, pipeline, state, several) if several > 1 else None
+        evaluator = Evaluator(module, config, mesh, shapes, parts.train.images.shape[1:])
+    checkpoints.wait()
     clock.add("compile", time.monotonic() - before)
     say(f"Compiled in {time.monotonic() - before:.1f} s; {time.monotonic() - started:.1f} s since the start.")
 
@@ -173,6 +180,12 @@ def build(
     }
     job = Job(config, run, parts, mesh, module, total, due, pipeline, step_fn, steps_fn, evaluator)
     return job, state, clock, evaluated
+
+
+def meta_of(total: int, parts: Parts, clock: Clock, evaluated: bool) -> dict[str, Any]:
+    """What a checkpoint says beside its state; `evaluated`: whether its step's evaluation, if one is due, is done."""
+    num_train = len(parts.train.labels)
+    return {"evaluated": evaluated, "clock": clock.totals(), "total_steps": total, "num_train": num_train}
 
 
 def compiled_step(

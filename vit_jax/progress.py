@@ -1,7 +1,9 @@
 """What a person sees of a run: a live bar on a terminal, plain lines elsewhere, and tables."""
 
+import contextlib
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -29,6 +31,24 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f} %"
 
 
+@contextlib.contextmanager
+def doing(what: str, first: float = 5.0, every: float = 20.0) -> Iterator[None]:
+    """Says after `first` seconds and then `every` so many, until it is done, that it is still being done."""
+    done, started = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        wait = first
+        while not done.wait(wait):
+            wait = every
+            say(f"{what}: {time.monotonic() - started:.0f} s so far")
+
+    threading.Thread(target=tell, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
 class TrainingBar:
     """Steps done of a run, with loss, accuracy, images/s and the time left.
 
@@ -51,12 +71,23 @@ class TrainingBar:
         )
         self._task = self._bar.add_task("", total=total, completed=done, figures="")
         self._bar.start()
+        self._step, self._closed = done, threading.Event()
+        if not console.is_terminal:
+            threading.Thread(target=self._tell, daemon=True).start()
+
+    def _tell(self) -> None:
+        """Says where training is when no step has ended for long."""
+        while not self._closed.wait(self._quiet / 4):
+            if time.monotonic() - self._shown > self._quiet:
+                self._shown = time.monotonic()
+                say(f"  step {self._step}/{self._total} done, the next is under way")
 
     def wants_figures(self) -> bool:
         """Whether new figures would be shown now: reading them from the device costs a little."""
         return time.monotonic() - self._shown > (0.2 if console.is_terminal else self._quiet)
 
     def update(self, step: int, loss: float, top1: float, images_per_second: float) -> None:
+        self._step = step
         if not self.wants_figures():
             return
         self._shown = time.monotonic()
@@ -67,6 +98,7 @@ class TrainingBar:
             say(f"  step {step}/{self._total}  {figures}  ETA {duration(left)}")
 
     def close(self) -> None:
+        self._closed.set()
         self._bar.stop()
 
 

@@ -15,12 +15,11 @@ from vit_jax.config import Config
 from vit_jax.data.dataset import Parts
 from vit_jax.models import VisionTransformer, flops
 from vit_jax.progress import duration, percent, say, say_table
-from vit_jax.run import RunFolder
 
 _MAX_PICTURE_CLASSES = 50  # beyond, cells are too small to read
 
 
-def say_run(run: RunFolder, config: Config, module: VisionTransformer, shapes: Any, parts: Parts, total: int) -> None:
+def say_run(path: Path, config: Config, module: VisionTransformer, shapes: Any, parts: Parts, total: int) -> None:
     """What is about to be trained, on what, where; and the table of its parameters."""
     h, w = parts.train.images.shape[1:3]
     counts = [
@@ -29,7 +28,7 @@ def say_run(run: RunFolder, config: Config, module: VisionTransformer, shapes: A
         if part is not None
     ]
     cfg = module.cfg
-    say(f"vit_jax {vit_jax.__version__} on {environment.device()}, JAX {jax.__version__}, in {run.path}")
+    say(f"vit_jax {vit_jax.__version__} on {environment.device()}, JAX {jax.__version__}, in {path}")
     say(f"Data: {config.data.name}, {', '.join(counts)} images of {h} x {w}, {cfg.num_classes} classes")
     rows: list[list] = []  # name, parameters, how many such
     for name, tree in shapes.items():

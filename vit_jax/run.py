@@ -11,7 +11,7 @@ from typing import Any
 
 from vit_jax.config import Config, ModelConfig, difference, from_mapping, to_dict
 from vit_jax.data.dataset import DataSet
-from vit_jax.errors import UserError
+from vit_jax.errors import RunError, UserError
 from vit_jax.models.presets import resolve
 
 # Where things lie may differ from start to start; it doesn't change a result.
@@ -19,16 +19,21 @@ _PLACES = (("data", "dir"), ("data", "cache_dir"))
 
 
 class RunFolder:
-    """A workdir: config.json, data.json, metrics.jsonl, checkpoints/, results.json and pictures."""
+    """A workdir: config.json, data.json, metrics.jsonl, checkpoints/, results.json and pictures.
 
-    def __init__(self, workdir: str | Path):
-        self.path = Path(workdir).expanduser().absolute()
+    Of a job's processes only one `writes`; with the others, what would write does nothing.
+    """
+
+    def __init__(self, workdir: str | Path, writes: bool = True):
+        self.path, self.writes = Path(workdir).expanduser().absolute(), writes
 
     def exists(self) -> bool:
         return (self.path / "config.json").is_file()
 
     def create(self) -> None:
         """Makes the folder; raises UserError where that can't be done."""
+        if not self.writes:
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
@@ -40,6 +45,9 @@ class RunFolder:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keeps other processes from training here meanwhile; raises UserError if one does already."""
+        if not self.writes:
+            yield
+            return
         with (self.path / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -111,17 +119,24 @@ class RunFolder:
             if not isinstance(content, dict):
                 raise ValueError("not a JSON object")
         except (OSError, ValueError) as error:
-            raise UserError(f"{self.path / name} can't be read ({error})") from error
+            raise UserError(
+                f"{self.path / name} can't be read ({error}); bring it back from a copy, or choose another --workdir"
+            ) from error
         return content
 
     def write(self, name: str, content: Any) -> None:
-        """Writes a JSON file whole or not at all; raises UserError where that can't be done."""
+        """Writes a JSON file whole or not at all; raises RunError where that can't be done."""
+        if not self.writes:
+            return
         temporary = self.path / f".{name}.tmp"
         try:
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
+            with temporary.open("w") as file:
+                file.write(json.dumps(content, indent=2) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(temporary, self.path / name)
         except OSError as error:
-            raise UserError(f"{self.path / name} can't be written ({error.strerror})") from error
+            raise RunError(f"{self.path / name} can't be written ({error.strerror}); make room or mend that") from error
 
 
 def _description(dataset: DataSet) -> dict[str, Any]:

@@ -1,13 +1,19 @@
-"""Being asked to stop: SIGTERM and the first Ctrl-C are remembered, and the loop saves before it leaves."""
+"""Being asked to stop: SIGTERM, SIGUSR1 and the first Ctrl-C are remembered, and the loop saves before it leaves."""
 
+import contextlib
 import os
 import signal
+import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 
-class Stopped(Exception):
-    """The run was asked to stop and has saved what there was; `exit_code` is 130 or 143."""
+class Stopped(BaseException):
+    """The command was asked to stop and has saved what there was; `exit_code` is 128 + the signal's number.
+
+    No Exception, so that nothing that mends a failure takes it for one.
+    """
 
     def __init__(self, signum: int):
         super().__init__(f"Stopped by {signal.Signals(signum).name}.")
@@ -15,31 +21,67 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Within `with`, signals only set a flag, which is looked at between steps and between batches.
+    """Within `with`, a signal raises Stopped where it finds the program; within `deferred()`, at the next `check`.
 
-    A second Ctrl-C leaves at once.
+    A second Ctrl-C leaves at once, also from within a long call of a library: a thread sees to it.
     """
 
-    _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+    _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
     def __init__(self) -> None:
-        self._signum: int | None = None
+        self.signum = 0  # the first signal that came
+        self._deferred = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
+        # Python runs its handlers only between bytecodes of the main thread, but writes each signal's number here
+        # even while that thread computes or waits.
+        read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._previous_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        threading.Thread(target=_watch, args=(read,), daemon=True).start()
         self._previous = {signum: signal.signal(signum, self._remember) for signum in self._SIGNALS}
         return self
 
     def __exit__(self, *_: Any) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
+        signal.set_wakeup_fd(self._previous_fd)
+        os.close(self._write)  # ends the thread
 
     def _remember(self, signum: int, _: FrameType | None) -> None:
-        if self._signum is not None and signum == signal.SIGINT:
-            os._exit(128 + signum)
-        self._signum = signum
+        if not self.signum:
+            self.signum = signum
+            if not self._deferred:
+                raise Stopped(signum)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Within, a signal waits for `check`: there is something to save first."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
 
     def check(self) -> None:
         """Raises Stopped if a signal came."""
-        if self._signum is not None:
-            raise Stopped(self._signum)
+        if self.signum:
+            raise Stopped(self.signum)
+
+
+def _watch(read: int) -> None:
+    """Says that a signal was heard, and ends the process on a Ctrl-C that is not the first signal."""
+    heard = False
+    while byte := os.read(read, 1):
+        signum = byte[0]
+        if signum not in StopRequest._SIGNALS:
+            continue
+        if heard and signum == signal.SIGINT:
+            if os.isatty(1):
+                os.write(1, b"\x1b[?25h")  # the live bar hides the cursor
+            os._exit(128 + signum)
+        if not heard:
+            os.write(2, f"{signal.Signals(signum).name}: stopping. Ctrl-C leaves at once.\n".encode())
+        heard = True
+    os.close(read)

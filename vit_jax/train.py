@@ -1,97 +1,143 @@
 """Training: the only loop over steps."""
 
 import itertools
-import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from vit_jax import evaluate, metrics, report
+from vit_jax import distributed, evaluate, metrics, report
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.checks import check_config
 from vit_jax.config import Config
 from vit_jax.data.pipeline import DevicePipeline
 from vit_jax.errors import UserError
+from vit_jax.flags import Peers
+from vit_jax.log import Log
 from vit_jax.models.stems import grid_size
-from vit_jax.prepare import Job, build, resolve_config
-from vit_jax.progress import TrainingBar, percent, say
+from vit_jax.prepare import Job, build, meta_of, resolve_config
+from vit_jax.progress import doing, say
 from vit_jax.run import RunFolder
 from vit_jax.sharding import batch_sharding, put, put_local, replicated
 from vit_jax.state import TrainState
 from vit_jax.stop import Stopped, StopRequest
 
 
-class Diverged(Exception):
-    """The loss or the gradient is NaN or infinite."""
-
-
-def train(config: Config, workdir: str, resume: str, started: float) -> None:
+def train(
+    config: Config,
+    workdir: str,
+    resume: str,
+    started: float,
+    stop: StopRequest,
+    peers: Peers | None = None,
+) -> None:
     """Trains `config` in `workdir`, from where the run there stopped, and tests the checkpoint that it selects.
 
     `resume`: "auto" continues a run if there is one, "must" wants one, "never" refuses one. `started` is
-    time.monotonic() at the start of the command. Raises UserError, Diverged, and Stopped after saving.
+    time.monotonic() at the start of the command. Of a job's processes the first writes. Raises UserError, RunError, and
+    Stopped after saving.
     """
     entered = time.monotonic()
     check_config(config, jax.device_count())
-    run = RunFolder(workdir)
+    run = RunFolder(workdir, writes=distributed.is_first())
+    config, complete = _found(run, config, resume)
+    if complete:
+        return
+    distributed.meet("read the run")  # before the first writes there
+    run.create()
+    patience = 2.0 * peers.timeout if peers else None
+    with run.lock(), distributed.Watchdog(patience) as watchdog:
+        with doing("Reading the data"):
+            config, parts = resolve_config(config, run)
+        stop.check()
+        with Checkpoints(run.path, config.checkpoint if run.writes else None) as checkpoints:
+            if run.writes:
+                for line in checkpoints.set_damaged_aside():
+                    say(line)
+            distributed.meet("checked the checkpoints")
+            spent = {"imports": entered - started, "data": time.monotonic() - entered}
+            job, state, clock, evaluated = build(config, run, parts, checkpoints, started, spent)
+            with stop.deferred():
+                _loop(job, state, evaluated, clock, checkpoints, stop, watchdog)
+            stop.check()
+            distributed.meet("saved the last step")
+            _finish(job, checkpoints, _check(stop, watchdog))
+
+
+def _found(run: RunFolder, config: Config, resume: str) -> tuple[Config, bool]:
+    """The config to train with, which is that of the run in the folder if there is one; and whether that is done."""
     if run.exists():
         if resume == "never":
             raise UserError(f"{run.path} already holds a run; choose another --workdir, or --resume=auto to go on")
         config = run.same_config(config)
         check_config(config, jax.device_count())  # what the run has filled in fits the devices here, too
-        if _is_complete(run):
+        results = _results_at_the_end(run)
+        if results:
             say(f"{run.path} is already complete; nothing to do. Choose another --workdir to train anew.")
-            report.say_results(run.path, run.read("results.json"))
-            return
-    elif (run.path / "checkpoints").exists():
+            report.say_results(run.path, results)
+        return config, results is not None
+    if (run.path / "checkpoints").exists():
         raise UserError(f"{run.path} has checkpoints but no config.json; bring it back or choose another --workdir")
-    elif resume == "must":
+    if resume == "must":
         raise UserError(f"{run.path} holds no run to resume; check --workdir, or --resume=auto to start one")
-    run.create()
-    with run.lock(), StopRequest() as stop:
-        config, parts = resolve_config(config, run)
-        stop.check()
-        with Checkpoints(run.path, config.checkpoint) as checkpoints:
-            spent = {"imports": entered - started, "data": time.monotonic() - entered}
-            job, state, clock, evaluated = build(config, run, parts, checkpoints, started, spent)
-            _loop(job, state, evaluated, clock, checkpoints, stop)
-            _finish(job, checkpoints, stop)
+    return config, False
 
 
-def _is_complete(run: RunFolder) -> bool:
+def _results_at_the_end(run: RunFolder) -> dict[str, Any] | None:
+    """The results.json of a run that has reached its end and whose last checkpoint is whole; None for any other."""
     if not (run.path / "results.json").exists():
-        return False
-    results = run.read("results.json")
-    with Checkpoints(run.path) as checkpoints:
-        steps = checkpoints.steps()
-        meta = checkpoints.meta(steps[-1]) if steps else {}
+        return None
+    checkpoints = Checkpoints(run.path)
+    try:
+        results, step = run.read("results.json"), checkpoints.resolve("latest")
+        meta = checkpoints.check(step)
+    except UserError:  # damaged: what can be made again is made again
+        return None
     # results.json may also be of an evaluation before the end.
-    last = bool(steps) and meta["total_steps"] == steps[-1] == results["steps"]
-    return last and meta["evaluated"] and results["selected"] == evaluate.SELECTED[evaluate.name_of(run.config())]
+    last = meta["total_steps"] == step == results.get("steps") and meta["evaluated"]
+    selected = evaluate.SELECTED[evaluate.name_of(run.config())]
+    return results if last and results.get("selected") == selected else None
+
+
+def _check(stop: StopRequest, watchdog: distributed.Watchdog) -> Callable[[], None]:
+    """What an evaluation calls before each batch."""
+
+    def check() -> None:
+        watchdog.beat()
+        if jax.process_count() == 1:  # alone: others would wait for this one's part of the batch
+            stop.check()
+
+    return check
 
 
 def _loop(
-    job: Job, state: TrainState, evaluated: bool, clock: metrics.Clock, checkpoints: Checkpoints, stop: StopRequest
+    job: Job,
+    state: TrainState,
+    evaluated: bool,
+    clock: metrics.Clock,
+    checkpoints: Checkpoints,
+    stop: StopRequest,
+    watchdog: distributed.Watchdog,
 ) -> None:
     """Steps, figures, evaluations and checkpoints up to the last step."""
     step = saved = int(state.step)
-    feed = _feed(job, step)
-    with _Log(job, step, evaluated, clock) as log:
+    feed, vote = _feed(job, step), distributed.StopVote(job.mesh)
+    with Log(job, step, evaluated, clock) as log:
 
         def save(scores: dict[str, float] | None) -> None:
-            meta = {"evaluated": evaluated, "clock": clock.totals(), "total_steps": job.total}
-            meta["num_train"] = len(job.parts.train.labels)
-            checkpoints.save(state, meta, scores)
+            if job.run.writes:
+                log.sync()
+                checkpoints.save(state, meta_of(job.total, job.parts, clock, evaluated), scores)
 
         try:
             while True:
+                checkpoints.poll()
                 if step in job.due["eval"] and not evaluated:
                     log.flush()
-                    scores = _evaluate(job, state, step, clock, log, stop)
+                    scores = _evaluate(job, state, step, clock, log, _check(stop, watchdog))
                     evaluated, state = True, _without_totals(job, state)
                     save(scores)
                     saved = step
@@ -100,7 +146,8 @@ def _loop(
                     clock.pause()
                     save(None)
                     saved = step
-                stop.check()
+                if signum := vote(stop.signum):
+                    raise Stopped(signum)
                 if step == job.total:
                     break
                 clock.resume()
@@ -109,6 +156,7 @@ def _loop(
                 state, figures = (job.step_fn if count == 1 else job.steps_fn)(state, next(feed))
                 step, evaluated = step + count, False
                 log.put(step, figures, dispatched)
+                watchdog.beat()
         except Stopped:
             log.flush()
             if step != saved:
@@ -149,7 +197,7 @@ def _feed(job: Job, first: int) -> Iterator[Any]:
 
 
 def _evaluate(
-    job: Job, state: TrainState, step: int, clock: metrics.Clock, log: "_Log", stop: StopRequest
+    job: Job, state: TrainState, step: int, clock: metrics.Clock, log: Log, check: Callable[[], None]
 ) -> dict[str, float] | None:
     """Logs the train metrics since the last evaluation and those of the validation split, which it returns."""
     clock.pause()
@@ -158,7 +206,8 @@ def _evaluate(
     rows, scores = [{"step": step, "split": "train_epoch", **seen}], None
     if job.parts.validation is not None:
         images, labels = job.parts.validation
-        scores = evaluate.score(job.evaluator.logits(state.params, images, stop.check), labels)
+        with doing("Validating"):
+            scores = evaluate.score(job.evaluator.logits(state.params, images, check), labels)
         rows.append({"step": step, "split": "validation", **scores})
     log.evaluation(step, rows)
     return scores
@@ -170,103 +219,16 @@ def _without_totals(job: Job, state: TrainState) -> TrainState:
     return state.replace(totals=zeros)
 
 
-def _finish(job: Job, checkpoints: Checkpoints, stop: StopRequest) -> None:
-    """The test of the selected checkpoint, and pictures."""
-    size, grid = job.module.cfg.image_size, grid_size(job.module.cfg)
-    if job.parts.test is None:
+def _finish(job: Job, checkpoints: Checkpoints, check: Callable[[], None]) -> None:
+    """Pictures, and the test of the selected checkpoint."""
+    if job.run.writes:
+        size, grid = job.module.cfg.image_size, grid_size(job.module.cfg)
         report.write_pictures(job.run.path, job.parts.train.images[0], size, grid)
+    if job.parts.test is None:
         say("There is no test split, so there is no test.")
         return
     name = evaluate.name_of(job.config)
     results = evaluate.test(
-        job.run, job.config, checkpoints, name, job.parts.test, job.evaluator, job.module, job.mesh, stop.check
+        job.run, job.config, checkpoints, name, job.parts.test, job.evaluator, job.module, job.mesh, check
     )
-    report.write_pictures(job.run.path, job.parts.train.images[0], size, grid)
     report.say_results(job.run.path, results)
-
-
-class _Log:
-    """The figures of a run on their way to screen, metrics.jsonl and TensorBoard.
-
-    A step's figures are read while the device is busy with the next step.
-    """
-
-    def __init__(self, job: Job, step: int, evaluated: bool, clock: metrics.Clock):
-        self._job, self._clock = job, clock
-        self._file = metrics.MetricsFile(job.run.path, step, evaluated)
-        self._bar = TrainingBar(job.total, step)
-        self._board: metrics.TensorBoard | None = None
-        self._pending: tuple[int, dict[str, jax.Array], float] | None = None
-        self._mark = clock.totals()  # at the last row
-        self._begun = False  # until the first call is done
-
-    def __enter__(self) -> "_Log":
-        return self
-
-    def __exit__(self, kind: type | None, *_: Any) -> None:
-        self._bar.close()
-        self._file.close()
-        if self._board:
-            self._board.close(timeout=5 if kind else None)
-
-    def put(self, step: int, figures: dict[str, jax.Array], dispatched: float) -> None:
-        """Takes the figures of the call just dispatched, () each or (steps,), and reads those of the one before.
-
-        `step` is the last of its steps, `dispatched` when it began (time.monotonic()).
-        """
-        self.flush()
-        self._pending = step, figures, dispatched
-        if self._job.config.log.tensorboard and self._board is None:
-            self._board = metrics.TensorBoard(self._job.run.path)  # now that its import can't delay the first step
-
-    def flush(self) -> None:
-        """Reads what is pending; raises Diverged if it isn't finite, so that such a state is never saved."""
-        if self._pending is None:
-            return
-        (last, figures, dispatched), self._pending = self._pending, None
-        # Waits: the host can't run further ahead.
-        columns = {name: np.atleast_1d(np.asarray(values)) for name, values in figures.items()}
-        rows = [{name: float(values[i]) for name, values in columns.items()} for i in range(len(columns["loss"]))]
-        steps = range(last - len(rows) + 1, last + 1)
-        for step, row in zip(steps, rows, strict=True):
-            if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
-                raise Diverged(
-                    f"the loss is {row['loss']} and the gradient norm {row['grad_norm']} at step {step} (learning rate "
-                    f"{row['learning_rate']:.3g}); lower config.optim.learning_rate or lengthen "
-                    "config.optim.warmup, in another --workdir"
-                )
-        if not self._begun:
-            self._begun = True
-            self._clock.add("first_step", time.monotonic() - dispatched)
-            report.say_startup(self._clock)
-        self._clock.add("train_images", len(rows) * self._job.config.train.batch_size)
-        due = [(step, row) for step, row in zip(steps, rows, strict=True) if step in self._job.due["log"]]
-        if not (due or self._bar.wants_figures()):
-            return
-        now = self._clock.totals()
-        seconds = now["train"] - self._mark["train"]
-        rate = (now["train_images"] - self._mark["train_images"]) / seconds if seconds else 0.0
-        self._bar.update(last, rows[-1]["loss"], rows[-1]["top1"], rate)
-        if due:
-            self._mark = now
-        for step, row in due:
-            self._write({"step": step, "split": "train", **row, **report.speed(self._job.module, rate)})
-
-    def evaluation(self, step: int, rows: list[dict[str, Any]]) -> None:
-        """Writes the rows of an evaluation and says them in a line."""
-        words = []
-        for row in rows:
-            self._write(row)
-            figures = f"loss {row['loss']:.4f}, top-1 {percent(row['top1'])}, top-5 {percent(row['top5'])}"
-            words.append(f"{row['split'].split('_')[0]} {figures}")
-        rate = self._clock.images_per_second() or 0.0
-        say(f"epoch {self._epoch(step):.2f}  {'  |  '.join(words)}  |  {rate:,.0f} images/s")
-
-    def _epoch(self, step: int) -> float:
-        return step * self._job.config.train.batch_size / len(self._job.parts.train.labels)
-
-    def _write(self, row: dict[str, Any]) -> None:
-        row = {"step": row["step"], "split": row["split"], "epoch": self._epoch(row["step"])} | row
-        self._file.write(row)
-        if self._board:
-            self._board.write(row)

@@ -1,0 +1,111 @@
+"""The figures of a run on their way to the screen, metrics.jsonl and TensorBoard."""
+
+import math
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from vit_jax import metrics, report
+from vit_jax.errors import RunError
+from vit_jax.prepare import Job
+from vit_jax.progress import TrainingBar, percent, say
+
+
+class Diverged(RunError):
+    """The loss or the gradient is NaN or infinite."""
+
+
+class Log:
+    """The figures of a run on their way to screen, metrics.jsonl and TensorBoard.
+
+    A step's figures are read while the device is busy with the next step.
+    """
+
+    def __init__(self, job: Job, step: int, evaluated: bool, clock: metrics.Clock):
+        self._job, self._clock = job, clock
+        self._file = metrics.MetricsFile(job.run.path, step, evaluated) if job.run.writes else None
+        self._bar = TrainingBar(job.total, step)
+        self._board: metrics.TensorBoard | None = None
+        self._pending: tuple[int, dict[str, jax.Array], float] | None = None
+        self._mark = clock.totals()  # at the last row
+        self._begun = False  # until the first call is done
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, kind: type | None, *_: Any) -> None:
+        self._bar.close()
+        if self._file:
+            self._file.close()
+        if self._board:
+            self._board.close(timeout=5 if kind else None)
+
+    def put(self, step: int, figures: dict[str, jax.Array], dispatched: float) -> None:
+        """Takes the figures of the call just dispatched, () each or (steps,), and reads those of the one before.
+
+        `step` is the last of its steps, `dispatched` when it began (time.monotonic()).
+        """
+        self.flush()
+        self._pending = step, figures, dispatched
+        if self._job.config.log.tensorboard and self._file and self._board is None:
+            self._board = metrics.TensorBoard(self._job.run.path)  # now that its import can't delay the first step
+
+    def flush(self) -> None:
+        """Reads what is pending; raises Diverged if it isn't finite, so that such a state is never saved."""
+        if self._pending is None:
+            return
+        (last, figures, dispatched), self._pending = self._pending, None
+        # Waits: the host can't run further ahead.
+        columns = {name: np.atleast_1d(np.asarray(values)) for name, values in figures.items()}
+        rows = [{name: float(values[i]) for name, values in columns.items()} for i in range(len(columns["loss"]))]
+        steps = range(last - len(rows) + 1, last + 1)
+        for step, row in zip(steps, rows, strict=True):
+            if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
+                raise Diverged(
+                    f"the loss is {row['loss']} and the gradient norm {row['grad_norm']} at step {step} (learning rate "
+                    f"{row['learning_rate']:.3g}); lower config.optim.learning_rate or lengthen "
+                    "config.optim.warmup, in another --workdir"
+                )
+        if not self._begun:
+            self._begun = True
+            self._clock.add("first_step", time.monotonic() - dispatched)
+            report.say_startup(self._clock)
+        self._clock.add("train_images", len(rows) * self._job.config.train.batch_size)
+        due = [(step, row) for step, row in zip(steps, rows, strict=True) if step in self._job.due["log"]]
+        if not (due or self._bar.wants_figures()):
+            return
+        now = self._clock.totals()
+        seconds = now["train"] - self._mark["train"]
+        rate = (now["train_images"] - self._mark["train_images"]) / seconds if seconds else 0.0
+        self._bar.update(last, rows[-1]["loss"], rows[-1]["top1"], rate)
+        if due:
+            self._mark = now
+        for step, row in due:
+            self._write({"step": step, "split": "train", **row, **report.speed(self._job.module, rate)})
+
+    def evaluation(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """Writes the rows of an evaluation and says them in a line."""
+        words = []
+        for row in rows:
+            self._write(row)
+            figures = f"loss {row['loss']:.4f}, top-1 {percent(row['top1'])}, top-5 {percent(row['top5'])}"
+            words.append(f"{row['split'].split('_')[0]} {figures}")
+        rate = self._clock.images_per_second() or 0.0
+        say(f"epoch {self._epoch(step):.2f}  {'  |  '.join(words)}  |  {rate:,.0f} images/s")
+
+    def _epoch(self, step: int) -> float:
+        return step * self._job.config.train.batch_size / len(self._job.parts.train.labels)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        row = {"step": row["step"], "split": row["split"], "epoch": self._epoch(row["step"])} | row
+        if self._file:
+            self._file.write(row)
+        if self._board:
+            self._board.write(row)
+
+    def sync(self) -> None:
+        """Puts the rows so far on the disk, so that no checkpoint outlives the figures of its steps."""
+        if self._file:
+            self._file.sync()
