@@ -185,7 +185,13 @@ class Checkpoints:
     def meta(self, step: int) -> dict[str, Any]:
         """What `save` was given beside the state, with its `step` and `scores`. Raises UserError if it is damaged."""
         self._check_whole(step, _META)
-        return json.loads((self._root / str(step) / _META).read_text())
+        try:
+            meta = json.loads((self._root / str(step) / _META).read_text())
+            if meta["step"] != step or "scores" not in meta:
+                raise ValueError(f"{_META} is of another checkpoint")
+        except (ValueError, TypeError, KeyError, RecursionError) as error:  # whoever wrote its manifest
+            raise self._damaged(step, _first_line(error)) from error
+        return meta
 
     def check(self, step: int) -> dict[str, Any]:
         """The same; raises UserError if any of the checkpoint's files is damaged."""

@@ -131,6 +131,8 @@ def _check_train(config: Config, device_count: int) -> None:
             f"config.train.batch_size={train.batch_size} is not divisible by {device_count} devices x "
             f"config.train.accumulate={accumulate}; the nearest that is: {near}"
         )
+    if train.deterministic and config.model.attention == "cudnn":
+        raise UserError("config.train.deterministic=True and cuDNN's attention exclude each other; use xla")
     if not 0 <= train.label_smoothing < 1:
         raise UserError(f"config.train.label_smoothing must be at least 0 and below 1; found {train.label_smoothing}")
     one_of("config.eval.select", config.eval.select, ("last", "best"))

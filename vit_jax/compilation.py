@@ -1,10 +1,19 @@
-"""The persistent cache of compiled steps: a second start of the same shapes compiles nothing."""
+"""How XLA compiles: kept from start to start, and the same bits each time where that is asked for."""
 
 import os
 
 import jax
 
 from vit_jax.data import cache
+
+
+def use_deterministic_ops() -> None:
+    """Has XLA choose only operations that give the same bits each time. To be called before anything else uses JAX.
+
+    On GPUs some are slower; on a CPU all are so anyway.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
 
 
 def use_cache() -> None:

@@ -107,6 +107,7 @@ class TrainConfig:
     accumulate: int | None = None  # micro-batches in a step; None: chosen for the machine (devices.py)
     steps_per_call: int = 1  # resident images only; pays where a step is under 1 ms on an accelerator
     label_smoothing: float = 0.0
+    deterministic: bool = False  # the same bits each time on a GPU, too; slower there. A CPU gives them anyway
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def main(argv: list[str], age: float = 0.0) -> int:
 
 
 def _dispatch(command: Command, started: float, stop: StopRequest) -> None:
-    from vit_jax.compilation import use_cache  # JAX is imported only once the flags are right
+    from vit_jax.compilation import use_cache, use_deterministic_ops  # JAX is imported only once the flags are right
     from vit_jax.devices import use_cpu_cores
     from vit_jax.run import RunFolder
 
@@ -52,6 +52,8 @@ def _dispatch(command: Command, started: float, stop: StopRequest) -> None:
 
         join(peers)
     config = command.config or RunFolder(command.workdir).config()
+    if config.train.deterministic:
+        use_deterministic_ops()
     use_cpu_cores(config, peers.num_processes or 1 if peers else 1)
     # After that: what follows may already use JAX.
     import jax

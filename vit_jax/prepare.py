@@ -73,7 +73,10 @@ def resolve_config(config: Config, run: RunFolder) -> tuple[Config, Parts]:
     if not (augment.mean and augment.std):
         mean, std = channel_statistics(parts.train.images)
         augment = dataclasses.replace(augment, mean=augment.mean or mean, std=augment.std or std)
-    model = resolve(config.model, classes)
+    model = config.model
+    if config.train.deterministic and model.attention == "auto" and jax.default_backend() == "gpu":
+        model = dataclasses.replace(model, attention="xla")  # cuDNN adds up gradients in any order
+    model = resolve(model, classes)
     model = dataclasses.replace(model, dtype=jnp.dtype(backend.compute_dtype(model.dtype)).name)
     config = dataclasses.replace(config, augment=augment, model=model)
     config = with_micro_batches(config, jax.device_count())

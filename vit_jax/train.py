@@ -14,6 +14,7 @@ from vit_jax.checkpoint import Checkpoints
 from vit_jax.checks import check_config
 from vit_jax.config import Config
 from vit_jax.data.pipeline import DevicePipeline
+from vit_jax.devices import give_memory_back
 from vit_jax.errors import UserError
 from vit_jax.flags import Peers
 from vit_jax.log import Log
@@ -141,6 +142,7 @@ def _loop(
                     evaluated, state = True, _without_totals(job, state)
                     save(scores)
                     saved = step
+                    give_memory_back()
                 elif step in job.due["checkpoint"] and step != saved:
                     log.flush()
                     clock.pause()

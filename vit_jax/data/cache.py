@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -40,23 +41,23 @@ def newest(cache: Path, name: str) -> Path | None:
 def read(path: Path) -> DataSet | None:
     """The data set in a cache folder, memory-mapped; None if it isn't there.
 
-    A folder whose content differs from its checksums is renamed to `...damaged-TIME` and counts as absent.
+    A folder whose content differs from its checksums, or is no data set though they are right, is renamed to
+    `...damaged-TIME` and counts as absent. Raises OSError if the folder can't be read.
     """
     if not (path / "index.json").is_file():
         return None
     try:
-        index = json.loads((path / "index.json").read_text())
+        index = _read_index(path / "index.json")
         for name, expected in index["sha256"].items():
+            if not (path / name).is_file():  # a pipe, say, on which open() would wait
+                raise ValueError(f"{name} is no file")
             with (path / name).open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != expected:
                     raise ValueError(f"{name} differs from its checksum")
-        splits = {
-            split: Examples(*(_map(path / f"{split}_{part}.npy") for part in Examples._fields))
-            for split in index["splits"]
-        }
+        splits = {split: _map(path, split, len(index["classes"])) for split in index["splits"]}
         digest = hashlib.sha256(json.dumps(index["sha256"], sort_keys=True).encode()).hexdigest()
         return DataSet(index["name"], tuple(index["classes"]), splits, digest)
-    except (FileNotFoundError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError, EOFError, RecursionError, OverflowError) as error:
         aside = path.with_name(f"{path.name}-damaged-{int(time.time())}")
         with contextlib.suppress(OSError):  # a shared, read-only cache; or another run was first
             os.replace(path, aside)
@@ -64,8 +65,39 @@ def read(path: Path) -> DataSet | None:
         return None
 
 
-def _map(path: Path) -> np.ndarray:
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+def _read_index(file: Path) -> dict[str, Any]:
+    """The index, in which all names are those that `write` gives: no file outside the folder can be meant.
+
+    Raises ValueError, RecursionError or KeyError if it is no index.
+    """
+    index = json.loads(file.read_text())
+    if not isinstance(index, dict) or not isinstance(index["name"], str) or not isinstance(index["sha256"], dict):
+        raise ValueError("index.json is no index")
+    for key in ("classes", "splits"):
+        if not isinstance(index[key], list) or not all(isinstance(text, str) for text in index[key]):
+            raise ValueError(f"index.json: {key!r} is no list of names")
+    if not all(re.fullmatch(r"\w+", split, re.ASCII) for split in index["splits"]):
+        raise ValueError("index.json: a split whose name is no word")
+    # Also the other way round: what is mapped was checked.
+    if set(index["sha256"]) != {f"{split}_{part}.npy" for split in index["splits"] for part in Examples._fields}:
+        raise ValueError("index.json: other files than the splits'")
+    return index
+
+
+def _map(folder: Path, split: str, classes: int) -> Examples:
+    """The arrays of a split, memory-mapped. Raises ValueError if they are no labelled images of so many classes."""
+    images, labels = (
+        np.load(folder / f"{split}_{part}.npy", mmap_mode="r", allow_pickle=False) for part in Examples._fields
+    )
+    if not all(isinstance(array, np.memmap) for array in (images, labels)):  # np.load opens .npz archives, too
+        raise ValueError(f"{split}: no array")
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise ValueError(f"{split}: images {images.dtype} {images.shape}, not uint8 (N, H, W, 3)")
+    if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
+        raise ValueError(f"{split}: labels {labels.dtype} {labels.shape} for {len(images)} images, not int32")
+    if labels.min(initial=0) < 0 or labels.max(initial=0) >= classes:
+        raise ValueError(f"{split}: a label that is none of the {classes} classes")
+    return Examples(images, labels)
 
 
 def write(path: Path, dataset: DataSet) -> DataSet:

@@ -1,29 +1,47 @@
 """CIFAR-10 as its authors distribute it: python pickles or binary records, in a folder or the unopened .tar.gz.
 
-Whatever a file claims, reading it runs nothing of it: pickles may only build the few types that a batch consists
-of, and of an archive only the members with the expected names are read, never extracted.
+Whatever a file claims, reading it runs nothing of it: pickles are read by vit_jax.data.pickled, which only builds
+the few types that a batch consists of. An archive must be one that the authors distribute, to the byte, and of it only
+the members with the expected names are read, never extracted.
 """
 
 import gzip
-import io
-import pickle
+import hashlib
+import os
 import tarfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 
+from vit_jax.data import pickled
 from vit_jax.data.dataset import Examples
 from vit_jax.errors import UserError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 BATCHES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
 _FOLDERS = ("", "cifar-10-batches-py", "cifar-10-batches-bin")
-_ARCHIVES = ("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz")
+# Bytes and sha256 of the authors' archives, as the lists of TFDS and Keras have them, too.
+ARCHIVES = {
+    "cifar-10-python.tar.gz": (170_498_071, "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"),
+    "cifar-10-binary.tar.gz": (170_052_171, "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
+}
+_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+_REMEDY = f"fetch CIFAR-10 again from {_PAGE}"
 _RECORD = 1 + 3 * 32 * 32  # bytes: a label, then the red, green and blue planes
-_MAX_FILE = 64 * 2**20  # bytes; the largest real batch has 31,035,704
-_MAX_ARCHIVE = 2**30  # bytes after decompression; the real one has 186 million
+_MAX_FILE = pickled.MAX_BYTES
+_MAX_ARCHIVE = 256 * 2**20  # bytes after decompression; the real ones have 186 million
+_MAX_MEMBERS = 1000  # the real ones have 9
+_WITHOUT_CONTENT = (
+    tarfile.LNKTYPE,
+    tarfile.SYMTYPE,
+    tarfile.CHRTYPE,
+    tarfile.BLKTYPE,
+    tarfile.DIRTYPE,
+    tarfile.FIFOTYPE,
+)
 
 
 def find(where: str) -> list[Path]:
@@ -36,13 +54,13 @@ def find(where: str) -> list[Path]:
             files = [root / folder / (name + suffix) for names in BATCHES.values() for name in names]
             if all(file.is_file() for file in files):
                 return files
-    for name in _ARCHIVES:
+    for name in ARCHIVES:
         if (root / name).is_file():
             return [root / name]
     found = sorted(p.name for p in root.iterdir())[:8] if root.is_dir() else "no such folder"
     raise UserError(
         f"config.data.dir={where!r} holds no CIFAR-10: expected data_batch_1 to data_batch_5 and test_batch "
-        f"(with or without .bin), or {' or '.join(_ARCHIVES)}; found {found}"
+        f"(with or without .bin), or {' or '.join(ARCHIVES)}; found {found}"
     )
 
 
@@ -64,99 +82,106 @@ def read(files: list[Path]) -> dict[str, Examples]:
 
 
 def _read_file(file: Path) -> bytes:
-    if file.stat().st_size > _MAX_FILE:
-        raise UserError(f"{file} has {file.stat().st_size:,} bytes; a CIFAR-10 batch has at most 31,035,704")
-    return file.read_bytes()
+    try:
+        size = file.stat().st_size
+        content = file.read_bytes() if size <= _MAX_FILE else b""
+    except OSError as error:
+        raise UserError(f"{file} can't be read ({error.strerror}); mend its permissions or {_REMEDY}") from error
+    if size > _MAX_FILE:
+        raise UserError(f"{file} has {size:,} bytes; a CIFAR-10 batch has at most 31,035,704; {_REMEDY}")
+    return content
 
 
-def _read_archive(file: Path) -> dict[str, bytes]:
+def _read_archive(file: Path) -> dict[str, memoryview]:
     """Contents of the batches in a tar archive by their file names; other members are passed over."""
     wanted = {name + suffix for names in BATCHES.values() for name in names for suffix in ("", ".bin")}
     contents = {}
     try:
-        with gzip.open(file) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
-            for _, member in zip(range(1000), archive, strict=False):  # the real one has 9 members
-                name = member.name.rsplit("/", 1)[-1]
-                if name in wanted and name not in contents and member.isfile() and member.size <= _MAX_FILE:
-                    contents[name] = archive.extractfile(member).read()
-            for _ in range(_MAX_ARCHIVE // 2**20):  # to the end, where gzip checks its checksum
-                if not stream.read(2**20):
-                    break
-    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise UserError(f"{file} is no readable archive ({error}); fetch it again") from error
+        # One open file for all: what is read is what was checked, whatever is renamed meanwhile.
+        with file.open("rb") as stream:
+            _check_archive(stream, file)
+            with gzip.open(stream) as unpacked:
+                content = unpacked.read(_MAX_ARCHIVE + 1)  # to the end, where gzip checks its checksum
+        if len(content) > _MAX_ARCHIVE:
+            raise tarfile.TarError(f"more than {_MAX_ARCHIVE:,} bytes unpacked")
+        for path, part in _members(content):
+            name = path.rsplit("/", 1)[-1]
+            if name in contents:
+                raise tarfile.TarError(f"two members named {name}")
+            if name in wanted and len(part) <= _MAX_FILE:
+                contents[name] = part
+    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
+        raise UserError(f"{file} is no readable archive ({error}); {_REMEDY}") from error
     return contents
 
 
-def _parse_binary(content: bytes, name: str) -> Examples:
+def _check_archive(stream: BinaryIO, file: Path) -> None:
+    """Leaves the stream at its start. Raises UserError unless size and sha256 are those of an archive in ARCHIVES."""
+    size = os.fstat(stream.fileno()).st_size
+    found, expected = f"{size:,} bytes", [f"{name} with {known:,} bytes" for name, (known, _) in ARCHIVES.items()]
+    same_size = [(name, digest) for name, (known, digest) in ARCHIVES.items() if known == size]
+    if same_size:  # only then is it worth the second that hashing takes
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        stream.seek(0)
+        if digest in [known for _, known in same_size]:
+            return
+        found, expected = f"sha256 {digest}", [f"{name} with {known}" for name, known in same_size]
+    raise UserError(
+        f"{file} is not CIFAR-10 as its authors distribute it: found {found}, expected {' or '.join(expected)}; "
+        f"fetch it again from {_PAGE}, or, if you trust it, unpack it and name the folder"
+    )
+
+
+def _members(content: bytes) -> Iterator[tuple[str, memoryview]]:
+    """Name and content of each regular file in a tar archive, without copies. Raises TarError for a damaged one.
+
+    Simpler than tarfile's own walk, so that no header of a hostile archive leads anywhere but further on: of tarfile
+    it only takes the parser of one header. The headers that lengthen names are passed over, as are sparse files.
+    """
+    start, block = 0, tarfile.BLOCKSIZE
+    for _ in range(_MAX_MEMBERS):
+        header = content[start : start + block]
+        if not header.strip(b"\0"):
+            return
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        start += block
+        size = 0 if member.type in _WITHOUT_CONTENT else member.size
+        if not 0 <= size <= len(content) - start:
+            raise tarfile.TarError(f"a member of {size:,} bytes where {len(content) - start:,} are left")
+        if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            yield member.name, memoryview(content)[start : start + size]
+        start += -(-size // block) * block
+    raise tarfile.TarError(f"more than {_MAX_MEMBERS:,} members")
+
+
+def _parse_binary(content: bytes | memoryview, name: str) -> Examples:
     if not content or len(content) % _RECORD:
-        raise UserError(f"{name} has {len(content):,} bytes; CIFAR-10 records have {_RECORD} each")
+        raise UserError(f"{name} has {len(content):,} bytes; CIFAR-10 records have {_RECORD} each; {_REMEDY}")
     records = np.frombuffer(content, np.uint8).reshape(-1, _RECORD)
     return _examples(records[:, 1:], records[:, 0], name)
 
 
-def _parse_pickle(content: bytes, name: str) -> Examples:
+def _parse_pickle(content: bytes | memoryview, name: str) -> Examples:
     try:
-        batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+        batch = pickled.read(bytes(content))
     except UserError as error:
-        raise UserError(f"{name}: {error}") from error
-    except Exception as error:  # a damaged pickle raises nearly anything
-        raise UserError(f"{name} is no CIFAR-10 batch ({type(error).__name__}: {error})") from error
+        raise UserError(f"{name} is no CIFAR-10 batch: {error}; {_REMEDY}") from error
     if not isinstance(batch, dict):
-        raise UserError(f"{name} is no CIFAR-10 batch: holds a {type(batch).__name__}, not a dictionary")
+        raise UserError(f"{name} is no CIFAR-10 batch: holds a {type(batch).__name__}, not a dictionary; {_REMEDY}")
     batch = {k.decode("latin1") if isinstance(k, bytes) else k: v for k, v in batch.items()}
     data, labels = batch.get("data"), batch.get("labels")
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != _RECORD - 1:
-        raise UserError(f"{name} is no CIFAR-10 batch: 'data' is not an array of N x 3072 bytes")
-    if not isinstance(labels, list) or not all(isinstance(label, int) for label in labels):
-        raise UserError(f"{name} is no CIFAR-10 batch: 'labels' is not a list of whole numbers")
-    return _examples(data, np.array(labels), name)
+    if not isinstance(data, np.ndarray) or data.shape[1] != _RECORD - 1:
+        raise UserError(f"{name} is no CIFAR-10 batch: 'data' is not an array of N x 3072 bytes; {_REMEDY}")
+    if not isinstance(labels, list) or not all(type(label) is int and 0 <= label < len(CLASSES) for label in labels):
+        raise UserError(f"{name} is no CIFAR-10 batch: 'labels' is not a list of whole numbers from 0 to 9; {_REMEDY}")
+    return _examples(data, np.array(labels, np.int32), name)
 
 
 def _examples(planes: np.ndarray, labels: np.ndarray, name: str) -> Examples:
     """Rows of 3,072 bytes and their labels as images (N, 32, 32, 3)."""
-    if len(planes) != len(labels) or labels.min(initial=0) < 0 or labels.max(initial=0) >= len(CLASSES):
-        raise UserError(f"{name} is no CIFAR-10 batch: {len(planes)} images, {len(labels)} labels, or one not in 0-9")
+    if len(planes) != len(labels) or labels.max(initial=0) >= len(CLASSES):
+        raise UserError(
+            f"{name} is no CIFAR-10 batch: {len(planes)} images, {len(labels)} labels, or one not in 0-9; {_REMEDY}"
+        )
     images = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)  # (N, 32, 32, 3)
     return Examples(np.ascontiguousarray(images), labels.astype(np.int32))
-
-
-# Stands for the type numpy.ndarray, which a pickle only hands on: called, it would make arrays over any memory.
-_NDARRAY = object()
-
-
-def _array(subtype: object, shape: tuple[int, ...], _: Any) -> np.ndarray:
-    """Stands for numpy's _reconstruct, which a pickle calls for an empty array that it fills afterwards."""
-    if subtype is not _NDARRAY or shape != (0,):
-        raise UserError("refused: an array that is not built as NumPy builds it")
-    return np.empty(0, np.uint8)
-
-
-def _dtype(name: str | bytes, *_: Any) -> np.dtype:
-    """Stands for numpy.dtype: bytes only, so that no array of objects can be made."""
-    if name not in ("u1", b"u1"):
-        raise UserError(f"refused: an array of dtype {name!r}")
-    return np.dtype("u1")
-
-
-def _bytes(text: str, encoding: str | bytes) -> bytes:
-    """Stands for codecs.encode, as which protocol 2 writes bytes."""
-    if encoding not in ("latin1", b"latin1"):
-        raise UserError(f"refused: the codec {encoding!r}")
-    return text.encode("latin1")
-
-
-class _Unpickler(pickle.Unpickler):
-    """Builds dictionaries, lists, numbers, strings and arrays of bytes, and knows no other name."""
-
-    _ADMITTED = {
-        ("numpy.core.multiarray", "_reconstruct"): _array,  # as NumPy 1 wrote it
-        ("numpy._core.multiarray", "_reconstruct"): _array,
-        ("numpy", "ndarray"): _NDARRAY,
-        ("numpy", "dtype"): _dtype,
-        ("_codecs", "encode"): _bytes,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ADMITTED:
-            raise UserError(f"refused: it asks for {module}.{name}, which no CIFAR-10 batch contains")
-        return self._ADMITTED[module, name]

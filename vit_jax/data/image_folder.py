@@ -1,5 +1,6 @@
 """Images in folders: train/<class>/*.png|jpg and test/<class>/*.png|jpg."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,19 @@ from vit_jax.data.dataset import DataSet, Examples
 from vit_jax.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
+MAX_PIXELS = 50_000_000  # a phone's picture; decoded it has 150 MB
+_FORMATS = ("PNG", "JPEG")  # whatever a file is called, no other decoder of Pillow's forty sees it
 _SPLITS = ("train", "test")
 
 
 def folder_identity(root: Path, size: int) -> dict[str, Any]:
-    """Changes when a file is added, removed or rewritten, or the stored size in pixels is another."""
+    """Changes when a file is added, removed or rewritten, or the stored size in pixels is another.
+
+    Raises UserError for a folder of another form.
+    """
+    _classes(root)
     stats = [(f.relative_to(root).as_posix(), f.stat().st_size, f.stat().st_mtime_ns) for f in _files(root)]
-    return {"version": 2, "size": size, "files": stats}
+    return {"version": 3, "size": size, "files": stats}
 
 
 def read_folder(root: Path, size: int) -> DataSet:
@@ -23,10 +30,7 @@ def read_folder(root: Path, size: int) -> DataSet:
 
     Raises UserError for a folder of another form and names the images that can't be read.
     """
-    classes = tuple(sorted(p.name for p in (root / "train").glob("[!.]*") if p.is_dir()))
-    if not classes:
-        found = sorted(p.name for p in root.iterdir())[:8] if root.is_dir() else "no such folder"
-        raise UserError(f"config.data.dir={str(root)!r}: expected train/<class>/*.png or *.jpg; found {found}")
+    classes = _classes(root)
     splits, broken = {}, []
     for split in _SPLITS:
         files = [f for f in _files(root) if f.relative_to(root).parts[0] == split]
@@ -52,14 +56,38 @@ def read_folder(root: Path, size: int) -> DataSet:
 
 
 def read_image(file: Path, size: int) -> np.ndarray:
-    """An image file of any mode as (size, size, 3) uint8: its central square, resized."""
+    """A PNG or JPEG of any mode as (size, size, 3) uint8: its central square, resized to `size` pixels a side.
+
+    Raises UserError for another format and for more than MAX_PIXELS, before it is decoded; for a broken file, whatever
+    Pillow raises.
+    """
     from PIL import Image, ImageOps
 
-    with Image.open(file) as image:
+    too_many = f"more than the {MAX_PIXELS:,} pixels that an image may have"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(file, formats=_FORMATS)  # reads the header
+        except Image.UnidentifiedImageError as error:
+            raise UserError("neither PNG nor JPEG") from error
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:  # Pillow's own, higher caps
+            raise UserError(f"{too_many}: {error}") from error
+    with image:
+        if image.width * image.height > MAX_PIXELS:
+            raise UserError(f"{too_many}: {image.width} x {image.height} = {image.width * image.height:,}")
         if image.mode.startswith("I"):  # 16-bit grey: convert() would clip it at 255
             image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).clip(0, 255).astype(np.uint8))
         image = ImageOps.exif_transpose(image).convert("RGB")
         return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
+
+
+def _classes(root: Path) -> tuple[str, ...]:
+    """The folders of train/ by their names; raises UserError if there are none."""
+    classes = tuple(sorted(p.name for p in (root / "train").glob("[!.]*") if p.is_dir()))
+    if not classes:
+        found = sorted(p.name for p in root.iterdir())[:8] if root.is_dir() else "no such folder"
+        raise UserError(f"config.data.dir={str(root)!r}: expected train/<class>/*.png or *.jpg; found {found}")
+    return classes
 
 
 def _files(root: Path) -> list[Path]:

@@ -139,7 +139,8 @@ def _cifar10_batches(data: DataConfig, _: int) -> Source:
         return None, lambda: cifar_files.find(data.dir)
     files = cifar_files.find(data.dir)
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return {"files": stats}, lambda: DataSet("cifar10_batches", cifar_files.CLASSES, cifar_files.read(files))
+    identity = {"version": 2, "files": stats}
+    return identity, lambda: DataSet("cifar10_batches", cifar_files.CLASSES, cifar_files.read(files))
 
 
 def _digits(_: DataConfig, __: int) -> Source:

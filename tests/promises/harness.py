@@ -1,0 +1,227 @@
+"""Runs to be tormented, as child processes that get real signals or in this process; and what to look at after."""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from promises.faults import Faults, injected
+from vit_jax import metrics
+from vit_jax.checkpoint import Checkpoints
+from vit_jax.main import main
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+# Every random part is on, so that a run that goes on would show any that isn't replayed.
+RUN = (
+    "--config=configs/debug.py",
+    "--config.train.length=30 steps",
+    "--config.eval.every=10 steps",
+    "--config.checkpoint.every=4 steps",
+    "--config.log.every=1 steps",
+    "--config.model.mlp_dropout=0.1",
+    "--config.augment.rotate=0.1",
+)
+INTERVAL, TOTAL = 4, 30  # steps between checkpoints, and in all
+
+
+class Broken(Exception):
+    """A promise didn't hold."""
+
+
+def require(condition: Any, what: str) -> None:
+    """Raises Broken unless the condition holds."""
+    if not condition:
+        raise Broken(what)
+
+
+@dataclasses.dataclass
+class Bench:
+    """What the trials of a promise share: a folder of their own, how often to try, and random numbers."""
+
+    folder: Path
+    full: bool
+    rng: random.Random
+    straight: "StraightRuns"
+    made: int = 0
+
+    def times(self, sample: int, full: int) -> int:
+        """How many trials to make."""
+        return full if self.full else sample
+
+    def new(self, name: str = "run") -> Path:
+        """A path that isn't there yet."""
+        self.made += 1
+        return self.folder / f"{self.made}" / name
+
+
+class Child:
+    """The program in a process of its own, what it prints in a file."""
+
+    def __init__(
+        self, *args: str, devices: int = 1, faults: Faults | None = None, log: Path, cwd: Path = REPOSITORY, **env: str
+    ):
+        program = ["-m", "vit_jax.main"]
+        if faults:
+            program = [str(REPOSITORY / "tests/promises/faults.py"), json.dumps(dataclasses.asdict(faults))]
+        environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(REPOSITORY)} | env
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.log, self.started = log, time.monotonic()
+        with log.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, *program, *args],
+                cwd=cwd, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def printed(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait_until(self, condition: Callable[[], Any], seconds: float = 60.0) -> bool:
+        """Returns when the condition holds, the process has ended, or time is up: whether it holds."""
+        end = time.monotonic() + seconds
+        while not (holds := bool(condition())) and self.process.poll() is None and time.monotonic() < end:
+            time.sleep(0.005)
+        return holds
+
+    def send(self, signum: int) -> None:
+        self.process.send_signal(signum)
+
+    def wait(self, seconds: float = 120.0) -> int:
+        """The exit code; Broken if there is none in time."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired as error:
+            raise Broken(f"no exit within {seconds:.0f} s; {self.tail()}") from error
+
+    def tail(self) -> str:
+        return " | ".join(self.printed().splitlines()[-3:])[-400:]
+
+
+class StraightRuns:
+    """Finished runs of RUN that nothing interrupted: what the others are compared with."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._lock = folder, threading.Lock()
+
+    def __call__(self, devices: int) -> Path:
+        """The workdir of the run on so many devices."""
+        workdir = self._folder / str(devices)
+        with self._lock:
+            if not workdir.exists():
+                log = self._folder / f"{devices}.log"
+                with Child(*RUN, f"--workdir={workdir}", devices=devices, log=log) as child:
+                    require(child.wait() == 0, child.tail())
+        return workdir
+
+
+def begins(events: Path, phase: str) -> int:
+    """How often the phase has begun, as the events file says."""
+    return events.read_text().split("\n").count(phase) if events.exists() else 0
+
+
+def call(*args: str, faults: Faults | None = None) -> tuple[int, str]:
+    """Runs the program in this process: (exit code, what it printed)."""
+    from vit_jax.progress import console
+
+    text = io.StringIO()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(text))
+        stack.enter_context(contextlib.redirect_stderr(text))
+        before, console.file = console.file, text
+        stack.callback(lambda: setattr(console, "file", before))
+        if faults:
+            stack.enter_context(injected(faults))
+        code = main(["vit-jax", *args])
+    return code, text.getvalue()
+
+
+@contextlib.contextmanager
+def stopping_after(steps: set[int], signum: int = signal.SIGTERM) -> Iterator[None]:
+    """Within, runs of this process get a signal at the end of each of these steps."""
+    from vit_jax.log import Log
+
+    original = Log.put
+
+    def put(self: Log, step: int, *args: Any) -> None:
+        original(self, step, *args)
+        if step in steps:
+            steps.discard(step)
+            signal.raise_signal(signum)
+
+    Log.put = put
+    try:
+        yield
+    finally:
+        Log.put = original
+
+
+def rows(workdir: Path) -> list[dict[str, Any]]:
+    """The metrics of a run without what depends on the clock."""
+    clocked = ("images_per_second", "tflops_per_second")
+    return [{k: v for k, v in row.items() if k not in clocked} for row in metrics.read(workdir)]
+
+
+def results(workdir: Path) -> dict[str, Any]:
+    """What results.json says of the model, without the clock."""
+    found = json.loads((workdir / "results.json").read_text())
+    return {k: found[k] for k in ("top1", "top5", "loss", "num_examples", "steps", "checkpoint", "per_class")}
+
+
+def arrays(workdir: Path, step: int = TOTAL) -> dict[str, np.ndarray]:
+    """All arrays of a checkpoint by their paths."""
+    import jax
+    import orbax.checkpoint as ocp
+
+    tree = ocp.PyTreeCheckpointer().restore(workdir / "checkpoints" / str(step) / "state")
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def require_same(workdir: Path, straight: Path) -> None:
+    """Raises Broken unless a run is the uninterrupted one: each row once, each number to the last bit."""
+    require(rows(workdir) == rows(straight), "the metrics differ from the uninterrupted run's")
+    require(results(workdir) == results(straight), "the result differs from the uninterrupted run's")
+    ours, theirs = arrays(workdir), arrays(straight)
+    require(ours.keys() == theirs.keys(), "the states have other parts")
+    for path, x in ours.items():
+        require(x.tobytes() == theirs[path].tobytes(), f"{path} differs from the uninterrupted run's")
+
+
+def latest(workdir: Path) -> int:
+    """The newest checkpoint's step, its files checked; -1 if there is none."""
+    checkpoints = Checkpoints(workdir)
+    steps = checkpoints.steps()
+    if steps:
+        checkpoints.check(steps[-1])
+    return steps[-1] if steps else -1
+
+
+def last_row(workdir: Path) -> int:
+    """The last step that metrics.jsonl knows."""
+    return max((row["step"] for row in metrics.read(workdir)), default=0)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of each file in a folder."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}

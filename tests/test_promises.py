@@ -1,0 +1,54 @@
+"""A sample of each promise; scripts/torture.py tries them many times over."""
+
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+from promises.everything import CHILDREN, HERE
+from promises.harness import REPOSITORY, Bench, Broken, StraightRuns
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    return StraightRuns(tmp_path_factory.mktemp("straight"))
+
+
+# Of the others there are tests that are as quick and say more: test_checkpoint, test_config, test_train.
+QUICK = ("P8", "P9", "P10", "P13", "P16", "P19")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CHILDREN | HERE]
+)
+def test_a_sample_of_each_promise(name, straight, tmp_path):
+    bench = Bench(tmp_path, False, random.Random(name), straight)
+    assert list((CHILDREN | HERE)[name](bench))
+
+
+def test_a_broken_promise_is_noticed(straight, tmp_path, monkeypatch):
+    """Were damaged checkpoints loaded, P8 would say so: the trial can fail."""
+    from vit_jax import manifest
+
+    monkeypatch.setattr(manifest, "damage", lambda folder, only="": None)
+    bench = Bench(tmp_path, False, random.Random(0), straight)
+    with pytest.raises(Broken):
+        list(HERE["P8"](bench))
+
+
+@pytest.mark.slow
+def test_torture_prints_a_table_and_ends_with_1_if_a_promise_broke(tmp_path):
+    command = [sys.executable, "scripts/torture.py", "--quick", "--promises=P11,P19,P27"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for line in ("P11       1      1", "P19       2      2", "P27       2      2", "all that was tried held"):
+        assert line in done.stdout
+    # A chain of broken promises: the table is printed all the same.
+    program = "import sys; sys.argv[1:] = ['--quick', '--promises=P11,P19']; sys.path[:0] = ['scripts', 'tests', '.']\n"
+    program += "import torture, vit_jax.checkpoint as c; c.ranked = lambda scores: []; sys.exit(torture.main())"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, env=os.environ
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "BROKEN: P11\n" in done.stdout and "P19       2      2" in done.stdout
