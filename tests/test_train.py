@@ -410,3 +410,68 @@ def test_tensorboard_events_hold_the_metrics(command, tmp_path):
 
     found = {e.step: float(make_ndarray(e.tensor_proto)) for e in events.Tensors("validation/top1")}
     assert found == pytest.approx({r["step"]: r["top1"] for r in rows(workdir, "validation")})
+
+
+def test_steps_that_are_not_finite_can_be_left_out(command, tmp_path, monkeypatch):
+    """Those whose first example is of class 3, here: each is told and logged, the rest go on, and all stays finite."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from vit_jax import step
+    from vit_jax.data import sources
+    from vit_jax.data.pipeline import indices_at
+
+    original = step.cross_entropy
+
+    def poisoned(logits, labels, smoothing):
+        return original(logits, labels, smoothing) * jnp.where(labels[0] == 3, jnp.nan, 1.0)
+
+    monkeypatch.setattr(step, "cross_entropy", poisoned)
+    labels = sources._read_fake(32).splits["train"].labels[:461]
+    bad = [s + 1 for s in range(30) if labels[indices_at(0, s, 461, 32)[0]] == 3]
+    longest = max(sum(bad.count(s + i) for i in range(30)) if s - 1 not in bad else 0 for s in bad)
+    assert 2 <= len(bad) <= 8 and longest <= 2
+    args = [*RUN, "--config.train.accumulate=1", "--config.optim.skip_nonfinite=2"]
+    code, printed = command(*args, f"--workdir={tmp_path / 'run'}")
+    assert code == 0, printed
+    assert [row["step"] for row in rows(tmp_path / "run", "train") if row.get("skipped")] == bad
+    assert printed.count("is left out") == len(bad)
+    finite = [row for row in rows(tmp_path / "run") if "loss" in row]
+    assert len(finite) == 30 - len(bad) + 6 and all(np.isfinite(row["loss"]) for row in finite)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(final(tmp_path / "run")))
+    code, printed = command(*RUN, "--config.train.accumulate=1", f"--workdir={tmp_path / 'without'}")
+    assert code == 1 and f"at step {bad[0]} " in printed
+
+
+def test_a_disk_that_is_full_for_the_metrics_ends_the_run(straight, command, tmp_path, monkeypatch):
+    original, calls = metrics.MetricsFile.write, []
+
+    def write(self, row):
+        calls.append(row)
+        if len(calls) == 12:
+            raise OSError(28, "No space left on device", "metrics.jsonl")
+        original(self, row)
+
+    monkeypatch.setattr(metrics.MetricsFile, "write", write)
+    workdir = tmp_path / "run"
+    code, printed = command(*RUN, f"--workdir={workdir}")
+    assert code == 1 and "No space left on device: 'metrics.jsonl'" in printed and "Traceback" not in printed
+    assert command(*RUN, f"--workdir={workdir}")[0] == 0
+    assert rows(workdir) == rows(straight)
+    assert_same(final(workdir), final(straight))
+
+
+def test_damaged_results_and_metrics_are_made_again(straight, command, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(straight, workdir)
+    (workdir / "results.json").write_text('{"top1": ')
+    lines = (workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (workdir / "metrics.jsonl").write_text("".join([*lines[:3], "garbage\n", "5\n", "{}\n", *lines[3:], '{"step": 3']))
+    code, printed = command(*RUN, f"--workdir={workdir}")
+    assert code == 0 and "3 lines" in printed and "metrics.jsonl.damaged" in printed
+    assert rows(workdir) == rows(straight) and results(workdir)["top1"] == results(straight)["top1"]
+    assert "garbage" in (workdir / "metrics.jsonl.damaged").read_text()
+    (workdir / "config.json").write_text("{")
+    code, printed = command(*RUN, f"--workdir={workdir}")
+    assert code == 2 and "config.json can't be read" in printed and "Traceback" not in printed

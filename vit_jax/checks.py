@@ -110,6 +110,8 @@ def _check_optim(config: Config) -> None:
     for key in ("b1", "b2"):
         if not 0 <= getattr(cfg, key) < 1:
             raise UserError(f"config.optim.{key} must be at least 0 and below 1; found {getattr(cfg, key)}")
+    if cfg.skip_nonfinite < 0:
+        raise UserError(f"config.optim.skip_nonfinite must not be negative; found {cfg.skip_nonfinite}")
     if not 0 <= cfg.final_fraction <= 1:
         raise UserError(f"config.optim.final_fraction must be from 0 to 1; found {cfg.final_fraction}")
 

@@ -98,6 +98,9 @@ class OptimConfig:
     b2: float = 0.999
     eps: float = 1e-8
     clip_norm: float | None = 1.0  # global gradient norm; None: no clipping
+    skip_nonfinite: int = (
+        0  # steps in a row with a loss or gradient that isn't finite to leave out; one more ends the run
+    )
 
 
 @dataclass(frozen=True)

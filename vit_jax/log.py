@@ -31,6 +31,7 @@ class Log:
         self._pending: tuple[int, dict[str, jax.Array], float] | None = None
         self._mark = clock.totals()  # at the last row
         self._begun = False  # until the first call is done
+        self._skipped = 0  # steps in a row that were left out
 
     def __enter__(self) -> "Log":
         return self
@@ -61,19 +62,13 @@ class Log:
         columns = {name: np.atleast_1d(np.asarray(values)) for name, values in figures.items()}
         rows = [{name: float(values[i]) for name, values in columns.items()} for i in range(len(columns["loss"]))]
         steps = range(last - len(rows) + 1, last + 1)
-        for step, row in zip(steps, rows, strict=True):
-            if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
-                raise Diverged(
-                    f"the loss is {row['loss']} and the gradient norm {row['grad_norm']} at step {step} (learning rate "
-                    f"{row['learning_rate']:.3g}); lower config.optim.learning_rate or lengthen "
-                    "config.optim.warmup, in another --workdir"
-                )
+        finite = self._finite(list(zip(steps, rows, strict=True)))
         if not self._begun:
             self._begun = True
             self._clock.add("first_step", time.monotonic() - dispatched)
             report.say_startup(self._clock)
         self._clock.add("train_images", len(rows) * self._job.config.train.batch_size)
-        due = [(step, row) for step, row in zip(steps, rows, strict=True) if step in self._job.due["log"]]
+        due = [(step, row) for step, row in finite if step in self._job.due["log"]]
         if not (due or self._bar.wants_figures()):
             return
         now = self._clock.totals()
@@ -84,6 +79,25 @@ class Log:
             self._mark = now
         for step, row in due:
             self._write({"step": step, "split": "train", **row, **report.speed(self._job.module, rate)})
+
+    def _finite(self, rows: list[tuple[int, dict[str, float]]]) -> list[tuple[int, dict[str, float]]]:
+        """Those of the steps whose figures are finite; tells of the others, and raises Diverged for too many."""
+        finite = []
+        for step, row in rows:
+            if math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]):
+                self._skipped = 0
+                finite.append((step, row))
+                continue
+            self._skipped += 1
+            what = f"the loss is {row['loss']} and the gradient norm {row['grad_norm']} at step {step}"
+            if self._skipped > self._job.config.optim.skip_nonfinite:
+                raise Diverged(
+                    f"{what} (learning rate {row['learning_rate']:.3g}); lower config.optim.learning_rate or lengthen "
+                    "config.optim.warmup, in another --workdir"
+                )
+            say(f"Step {step} is left out: {what}")
+            self._write({"step": step, "split": "train", "skipped": 1})
+        return finite
 
     def evaluation(self, step: int, rows: list[dict[str, Any]]) -> None:
         """Writes the rows of an evaluation and says them in a line."""

@@ -55,13 +55,20 @@ def train_step(
     metrics = {name: value / count for name, value in sums.items()}
     metrics["grad_norm"] = optax.tree.norm(grads)
     metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
-    state = state.replace(
+    updated = state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         opt_state=opt_state,
         totals=jax.tree.map(jnp.add, state.totals, {**sums, "count": count}),
     )
-    return state, metrics
+    if config.optim.skip_nonfinite:
+        good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+        # Steps are counted on, so that schedule and data go on as if nothing had happened.
+        updated = jax.tree.map(
+            lambda new, old: jnp.where(good, new, old) if jnp.issubdtype(new.dtype, jnp.floating) else new,
+            updated, state,
+        )  # fmt: skip
+    return updated, metrics
 
 
 def train_steps(state: TrainState, data: Any, *, count: int, **bound: Any) -> tuple[TrainState, dict[str, jax.Array]]:

@@ -203,9 +203,10 @@ def _evaluate(
 ) -> dict[str, float] | None:
     """Logs the train metrics since the last evaluation and those of the validation split, which it returns."""
     clock.pause()
-    totals = jax.tree.map(float, state.totals)
-    seen = {name: totals[name] / totals["count"] for name in ("loss", "top1", "top5")}
-    rows, scores = [{"step": step, "split": "train_epoch", **seen}], None
+    totals, rows, scores = jax.tree.map(float, state.totals), [], None
+    if totals["count"]:  # not if every step since was left out
+        seen = {name: totals[name] / totals["count"] for name in ("loss", "top1", "top5")}
+        rows.append({"step": step, "split": "train_epoch", **seen})
     if job.parts.validation is not None:
         images, labels = job.parts.validation
         with doing("Validating"):
