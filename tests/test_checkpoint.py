@@ -1,5 +1,6 @@
 """Checkpoints: what is kept and checked, what survives a kill between two renames, and that none runs code."""
 
+import hashlib
 import json
 import math
 import pickle
@@ -77,11 +78,26 @@ def test_all_of_a_damaged_manifest_is_noticed(saved):
     folder = saved / "checkpoints" / "7"
     lines = (folder / manifest.NAME).read_text().splitlines(keepends=True)
     assert manifest.damage(folder) is None
-    for content in (lines[:-1], lines[1:], [], [*lines, lines[0]], [*lines, "\n"], [*lines, "0  elsewhere\n"]):
+    vertical = ["".join(lines).replace("\n", "\v", 1)]
+    cut = ["".join(lines)[:-1]]
+    for content in (lines[:-1], lines[1:], [], [*lines, lines[0]], [*lines, "\n"], [*lines, "0  x\n"], vertical, cut):
         (folder / manifest.NAME).write_text("".join(content))
         assert manifest.damage(folder), content
     (folder / manifest.NAME).write_bytes(b"\xff\xfe")
-    assert "can't be read" in manifest.damage(folder)
+    assert "no text" in manifest.damage(folder)
+
+
+def test_what_cannot_be_read_now_is_not_called_damaged(saved, monkeypatch):
+    """Too many open files, or a server that is away: nothing is set aside for that."""
+
+    def fail(*_):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(hashlib, "file_digest", fail)
+    with Checkpoints(saved, CheckpointConfig()) as checkpoints:
+        with pytest.raises(OSError, match="Too many open files"):
+            checkpoints.set_damaged_aside()
+        assert checkpoints.steps() == [3, 7]
 
 
 def test_damaged_ones_are_set_aside_by_name_and_none_is_overwritten(saved):

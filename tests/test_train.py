@@ -353,9 +353,13 @@ def test_an_image_folder_without_a_test_split(command, tmp_path):
     assert code == 0, printed
     assert "no test split" in printed and not (tmp_path / "run" / "results.json").exists()
     assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["num_classes"] == 2
+    before = digests(tmp_path / "run")
+    code, printed = command(*args, f"--workdir={tmp_path / 'run'}")
+    assert code == 0 and "already complete" in printed and digests(tmp_path / "run") == before
     # More images of another class are other data: refused, and nothing of the run is changed.
     (tmp_path / "pets/train/frog").mkdir()
     Image.new("RGB", (20, 20)).save(tmp_path / "pets/train/frog/1.png")
+    shutil.rmtree(tmp_path / "run/checkpoints/20")  # as if it had not been at its end
     before = digests(tmp_path / "run")
     for again in ([*args], ["--mode=evaluate"]):
         code, printed = command(*again, f"--workdir={tmp_path / 'run'}")
@@ -475,3 +479,37 @@ def test_damaged_results_and_metrics_are_made_again(straight, command, tmp_path)
     (workdir / "config.json").write_text("{")
     code, printed = command(*RUN, f"--workdir={workdir}")
     assert code == 2 and "config.json can't be read" in printed and "Traceback" not in printed
+
+
+def test_a_run_without_its_checkpoints_is_not_begun_anew(straight, command, tmp_path):
+    """Its metrics would be wiped: a disk that isn't mounted looks like that."""
+    workdir = tmp_path / "run"
+    shutil.copytree(straight, workdir)
+    shutil.rmtree(workdir / "checkpoints")
+    before = rows(workdir)
+    code, printed = command(*RUN, f"--workdir={workdir}")
+    assert code == 2 and "come to step 30, but none of its checkpoints is left" in printed
+    assert rows(workdir) == before
+
+
+def test_a_folder_that_cannot_be_written_is_evaluated_all_the_same(straight, command, tmp_path, monkeypatch):
+    from vit_jax import report
+
+    def fail(*_):
+        raise OSError(30, "Read-only file system", "confusion.csv")
+
+    monkeypatch.setattr(report, "write_confusion", fail)
+    code, printed = command("--mode=evaluate", f"--workdir={straight}")
+    assert code == 0 and "not kept" in printed and "Read-only file system" in printed and "top-1" in printed
+
+
+@pytest.mark.slow
+def test_a_reader_that_is_gone_does_not_keep_a_run_from_saving(process, tmp_path):
+    """Ctrl-C under `... | tee log` ends tee as well."""
+    workdir = tmp_path / "run"
+    child = process(*RUN, "--config.train.length=100000 steps", f"--workdir={workdir}")
+    wait_for_steps(workdir, 12, child)
+    child.stdout.close()
+    child.send_signal(signal.SIGINT)
+    assert child.wait() == 130
+    assert max(int(p.name) for p in (workdir / "checkpoints").iterdir()) == rows(workdir, "train")[-1]["step"]

@@ -31,6 +31,10 @@ _SAVING, _REPLACED = ".saving-", ".replaced-"
 _MARGIN = 1.2  # of free space over what the checkpoints to be kept will take
 
 
+class NotFinite(RunError):
+    """A state with NaN or infinite numbers, which is not saved."""
+
+
 class Checkpoints:
     """The `checkpoints/` of a workdir. Steps are counted as steps done."""
 
@@ -41,8 +45,14 @@ class Checkpoints:
         self._saving: Future | None = None
         self._executor = ThreadPoolExecutor(1, "save") if cfg else None
         if cfg:
-            self._root.mkdir(exist_ok=True)
-            self._tidy()
+            try:
+                self._root.mkdir(exist_ok=True)
+                self._tidy()
+                probe = self._root / f"{_SAVING}probe"
+                probe.mkdir()
+                probe.rmdir()
+            except OSError as error:
+                raise UserError(f"{self._root} can't be written ({error.strerror}); mend its permissions") from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -62,8 +72,8 @@ class Checkpoints:
     def save(self, state: TrainState, meta: dict[str, Any], scores: dict[str, float] | None) -> None:
         """Starts to save, in the background; `scores` (with "top1") make it a candidate for the best.
 
-        A step that was saved before its evaluation could end is saved again with its scores. Raises RunError for a
-        state that isn't finite, and if the save before this one failed.
+        A step that was saved before its evaluation could end is saved again with its scores. Raises NotFinite for a
+        state that isn't, and RunError if the save before this one failed.
         """
         self.wait()
         step = int(state.step)
@@ -71,7 +81,7 @@ class Checkpoints:
         host = jax.tree.map(lambda x: np.array(x.addressable_data(0)), state)
         for path, x in jax.tree_util.tree_flatten_with_path(host)[0]:
             if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
-                raise RunError(f"{path_of(path)} isn't finite after step {step}; that state is not saved")
+                raise NotFinite(f"{path_of(path)} isn't finite after step {step}; that state is not saved")
         self._saving = self._executor.submit(self._save, step, host, {**meta, "step": step, "scores": scores})
 
     def poll(self) -> None:
@@ -187,9 +197,12 @@ class Checkpoints:
         self._check_whole(step, _META)
         try:
             meta = json.loads((self._root / str(step) / _META).read_text())
-            if meta["step"] != step or "scores" not in meta:
+            scores, numbers = meta["scores"] or {}, {"total_steps", "num_train"} & meta.keys()
+            if meta["step"] != step or not all(isinstance(meta[name], int) for name in numbers):
                 raise ValueError(f"{_META} is of another checkpoint")
-        except (ValueError, TypeError, KeyError, RecursionError) as error:  # whoever wrote its manifest
+            if scores and not all(isinstance(x, int | float) for x in (scores["top1"], *scores.values())):
+                raise ValueError(f"{_META} has scores that are no numbers")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:  # whoever wrote its manifest
             raise self._damaged(step, _first_line(error)) from error
         return meta
 

@@ -2,6 +2,7 @@
 
 import faulthandler
 import os
+import re
 import statistics
 import sys
 import threading
@@ -57,20 +58,21 @@ def join(peers: Peers) -> None:
         timer.cancel()
 
 
-def explained(error: jax.errors.JaxRuntimeError) -> Exception:
-    """What a person can do about an error of JAX's runtime, where that is known; otherwise the error itself."""
+def explained(error: jax.errors.JaxRuntimeError | ValueError) -> str | None:
+    """What a person can do about an error of JAX's runtime, where that is known."""
     text = (str(error).splitlines() or [""])[0][:300]
     if "RESOURCE_EXHAUSTED" in text:
-        return RunError(
+        return (
             f"the device's memory is full ({text}); lower config.train.batch_size, raise config.train.accumulate, or "
             "set --config.model.remat=true"
         )
-    if jax.process_count() > 1:
-        return RunError(
+    # JAX raises some of its runtime's errors as ValueError; they begin with their status all the same.
+    if jax.process_count() > 1 and re.match("[A-Z_]+: ", text):
+        return (
             f"process {jax.process_index()} of {jax.process_count()} lost the others, or failed with them ({text}); "
             "what was saved is intact: start all of them again"
         )
-    return error
+    return None
 
 
 def is_first() -> bool:
@@ -82,6 +84,19 @@ def meet(place: str) -> None:
     """Returns when all processes have come here; at once if there is one."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(place)
+
+
+def require_same(numbers: dict[str, int]) -> None:
+    """Raises RunError unless these numbers are the same in all processes: they would train apart, or wait for ever."""
+    if jax.process_count() == 1:
+        return
+    found = multihost_utils.process_allgather(np.array(list(numbers.values()), np.int32))  # (processes, numbers)
+    for i, name in enumerate(numbers):
+        if len(set(found[:, i].tolist())) > 1:
+            raise RunError(
+                f"the job's processes differ in {name}: {found[:, i].tolist()}; give all of them the same config, "
+                "and a --workdir on a disk that all of them see"
+            )
 
 
 class StopVote:
@@ -108,15 +123,16 @@ class StopVote:
 class Watchdog:
     """Ends this process, with where each thread stands, when the job has come no further for too long.
 
-    Too long is `patience` seconds, or 20 times the usual time between two beats if that is more; None is for ever: a
-    process that is alone and that someone has paused is left in peace.
+    Too long is `patience` seconds, or 20 times the usual time between two beats if that is more; before the first beat,
+    while data are read and steps compiled, 6 times the patience. None is for ever: a process that is alone and that
+    someone has paused is left in peace.
     """
 
-    _TIMES = 20
+    _TIMES, _STARTUP = 20, 6
 
     def __init__(self, patience: float | None):
         self._patience, self._last = patience, time.monotonic()
-        self._intervals: list[float] = []
+        self._begun, self._intervals = False, []
         self._done = threading.Event()
 
     def __enter__(self) -> "Watchdog":
@@ -130,11 +146,14 @@ class Watchdog:
     def beat(self) -> None:
         """Says that the job has come further."""
         now = time.monotonic()
-        self._intervals = [*self._intervals[-99:], now - self._last]
-        self._last = now
+        if self._begun:
+            self._intervals = [*self._intervals[-99:], now - self._last]
+        self._begun, self._last = True, now
 
     def limit(self) -> float:
         """Seconds without a beat after which the process ends."""
+        if not self._begun:
+            return self._STARTUP * self._patience
         usual = statistics.median(self._intervals) if self._intervals else 0.0
         return max(self._patience, self._TIMES * usual)
 

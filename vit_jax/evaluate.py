@@ -15,6 +15,7 @@ from vit_jax import state as states
 from vit_jax.config import Config, ModelConfig
 from vit_jax.data import sources
 from vit_jax.data.dataset import Examples, take
+from vit_jax.errors import RunError
 from vit_jax.losses import rank_of_label
 from vit_jax.metrics import Clock
 from vit_jax.models import VisionTransformer, create
@@ -102,8 +103,11 @@ def test(
     mesh: Mesh,
     check: Callable[[], None] = lambda: None,
     trained_here: bool = True,
-) -> dict[str, Any]:
-    """Scores one checkpoint ("best", "latest" or a step) on the test split and writes results.json and pictures."""
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Scores one checkpoint ("best", "latest" or a step) on the test split.
+
+    Gives the content of results.json and the confusion matrix (C, C).
+    """
     step = checkpoints.resolve(name)
     abstract = states.abstract_params(module)
     params = checkpoints.restore(step, {"params": abstract}, mesh)["params"]
@@ -139,11 +143,7 @@ def test(
         "versions": environment.versions(),
         "git_commit": environment.git_commit(),
     }
-    if run.writes:
-        report.write_confusion(run.path, matrix, data["classes"])
-    # The last of all that a run writes: where it is, the run is complete.
-    run.write("results.json", results)
-    return results
+    return results, matrix
 
 
 def _usable_here(model: ModelConfig) -> ModelConfig:
@@ -153,10 +153,11 @@ def _usable_here(model: ModelConfig) -> ModelConfig:
     return model
 
 
-def evaluate(workdir: str, name: str | None) -> dict[str, Any]:
+def evaluate(workdir: str, name: str | None, check: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Rebuilds a run from its folder alone and tests a checkpoint; by default the one that its config selects.
 
-    Raises UserError for a run, checkpoint or data that can't be used.
+    `check` is called before each batch and may raise. A folder that can't be written gets no results.json, with a
+    warning. Raises UserError for a run, checkpoint or data that can't be used.
     """
     run = RunFolder(workdir)
     config = run.config()
@@ -164,12 +165,20 @@ def evaluate(workdir: str, name: str | None) -> dict[str, Any]:
     with checkpoint.Checkpoints(run.path) as checkpoints:
         step = checkpoints.resolve(name)
         mesh, module = make_mesh(), create(_usable_here(config.model))
-        dataset = sources.load(config.data, config.model.image_size, must_find_dir=False)
-        run.check_data(dataset)
-        examples = take(dataset, config.data.test, "config.data.test")
+        with doing("Reading the data"):
+            dataset = sources.load(config.data, config.model.image_size, must_find_dir=False)
+            run.check_data(dataset)
+            examples = take(dataset, config.data.test, "config.data.test")
         say(f"Testing checkpoint {step} of {run.path} on {len(examples.labels):,} images, {environment.device()} ...")
         abstract = states.abstract_params(module)
-        evaluator = Evaluator(module, config, mesh, abstract, examples.images.shape[1:])
-        results = test(run, config, checkpoints, name, examples, evaluator, module, mesh, trained_here=False)
+        with doing("Compiling"):
+            evaluator = Evaluator(module, config, mesh, abstract, examples.images.shape[1:])
+        results, matrix = test(
+            run, config, checkpoints, name, examples, evaluator, module, mesh, check, trained_here=False
+        )
+    try:
+        report.write_results(run, results, matrix)
+    except (OSError, RunError) as error:
+        say(f"Warning: the results are not kept: {error}")
     report.say_results(run.path, results)
     return results

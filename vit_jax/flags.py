@@ -28,7 +28,7 @@ class Peers:
     coordinator_address: str  # host:port of process 0, or "auto": what the cluster (Slurm, TPU, MPI) says
     num_processes: int | None
     process_id: int | None
-    timeout: int  # seconds to wait for a peer, at the start and at the end; twice that within a step
+    timeout: int  # seconds to wait for a peer at the start; twice that within a step
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class Log:
         self._pending: tuple[int, dict[str, jax.Array], float] | None = None
         self._mark = clock.totals()  # at the last row
         self._begun = False  # until the first call is done
+        self._last = {"learning_rate": 0.0, "grad_norm": 0.0}
         self._skipped = 0  # steps in a row that were left out
 
     def __enter__(self) -> "Log":
@@ -62,6 +63,7 @@ class Log:
         columns = {name: np.atleast_1d(np.asarray(values)) for name, values in figures.items()}
         rows = [{name: float(values[i]) for name, values in columns.items()} for i in range(len(columns["loss"]))]
         steps = range(last - len(rows) + 1, last + 1)
+        self._last = rows[-1]
         finite = self._finite(list(zip(steps, rows, strict=True)))
         if not self._begun:
             self._begun = True
@@ -98,6 +100,10 @@ class Log:
             say(f"Step {step} is left out: {what}")
             self._write({"step": step, "split": "train", "skipped": 1})
         return finite
+
+    def last(self) -> str:
+        """What was last seen of the optimization, for a message."""
+        return "learning rate {learning_rate:.3g}, gradient norm {grad_norm:.3g}".format(**self._last)
 
     def evaluation(self, step: int, rows: list[dict[str, Any]]) -> None:
         """Writes the rows of an evaluation and says them in a line."""

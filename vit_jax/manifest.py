@@ -25,29 +25,29 @@ def seal(folder: Path) -> None:
 def damage(folder: Path, only: str = "") -> str | None:
     """What differs from the manifest, like "meta.json is missing"; None for a whole folder.
 
-    Looks at every file that the manifest names, or at those alone whose names begin with `only`.
+    Looks at every file that the manifest names, or at those alone whose names begin with `only`. Raises OSError for a
+    file that is there and can't be read: it may be whole.
     """
     try:
-        lines = (folder / NAME).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        return f"{NAME} can't be read: {getattr(error, 'strerror', None) or error}"
+        *lines, end = (folder / NAME).read_bytes().decode().split("\n")
+    except FileNotFoundError:
+        return f"{NAME} is missing"
+    except UnicodeDecodeError:
+        return f"{NAME} is no text"
     expected = dict(reversed(line.split("  ", 1)) for line in lines if "  " in line)
     there = {str(file.relative_to(folder)) for file in _files(folder)}
     # A manifest that was cut at the end of a line names fewer files than there are.
     for names, what in ((expected.keys() - there, "missing"), (there - expected.keys(), f"not in {NAME}")):
         if names:
             return f"{min(names)} is {what}"
-    if len(expected) != len(lines):
+    if end or len(expected) != len(lines):
         return f"{NAME} has a line that names no file"
     for name, digest in expected.items():
         if not name.startswith(only):
             continue
-        try:
-            with (folder / name).open("rb") as stream:
-                if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
-                    return f"{name} differs from its checksum"
-        except OSError as error:
-            return f"{name} can't be read: {error.strerror}"
+        with (folder / name).open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
+                return f"{name} differs from its checksum"
     return None
 
 

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vit_jax import manifest
+from vit_jax.errors import RunError
 from vit_jax.progress import say
 
 
@@ -34,13 +36,21 @@ class MetricsFile:
             if row["step"] < from_step or (row["step"] == from_step and (evaluated or row["split"] == "train"))
         ]
         temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        with temporary.open("w") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in kept))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, self._path)
+        manifest.sync_folder(workdir)
         self._file = self._path.open("a")
 
     def write(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        """Adds a row; raises RunError where that can't be done."""
+        try:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise RunError(f"{self._path} can't be written ({error.strerror}); make room or mend that") from error
 
     def sync(self) -> None:
         """Puts what was written on the disk."""

@@ -1,7 +1,9 @@
 """Sets a run up: data, model, optimizer and state, compiled steps. All that happens once."""
 
 import dataclasses
+import json
 import time
+import zlib
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +18,7 @@ from vit_jax import backend, durations, optim, report
 from vit_jax import state as states
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.checks import check_splits, total_steps, warmup_steps
-from vit_jax.config import Config
+from vit_jax.config import Config, to_dict
 from vit_jax.data import sources
 from vit_jax.data.dataset import DataSet, Examples, Parts, take
 from vit_jax.data.pipeline import DevicePipeline, TfDataPipeline
@@ -141,7 +143,7 @@ def build(
     report.say_run(run.path, config, module, shapes, parts, total)
 
     state, evaluated, carried = states.create(module, tx, config.seed, mesh), True, None
-    if run.writes:
+    if run.writes and checkpoints.steps()[-1:] != [total]:
         checkpoints.check_space(state)
     if checkpoints.steps():
         latest = checkpoints.resolve("latest")
@@ -149,7 +151,7 @@ def build(
         state, evaluated, carried = checkpoints.restore(latest, state, mesh), meta["evaluated"], meta["clock"]
         say(f"Resuming after step {latest} of {total}.")
     clock = Clock(started, carried)
-    if not carried and run.writes:
+    if carried is None and run.writes:
         # Before anything is computed it shows that this can be saved; written while the step compiles.
         checkpoints.save(state, meta_of(total, parts, clock, evaluated), None)
 
@@ -163,7 +165,8 @@ def build(
         several = config.train.steps_per_call
         steps_fn = compiled_step(config, module, tx, schedule, mesh, pipeline, state, several) if several > 1 else None
         evaluator = Evaluator(module, config, mesh, shapes, parts.train.images.shape[1:])
-    checkpoints.wait()
+    with doing("Saving"):
+        checkpoints.wait()
     clock.add("compile", time.monotonic() - before)
     say(f"Compiled in {time.monotonic() - before:.1f} s; {time.monotonic() - started:.1f} s since the start.")
 
@@ -183,6 +186,12 @@ def build(
     }
     job = Job(config, run, parts, mesh, module, total, due, pipeline, step_fn, steps_fn, evaluator)
     return job, state, clock, evaluated
+
+
+def digest_of(config: Config) -> int:
+    """A number below 2**31 that tells configs apart, but not where the data lie on this machine."""
+    here = dataclasses.replace(config, data=dataclasses.replace(config.data, dir=None, cache_dir=None))
+    return zlib.crc32(json.dumps(to_dict(here)).encode()) >> 1
 
 
 def meta_of(total: int, parts: Parts, clock: Clock, evaluated: bool) -> dict[str, Any]:

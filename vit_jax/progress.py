@@ -9,7 +9,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-console = Console(highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        # Who read the output (a pager, tee) is gone, by the same Ctrl-C perhaps: the run isn't, and has to save.
+        self.quiet = True
+
+
+console = _Console(highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
@@ -77,8 +84,8 @@ class TrainingBar:
 
     def _tell(self) -> None:
         """Says where training is when no step has ended for long."""
-        while not self._closed.wait(self._quiet / 4):
-            if time.monotonic() - self._shown > self._quiet:
+        while not self._closed.wait(self._quiet / 10):
+            if time.monotonic() - self._shown > 1.25 * self._quiet:
                 self._shown = time.monotonic()
                 say(f"  step {self._step}/{self._total} done, the next is under way")
 

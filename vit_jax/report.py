@@ -15,6 +15,7 @@ from vit_jax.config import Config
 from vit_jax.data.dataset import Parts
 from vit_jax.models import VisionTransformer, flops
 from vit_jax.progress import duration, percent, say, say_table
+from vit_jax.run import RunFolder
 
 _MAX_PICTURE_CLASSES = 50  # beyond, cells are too small to read
 
@@ -73,6 +74,12 @@ def per_class(matrix: np.ndarray, classes: list[str]) -> dict[str, float | None]
     """Accuracy of each class from the confusion matrix (C, C); None for a class without images."""
     totals = matrix.sum(axis=1)
     return {name: float(matrix[i, i] / totals[i]) if totals[i] else None for i, name in enumerate(classes)}
+
+
+def write_results(run: RunFolder, results: dict[str, Any], matrix: np.ndarray) -> None:
+    """Writes the confusion matrix (C, C), and results.json last of all: where that is, the run is complete."""
+    write_confusion(run.path, matrix, run.read("data.json")["classes"])
+    run.write("results.json", results)
 
 
 def write_confusion(workdir: Path, matrix: np.ndarray, classes: list[str]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vit_jax import manifest
 from vit_jax.config import Config, ModelConfig, difference, from_mapping, to_dict
 from vit_jax.data.dataset import DataSet
 from vit_jax.errors import RunError, UserError
@@ -98,7 +99,7 @@ class RunFolder:
 
     def check_data(self, dataset: DataSet) -> None:
         """Raises UserError if the run knows its data and these are others."""
-        if not (self.path / "data.json").exists():
+        if not self.exists() or not (self.path / "data.json").exists():
             return
         known, now = self.read("data.json"), _description(dataset)
         # Runs from before a key was born don't have it.
@@ -135,6 +136,7 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, self.path / name)
+            manifest.sync_folder(self.path)
         except OSError as error:
             raise RunError(f"{self.path / name} can't be written ({error.strerror}); make room or mend that") from error
 

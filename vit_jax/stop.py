@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -10,7 +11,7 @@ from typing import Any
 
 
 class Stopped(BaseException):
-    """The command was asked to stop and has saved what there was; `exit_code` is 128 + the signal's number.
+    """The command was asked to stop, and what there was to save is saved; `exit_code` is 128 + the signal's number.
 
     No Exception, so that nothing that mends a failure takes it for one.
     """
@@ -30,7 +31,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signum = 0  # the first signal that came
-        self._deferred = False
+        self._deferred = self._unguarded = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -39,13 +40,15 @@ class StopRequest:
         read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         self._previous_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        threading.Thread(target=_watch, args=(read,), daemon=True).start()
+        threading.Thread(target=self._watch, args=(read,), daemon=True).start()
         self._previous = {signum: signal.signal(signum, self._remember) for signum in self._SIGNALS}
+        self._previous_hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         return self
 
     def __exit__(self, *_: Any) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
+        sys.unraisablehook = self._previous_hook
         signal.set_wakeup_fd(self._previous_fd)
         os.close(self._write)  # ends the thread
 
@@ -55,33 +58,47 @@ class StopRequest:
             if not self._deferred:
                 raise Stopped(signum)
 
+    def _unraisable(self, what: Any) -> None:
+        # Raised while Python cleaned up an object, it can't go on from there: the next `check` raises it again.
+        if what.exc_type is not Stopped:
+            self._previous_hook(what)
+
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
         """Within, a signal waits for `check`: there is something to save first."""
-        self._deferred = True
+        before, self._deferred = self._deferred, True
         try:
             yield
         finally:
-            self._deferred = False
+            self._deferred = before
+
+    @contextlib.contextmanager
+    def unguarded(self) -> Iterator[None]:
+        """Within, a signal ends the process at once, even from within a library: there is nothing to save."""
+        self._unguarded = True
+        try:
+            yield
+        finally:
+            self._unguarded = False
 
     def check(self) -> None:
         """Raises Stopped if a signal came."""
         if self.signum:
             raise Stopped(self.signum)
 
-
-def _watch(read: int) -> None:
-    """Says that a signal was heard, and ends the process on a Ctrl-C that is not the first signal."""
-    heard = False
-    while byte := os.read(read, 1):
-        signum = byte[0]
-        if signum not in StopRequest._SIGNALS:
-            continue
-        if heard and signum == signal.SIGINT:
-            if os.isatty(1):
-                os.write(1, b"\x1b[?25h")  # the live bar hides the cursor
-            os._exit(128 + signum)
-        if not heard:
-            os.write(2, f"{signal.Signals(signum).name}: stopping. Ctrl-C leaves at once.\n".encode())
-        heard = True
-    os.close(read)
+    def _watch(self, read: int) -> None:
+        """Says that a signal was heard, and ends the process on a Ctrl-C that is not the first signal."""
+        heard = False
+        while byte := os.read(read, 1):
+            signum = byte[0]
+            if signum not in self._SIGNALS:
+                continue
+            if (heard and signum == signal.SIGINT) or self._unguarded:
+                if os.isatty(1):
+                    os.write(1, b"\x1b[?25h")  # the live bar hides the cursor
+                os._exit(128 + signum)
+            if not heard:
+                with contextlib.suppress(OSError):  # no one reads it any more
+                    os.write(2, f"{signal.Signals(signum).name}: stopping. Ctrl-C leaves at once.\n".encode())
+            heard = True
+        os.close(read)

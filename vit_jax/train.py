@@ -1,5 +1,6 @@
 """Training: the only loop over steps."""
 
+import contextlib
 import itertools
 import time
 from collections import deque
@@ -10,16 +11,16 @@ import jax
 import numpy as np
 
 from vit_jax import distributed, evaluate, metrics, report
-from vit_jax.checkpoint import Checkpoints
+from vit_jax.checkpoint import Checkpoints, NotFinite
 from vit_jax.checks import check_config
 from vit_jax.config import Config
 from vit_jax.data.pipeline import DevicePipeline
 from vit_jax.devices import give_memory_back
 from vit_jax.errors import UserError
 from vit_jax.flags import Peers
-from vit_jax.log import Log
+from vit_jax.log import Diverged, Log
 from vit_jax.models.stems import grid_size
-from vit_jax.prepare import Job, build, meta_of, resolve_config
+from vit_jax.prepare import Job, build, digest_of, meta_of, resolve_config
 from vit_jax.progress import doing, say
 from vit_jax.run import RunFolder
 from vit_jax.sharding import batch_sharding, put, put_local, replicated
@@ -44,28 +45,46 @@ def train(
     entered = time.monotonic()
     check_config(config, jax.device_count())
     run = RunFolder(workdir, writes=distributed.is_first())
-    config, complete = _found(run, config, resume)
-    if complete:
-        return
-    distributed.meet("read the run")  # before the first writes there
-    run.create()
     patience = 2.0 * peers.timeout if peers else None
-    with run.lock(), distributed.Watchdog(patience) as watchdog:
+    with contextlib.ExitStack() as stack:
+        watchdog = stack.enter_context(distributed.Watchdog(patience))
+        if peers:  # the others would wait for one that leaves: what a signal means they settle at a step, together
+            stack.enter_context(stop.deferred())
+        with doing("Checking the run"):
+            config, complete = _found(run, config, resume)
+        distributed.meet("read the run")  # before the first writes there
+        if complete:
+            return
+        run.create()
+        stack.enter_context(run.lock())
         with doing("Reading the data"):
             config, parts = resolve_config(config, run)
-        stop.check()
-        with Checkpoints(run.path, config.checkpoint if run.writes else None) as checkpoints:
-            if run.writes:
-                for line in checkpoints.set_damaged_aside():
-                    say(line)
-            distributed.meet("checked the checkpoints")
-            spent = {"imports": entered - started, "data": time.monotonic() - entered}
-            job, state, clock, evaluated = build(config, run, parts, checkpoints, started, spent)
-            with stop.deferred():
-                _loop(job, state, evaluated, clock, checkpoints, stop, watchdog)
-            stop.check()
-            distributed.meet("saved the last step")
-            _finish(job, checkpoints, _check(stop, watchdog))
+        checkpoints = stack.enter_context(Checkpoints(run.path, config.checkpoint if run.writes else None))
+        with doing("Checking the checkpoints"):
+            _set_damaged_aside(run, checkpoints)
+        distributed.meet("checked the checkpoints")
+        spent = {"imports": entered - started, "data": time.monotonic() - entered}
+        job, state, clock, evaluated = build(config, run, parts, checkpoints, started, spent)
+        distributed.require_same(
+            {"the step": int(state.step), "the evaluation": evaluated, "the config": digest_of(config)}
+        )
+        with stop.deferred():
+            _loop(job, state, evaluated, clock, checkpoints, stop, watchdog)
+        _finish(job, checkpoints, _check(stop, watchdog))
+
+
+def _set_damaged_aside(run: RunFolder, checkpoints: Checkpoints) -> None:
+    """Raises UserError if a run that has come further than its start has no checkpoint left to go on from."""
+    if not run.writes:
+        return
+    for line in checkpoints.set_damaged_aside():
+        say(line)
+    done = max((row["step"] for row in metrics.read(run.path)), default=0)
+    if done and not checkpoints.steps():
+        raise UserError(
+            f"the run in {run.path} has come to step {done}, but none of its checkpoints is left; bring one back, or "
+            "train anew in another --workdir"
+        )
 
 
 def _found(run: RunFolder, config: Config, resume: str) -> tuple[Config, bool]:
@@ -75,11 +94,12 @@ def _found(run: RunFolder, config: Config, resume: str) -> tuple[Config, bool]:
             raise UserError(f"{run.path} already holds a run; choose another --workdir, or --resume=auto to go on")
         config = run.same_config(config)
         check_config(config, jax.device_count())  # what the run has filled in fits the devices here, too
-        results = _results_at_the_end(run)
-        if results:
+        complete, results = _at_the_end(run)
+        if complete:
             say(f"{run.path} is already complete; nothing to do. Choose another --workdir to train anew.")
-            report.say_results(run.path, results)
-        return config, results is not None
+            if results:
+                report.say_results(run.path, results)
+        return config, complete
     if (run.path / "checkpoints").exists():
         raise UserError(f"{run.path} has checkpoints but no config.json; bring it back or choose another --workdir")
     if resume == "must":
@@ -87,20 +107,23 @@ def _found(run: RunFolder, config: Config, resume: str) -> tuple[Config, bool]:
     return config, False
 
 
-def _results_at_the_end(run: RunFolder) -> dict[str, Any] | None:
-    """The results.json of a run that has reached its end and whose last checkpoint is whole; None for any other."""
-    if not (run.path / "results.json").exists():
-        return None
-    checkpoints = Checkpoints(run.path)
+def _at_the_end(run: RunFolder) -> tuple[bool, dict[str, Any] | None]:
+    """Whether a run has reached its end, its last checkpoint is whole and it was tested; and the test's results."""
+    config, results = run.config(), None
     try:
-        results, step = run.read("results.json"), checkpoints.resolve("latest")
+        checkpoints = Checkpoints(run.path)
+        step = checkpoints.resolve("latest")
         meta = checkpoints.check(step)
-    except UserError:  # damaged: what can be made again is made again
-        return None
-    # results.json may also be of an evaluation before the end.
-    last = meta["total_steps"] == step == results.get("steps") and meta["evaluated"]
-    selected = evaluate.SELECTED[evaluate.name_of(run.config())]
-    return results if last and results.get("selected") == selected else None
+        if not (meta["total_steps"] == step and meta["evaluated"]):
+            return False, None
+        if "[" in config.data.test or config.data.test in run.read("data.json")["examples"]:
+            results = run.read("results.json")
+            # It may also be of an evaluation before the end.
+            if (results["steps"], results["selected"]) != (step, evaluate.SELECTED[evaluate.name_of(config)]):
+                return False, None
+    except (UserError, KeyError):  # absent or damaged: what can be made again is made again
+        return False, None
+    return True, results
 
 
 def _check(stop: StopRequest, watchdog: distributed.Watchdog) -> Callable[[], None]:
@@ -129,9 +152,13 @@ def _loop(
     with Log(job, step, evaluated, clock) as log:
 
         def save(scores: dict[str, float] | None) -> None:
-            if job.run.writes:
-                log.sync()
+            if not job.run.writes:
+                return
+            log.sync()
+            try:
                 checkpoints.save(state, meta_of(job.total, job.parts, clock, evaluated), scores)
+            except NotFinite as error:
+                raise Diverged(f"{error} ({log.last()})") from error
 
         try:
             while True:
@@ -163,10 +190,14 @@ def _loop(
             log.flush()
             if step != saved:
                 save(None)
-            checkpoints.wait()
+            with doing("Saving"):
+                checkpoints.wait()
+            distributed.meet("saved")  # none leaves the job before
             say(f"Stopped after step {step} of {job.total}; saved. The same command goes on from there.")
             raise
-        checkpoints.wait()
+        with doing("Saving"):
+            checkpoints.wait()
+        distributed.meet("saved the last step")
 
 
 def _steps_in_a_call(job: Job, step: int) -> int:
@@ -226,12 +257,15 @@ def _finish(job: Job, checkpoints: Checkpoints, check: Callable[[], None]) -> No
     """Pictures, and the test of the selected checkpoint."""
     if job.run.writes:
         size, grid = job.module.cfg.image_size, grid_size(job.module.cfg)
-        report.write_pictures(job.run.path, job.parts.train.images[0], size, grid)
+        with doing("Drawing"):
+            report.write_pictures(job.run.path, job.parts.train.images[0], size, grid)
     if job.parts.test is None:
         say("There is no test split, so there is no test.")
         return
     name = evaluate.name_of(job.config)
-    results = evaluate.test(
+    results, matrix = evaluate.test(
         job.run, job.config, checkpoints, name, job.parts.test, job.evaluator, job.module, job.mesh, check
     )
+    if job.run.writes:
+        report.write_results(job.run, results, matrix)
     report.say_results(job.run.path, results)

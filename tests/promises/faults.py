@@ -8,7 +8,6 @@ import dataclasses
 import json
 import os
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +16,14 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Faults:
-    """By the names of phases: data, compile, step, evaluation, saving, finishing."""
+    """By the names of phases: data, compile, step, evaluation, saving, finishing; and of what they consist of.
+
+    These are writing (of a state), sealing (its manifest), renaming (it into place), row (of metrics), json.
+    """
 
     events: str | None = None  # a file that gets a line at the beginning of each phase, and for each connect()
     slow: dict[str, float] = dataclasses.field(default_factory=dict)  # seconds more
-    hang: dict[str, int] = dataclasses.field(default_factory=dict)  # at which beginning of the phase it never ends
+    hang: dict[str, int] = dataclasses.field(default_factory=dict)  # at which beginning it computes for ever, in C
     # [errno, at which beginning]: the phase fails then
     fail: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
@@ -29,17 +31,28 @@ class Faults:
 @contextlib.contextmanager
 def injected(faults: Faults) -> Iterator[None]:
     """Within, runs of this process have the faults."""
+    import numpy as np
+    import orbax.checkpoint
+
     from vit_jax import manifest, prepare, report
+    from vit_jax.checkpoint import Checkpoints
     from vit_jax.data import sources
     from vit_jax.evaluate import Evaluator
     from vit_jax.log import Log
+    from vit_jax.metrics import MetricsFile
+    from vit_jax.run import RunFolder
 
     points = {
         "data": (sources, "load"),
         "compile": (prepare, "compiled_step"),
         "step": (Log, "put"),
         "evaluation": (Evaluator, "logits"),
-        "saving": (manifest, "seal"),
+        "saving": (Checkpoints, "_save"),
+        "writing": (orbax.checkpoint.Checkpointer, "save"),
+        "sealing": (manifest, "seal"),
+        "renaming": (Checkpoints, "_put_in_place"),
+        "row": (MetricsFile, "write"),
+        "json": (RunFolder, "write"),
         "finishing": (report, "write_pictures"),
     }
     originals = {name: getattr(*point) for name, point in points.items()}
@@ -49,8 +62,8 @@ def injected(faults: Faults) -> Iterator[None]:
         def call(*args: Any, **kwargs: Any) -> Any:
             counts[name] += 1
             announce(faults.events, name)
-            if counts[name] == faults.hang.get(name):
-                threading.Event().wait()
+            while counts[name] == faults.hang.get(name):
+                np.linalg.svd(np.ones((2000, 2000)) + np.eye(2000))  # Python's signal handlers can't run meanwhile
             time.sleep(faults.slow.get(name, 0.0))
             number, when = faults.fail.get(name, (0, 0))
             if counts[name] == when:

@@ -35,7 +35,8 @@ RUN = (
     "--config.model.mlp_dropout=0.1",
     "--config.augment.rotate=0.1",
 )
-INTERVAL, TOTAL = 4, 30  # steps between checkpoints, and in all
+TOTAL = 30  # steps
+SAVES = (0, 4, 8, 10, 12, 16, 20, 24, 28, 30)  # steps after which the run saves: the first, every 4th, evaluations
 
 
 class Broken(Exception):

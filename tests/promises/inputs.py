@@ -14,7 +14,7 @@ def _refused(bench: Bench, *args: str) -> str:
     """Starts a run that must be refused within 10 s by one message and exit code 2; gives the message."""
     started = time.monotonic()
     if bench.full:
-        with Child(*args, log=bench.new("log")) as child:
+        with Child(*args, devices=8, log=bench.new("log")) as child:
             code = child.wait(60)
             printed = child.printed()
     else:
