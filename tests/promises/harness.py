@@ -143,14 +143,10 @@ def begins(events: Path, phase: str) -> int:
 
 def call(*args: str, faults: Faults | None = None) -> tuple[int, str]:
     """Runs the program in this process: (exit code, what it printed)."""
-    from vit_jax.progress import console
-
     text = io.StringIO()
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(text))
         stack.enter_context(contextlib.redirect_stderr(text))
-        before, console.file = console.file, text
-        stack.callback(lambda: setattr(console, "file", before))
         if faults:
             stack.enter_context(injected(faults))
         code = main(["vit-jax", *args])
