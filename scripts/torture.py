@@ -8,9 +8,11 @@ that get real signals, and runs in this process; everything lies in one temporar
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,8 +38,14 @@ def main() -> int:
     args = parser.parse_args()
     started = time.monotonic()
     os.chdir(REPOSITORY)
-    with tempfile.TemporaryDirectory(prefix="vit_jax_torture_") as name:
-        rows = _try(Path(name), args)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="vit_jax_torture_", ignore_cleanup_errors=True) as name:
+        try:
+            rows = _try(Path(name), args)
+        except KeyboardInterrupt:
+            _end_children()
+            print("Stopped.", file=sys.stderr)
+            return 130
     print(f"\n{'':4} {'tried':>6} {'held':>6} {'s':>6}  promise")
     for row in rows:
         print(f"{row['name']:4} {row['tried']:6} {row['held']:6} {row['seconds']:6.0f}  {row['promise']}")
@@ -76,13 +84,22 @@ def _try(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     def go(lane: dict[str, "Promise"]) -> None:
         rows.extend(_trials(name, lane[name], folder, args, straight) for name in lane if name in wanted)
 
-    beside = threading.Thread(target=go, args=(CHILDREN,))
+    beside = threading.Thread(target=go, args=(CHILDREN,), daemon=True)
     beside.start()
     go(HERE)
     if wanted & TESTS.keys():
         rows += _tests(folder, wanted, args.quick)
     beside.join()
     return sorted(rows, key=lambda row: int(row["name"][1:]))
+
+
+def _end_children() -> None:
+    """Kills what this process has started, each with all that it has started itself."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, IndexError):
+            parent, group = map(int, stat.read_text().rsplit(")", 1)[1].split()[1:3])
+            if parent == os.getpid() and group != os.getpgrp():
+                os.killpg(group, signal.SIGKILL)
 
 
 def _row(name: str, promise: str, tried: int, held: int, seconds: float, broken: str | None = None) -> dict[str, Any]:
@@ -115,7 +132,9 @@ def _tests(folder: Path, wanted: set[str], quick: bool) -> list[dict[str, Any]]:
     words = " or ".join(word for name in sorted(wanted & TESTS.keys()) for word in TESTS[name][1])
     if quick:
         words = f"({words}) and not real_size and not damaged_archives"
-    subprocess.run([*command, *TEST_FILES, "-k", words, f"--junitxml={report}"], stdout=subprocess.DEVNULL)
+    command += [*TEST_FILES, "-k", words, f"--junitxml={report}"]
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(command, stdout=subprocess.DEVNULL, start_new_session=True, timeout=600)
     cases = list(xml.etree.ElementTree.parse(report).iter("testcase")) if report.exists() else []
     rows = []
     for name in wanted & TESTS.keys():

@@ -88,7 +88,9 @@ def p20(bench: Bench) -> Iterator[str]:
     if bench.full:
         args = [sys.executable, "-m", "vit_jax.main", "--config=configs/debug.py", *sources[0]]
         alone = ["unshare", "-rn", *args, f"--workdir={bench.new()}"]
-        done = subprocess.run(alone, cwd=REPOSITORY, env=os.environ, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            alone, cwd=REPOSITORY, env=os.environ, capture_output=True, text=True, timeout=120, start_new_session=True
+        )
         if "unshare" not in done.stderr:
             require(done.returncode == 0, done.stderr[-300:])
             yield "in a network namespace with no interface"

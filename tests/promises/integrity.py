@@ -130,7 +130,8 @@ def _on_a_small_disk(bench: Bench, kib: int) -> str:
     program = "\n".join(line[8:] for line in script.splitlines())
     done = subprocess.run(
         ["unshare", "-rm", sys.executable, "-c", program, str(REPOSITORY), str(disk), str(kib)],
-        capture_output=True, text=True, timeout=180, env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
+        capture_output=True, text=True, timeout=180, start_new_session=True,
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
     )  # fmt: skip
     if "unshare" in done.stderr and not done.stdout:
         return f"not tried: a disk of {kib} KiB, as this system lets no one mount"
