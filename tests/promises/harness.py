@@ -150,13 +150,13 @@ def call(*args: str, faults: Faults | None = None) -> tuple[int, str]:
         if faults:
             stack.enter_context(injected(faults))
         code = main(["vit-jax", *args])
-    if code == 128 + signal.SIGINT:  # by the person who watches: the trials in this process use other signals
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):  # not from the trials: in this process they use SIGUSR1
         raise KeyboardInterrupt
     return code, text.getvalue()
 
 
 @contextlib.contextmanager
-def stopping_after(steps: set[int], signum: int = signal.SIGTERM) -> Iterator[None]:
+def stopping_after(steps: set[int], signum: int = signal.SIGUSR1) -> Iterator[None]:
     """Within, runs of this process get a signal at the end of each of these steps."""
     from vit_jax.log import Log
 

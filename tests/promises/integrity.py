@@ -233,7 +233,7 @@ def p13(bench: Bench) -> Iterator[str]:
         done.parent.mkdir(exist_ok=True)
         with stopping_after({13}):
             code, printed = call(*RUN, f"--workdir={name}")
-        require(code == 143, printed[-300:])
+        require(code == 138, printed[-300:])
         shutil.move(name, done)
         code, printed = call(*RUN, f"--workdir={done}")
         require(code == 0, printed[-300:])

@@ -156,7 +156,7 @@ def p4(bench: Bench) -> Iterator[str]:
         with stopping_after(left):
             for _ in range(k):
                 code, printed = call(*RUN, f"--workdir={workdir}")
-                require(code == 143, f"stopped after {stops}: exit code {code}: {printed[-300:]}")
+                require(code == 138, f"stopped after {stops}: exit code {code}: {printed[-300:]}")
             code, printed = call(*RUN, f"--workdir={workdir}")
         require(code == 0, printed[-300:])
         require_same(workdir, straight)
