@@ -9,19 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from promises.harness import RUN
 
 from vit_jax import metrics
-
-# Every random part is on, so that a resumed run would show any that isn't replayed.
-RUN = [
-    "--config=configs/debug.py",
-    "--config.train.length=30 steps",
-    "--config.eval.every=10 steps",
-    "--config.checkpoint.every=4 steps",
-    "--config.log.every=1 steps",
-    "--config.model.mlp_dropout=0.1",
-    "--config.augment.rotate=0.1",
-]
 
 
 def rows(workdir, split=None):

@@ -88,7 +88,7 @@ def p9(bench: Bench) -> Iterator[str]:
         require("Traceback" not in printed, printed[-300:])
         if point in ("row", "json"):
             before = last_row(workdir) if point == "row" else (-1, -1, TOTAL)[when - 1]
-            saved = max((step for step in SAVES if step <= before), default=-1)
+            saved = max((step for step in SAVES if step < before), default=-1)
         else:
             saved = (-1, *SAVES)[when - 1]
             following = SAVES[min(when, len(SAVES) - 1)]  # the next save waits for this one

