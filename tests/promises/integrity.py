@@ -140,7 +140,9 @@ def _on_a_small_disk(bench: Bench, kib: int) -> str:
     require(code in ("1", "2") and said, f"{kib} KiB: {done.stdout[-400:]} {done.stderr[-300:]}")
     require("Traceback" not in done.stdout, done.stdout[-400:])
     require(code == "2" or int(saved) >= 0, f"{kib} KiB: the checkpoint before is gone: {done.stdout[-400:]}")
-    return f"a disk of {kib} KiB, filled up: exit code {code}, checkpoint {saved} is whole"
+    if code == "2":
+        return f"a disk of {kib} KiB: refused at the start"
+    return f"a disk of {kib} KiB, filled up: exit code 1, checkpoint {saved} is whole"
 
 
 def p10(bench: Bench) -> Iterator[str]:
