@@ -78,7 +78,7 @@ def p20(bench: Bench) -> Iterator[str]:
         workdir, events = bench.new(), bench.new("events")
         events.parent.mkdir(parents=True)
         args = ["--config=configs/debug.py", "--config.train.length=3 steps", *source, f"--workdir={workdir}"]
-        for command in ([*args], ["--mode=evaluate", f"--workdir={workdir}"]):
+        for command in ([*args], ["--mode=evaluate", f"--workdir={workdir}"])[: bench.times(1, 2)]:
             with Child(*command, faults=Faults(events=str(events)), log=bench.new("log")) as child:
                 require(child.wait() == 0, child.tail())
             connects = [line for line in events.read_text().splitlines() if line.startswith("connect")]

@@ -101,7 +101,7 @@ def p16(bench: Bench) -> Iterator[str]:
 def p17(bench: Bench) -> Iterator[str]:
     """From epoch 2 to epoch 20 memory grows by at most 5 %, open files not at all."""
     # A model of a real size; of a small one in a sample, where the 16 MiB that glibc takes at a time are 4 %.
-    epochs, allowed = (20, 0.05) if bench.full else (6, 0.1)
+    epochs, allowed = (20, 0.05) if bench.full else (5, 0.1)
     size = ["--config.model.width=192", "--config.model.depth=6", "--config.model.mlp_dim=768"] if bench.full else []
     for pipeline in ("device", "tfdata")[: bench.times(1, 2)]:
         workdir = bench.new()

@@ -129,7 +129,7 @@ def p3(bench: Bench) -> Iterator[str]:
                 child.wait_until(lambda e=events, n=count: begins(e, "saving") >= n)
                 time.sleep(bench.rng.uniform(0, 0.13))
             else:
-                time.sleep(bench.rng.uniform(0, 5.0 if bench.full else 2.5))
+                time.sleep(bench.rng.uniform(0, 5.0 if bench.full else 1.5))
             before = last_row(workdir)
             child.send(signal.SIGKILL)
             code = child.wait()
