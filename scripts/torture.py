@@ -102,6 +102,11 @@ def _end_children() -> None:
                 os.killpg(group, signal.SIGKILL)
 
 
+def _tell(text: str) -> None:
+    # The runs in this process have their output, sys.stdout, caught meanwhile.
+    print(text, file=sys.__stdout__, flush=True)
+
+
 def _row(name: str, promise: str, tried: int, held: int, seconds: float, broken: str | None = None) -> dict[str, Any]:
     return dict(name=name, promise=promise, tried=tried, held=held, seconds=seconds, broken=broken)
 
@@ -113,12 +118,12 @@ def _trials(name: str, promise: "Promise", folder: Path, args: argparse.Namespac
     try:
         for what in promise(Bench(folder / name, not args.quick, random.Random(f"{args.seed} {name}"), straight)):
             held += 1
-            print(f"{name}: {what}", flush=True)
+            _tell(f"{name}: {what}")
     except Broken as error:
         broken = str(error)
     except Exception as error:  # a trial that fails in a way of its own has shown nothing
         broken = f"{type(error).__name__}: {error}"
-    print(f"{name}: {'BROKEN: ' + broken if broken else 'held'}", flush=True)
+    _tell(f"{name}: {'BROKEN: ' + broken if broken else 'held'}")
     text = " ".join(promise.__doc__.split())
     return _row(name, text, held + bool(broken), held, time.monotonic() - begun, broken)
 
