@@ -235,6 +235,7 @@ def test_stopping_during_an_evaluation_repeats_it(straight, command, tmp_path, m
     assert rows(workdir) == rows(straight)
 
 
+@pytest.mark.slow
 def test_several_steps_in_a_call_are_the_same_steps(straight, command, tmp_path):
     """Evaluations, checkpoints and logged rows stay where they are; an interrupted run is the uninterrupted one."""
     several = [*RUN, "--config.train.steps_per_call=3"]
