@@ -113,7 +113,7 @@ def _at_the_end(run: RunFolder) -> tuple[bool, dict[str, Any] | None]:
     try:
         checkpoints = Checkpoints(run.path)
         step = checkpoints.resolve("latest")
-        meta = checkpoints.check(step)
+        meta = checkpoints.meta(step)
         if not (meta["total_steps"] == step and meta["evaluated"]):
             return False, None
         if "[" in config.data.test or config.data.test in run.read("data.json")["examples"]:
@@ -121,6 +121,7 @@ def _at_the_end(run: RunFolder) -> tuple[bool, dict[str, Any] | None]:
             # It may also be of an evaluation before the end.
             if (results["steps"], results["selected"]) != (step, evaluate.SELECTED[evaluate.name_of(config)]):
                 return False, None
+        checkpoints.check(step)  # of a run that goes on, all are checked later
     except (UserError, KeyError):  # absent or damaged: what can be made again is made again
         return False, None
     return True, results
