@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 
 from vit_jax import manifest
 from vit_jax.config import CheckpointConfig
+from vit_jax.disk import sync_folder
 from vit_jax.errors import RunError, UserError
 from vit_jax.optim import path_of
 from vit_jax.sharding import put, replicated
@@ -119,7 +120,7 @@ class Checkpoints:
         if again:
             os.rename(final, replaced)
         os.rename(folder, final)
-        manifest.sync_folder(self._root)
+        sync_folder(self._root)
         if again:
             shutil.rmtree(replaced)
 

@@ -4,6 +4,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from vit_jax.disk import sync_folder
+
 NAME = "SHA256SUMS"
 
 
@@ -49,15 +51,6 @@ def damage(folder: Path, only: str = "") -> str | None:
             if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
                 return f"{name} differs from its checksum"
     return None
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes renames in `folder` last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _files(folder: Path) -> list[Path]:

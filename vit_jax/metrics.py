@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vit_jax import manifest
+from vit_jax.disk import write_whole
 from vit_jax.errors import RunError
 from vit_jax.progress import say
 
@@ -35,13 +35,7 @@ class MetricsFile:
             for row in rows
             if row["step"] < from_step or (row["step"] == from_step and (evaluated or row["split"] == "train"))
         ]
-        temporary = self._path.with_suffix(".tmp")
-        with temporary.open("w") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in kept))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._path)
-        manifest.sync_folder(workdir)
+        write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = self._path.open("a")
 
     def write(self, row: dict[str, Any]) -> None:

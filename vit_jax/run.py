@@ -4,14 +4,13 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vit_jax import manifest
 from vit_jax.config import Config, ModelConfig, difference, from_mapping, to_dict
 from vit_jax.data.dataset import DataSet
+from vit_jax.disk import write_whole
 from vit_jax.errors import RunError, UserError
 from vit_jax.models.presets import resolve
 
@@ -129,14 +128,8 @@ class RunFolder:
         """Writes a JSON file whole or not at all; raises RunError where that can't be done."""
         if not self.writes:
             return
-        temporary = self.path / f".{name}.tmp"
         try:
-            with temporary.open("w") as file:
-                file.write(json.dumps(content, indent=2) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path / name)
-            manifest.sync_folder(self.path)
+            write_whole(self.path / name, json.dumps(content, indent=2) + "\n")
         except OSError as error:
             raise RunError(f"{self.path / name} can't be written ({error.strerror}); make room or mend that") from error
 
