@@ -11,6 +11,7 @@ from vit_jax.config import AugmentConfig
 from vit_jax.data.augment import augment, crop_and_flip, preprocess, rotate_and_zoom, sample_bilinear
 
 IMAGES = np.random.RandomState(0).randint(256, size=(64, 12, 12, 3)).astype(np.uint8)
+LABELS, PARITY = jnp.arange(64, dtype=jnp.int32), jnp.zeros(64, bool)
 PLAIN = AugmentConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 KERAS = np.load(Path(__file__).parent / "fixtures" / "keras_preproc_32to72.npz")
 
@@ -95,10 +96,12 @@ def test_zoom_scales_height_and_width_apart_within_its_range():
 
 def test_a_key_gives_one_result_and_another_key_another():
     cfg = AugmentConfig(PLAIN.mean, PLAIN.std, crop_padding=2, flip=True, rotate=0.02, zoom=0.2)
-    one, again, other = (augment(jax.random.key(k), IMAGES, cfg, 18) for k in (0, 0, 1))
+    one, again, other = (augment(jax.random.key(k), IMAGES, LABELS, PARITY, cfg, 18)[0] for k in (0, 0, 1))
     assert one.shape == (64, 18, 18, 3)
     assert (one == again).all() and (one != other).any()
 
 
 def test_without_augmentation_training_sees_what_evaluation_sees():
-    np.testing.assert_array_equal(augment(jax.random.key(0), IMAGES, PLAIN, 18), preprocess(IMAGES, PLAIN, 18))
+    images, targets = augment(jax.random.key(0), IMAGES, LABELS, PARITY, PLAIN, 18)
+    np.testing.assert_array_equal(images, preprocess(IMAGES, PLAIN, 18))
+    np.testing.assert_array_equal(targets.label, LABELS)

@@ -2,6 +2,7 @@ import pytest
 
 from vit_jax import durations
 from vit_jax.errors import UserError
+from vit_jax.plan import Plan, due_of
 
 CIFAR = {"num_examples": 45_000, "batch_size": 256}
 
@@ -35,16 +36,26 @@ def test_percentages_are_exact(percent):
     assert durations.to_steps(f"{percent} %", "key", total_steps=100, **CIFAR) == percent
 
 
-def test_milestones_end_each_epoch_and_the_run():
-    due = durations.milestones("1 epoch", "key", total_steps=1758, **CIFAR)
-    assert len(due) == 10 and max(due) == 1758
+def steps_due(every, plan, **sizes):
+    due = due_of(every, "key", plan=plan, **(CIFAR | sizes))
+    return [step for step in range(plan.total + 1) if step in due]
+
+
+def test_what_is_due_every_epoch_ends_each_epoch_and_the_run():
+    due = steps_due("1 epoch", Plan(1758, None))
+    assert len(due) == 10 and due[-1] == 1758
     # Each is the first step at which k epochs of examples have been seen.
-    assert all((step - 1) * 256 < k * 45_000 <= step * 256 for k, step in enumerate(sorted(due), start=1))
+    assert all((step - 1) * 256 < k * 45_000 <= step * 256 for k, step in enumerate(due, start=1))
 
 
-def test_no_milestones_but_the_end():
-    assert durations.milestones("0 steps", "key", total_steps=7, **CIFAR) == {7}
+@pytest.mark.parametrize(
+    ("every", "due"),
+    [("0 steps", [7]), ("10 examples", [1, 2, 3, 4, 5, 6, 7]), ("3 steps", [3, 6, 7]), ("50 %", [4, 7])],
+)
+def test_what_is_due_every_so_often(every, due):
+    assert steps_due(every, Plan(7, None)) == due
 
 
-def test_milestones_shorter_than_a_step_fall_on_every_step():
-    assert durations.milestones("10 examples", "key", total_steps=3, **CIFAR) == {1, 2, 3}
+def test_a_run_by_the_clock_has_no_last_step_beforehand():
+    assert steps_due("400 steps", Plan(1000, seconds=60.0)) == [400, 800]
+    assert steps_due("0 steps", Plan(1000, seconds=60.0)) == []

@@ -8,7 +8,8 @@ import pytest
 
 from vit_jax.config import OptimConfig
 from vit_jax.errors import UserError
-from vit_jax.optim import learning_rate, match, optimizer
+from vit_jax.optim import match, optimizer
+from vit_jax.schedules import learning_rate
 
 PARAMS = {
     "block_00": {"dense": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0)}},
@@ -20,7 +21,7 @@ GRADS = jax.tree.map(lambda x: jnp.full(x.shape, 0.5), PARAMS)
 @pytest.mark.parametrize(("schedule", "middle"), [("constant", 1.0), ("linear", 0.5), ("cosine", 0.5)])
 def test_schedules_rise_and_fall(schedule, middle):
     cfg = OptimConfig(learning_rate=0.1, schedule=schedule)
-    rate = learning_rate(cfg, total_steps=110, warmup_steps=10)
+    rate = learning_rate(cfg, total=110, warmup=10)
     np.testing.assert_allclose([rate(0), rate(4), rate(9), rate(10)], [0.01, 0.05, 0.1, 0.1], rtol=1e-5)
     np.testing.assert_allclose(rate(60), 0.1 * middle, rtol=1e-4)
     np.testing.assert_allclose(rate(110), 0.1 if schedule == "constant" else 0.0, atol=1e-8)
@@ -44,8 +45,8 @@ def test_unmatched_parameters_and_broken_rules_are_refused():
 
 
 def update(cfg):
-    tx = optimizer(cfg, optax.constant_schedule(cfg.learning_rate), PARAMS)
-    return tx.update(GRADS, tx.init(PARAMS), PARAMS)[0]
+    tx = optimizer(cfg, PARAMS)
+    return tx.update(GRADS, tx.init(PARAMS), PARAMS, learning_rate=cfg.learning_rate)[0]
 
 
 def test_it_is_optaxs_adamw_with_a_mask():
@@ -82,11 +83,6 @@ def test_article_decay_is_tfas():
 
 def test_gradients_are_clipped_by_their_global_norm():
     norm = float(optax.tree.norm(GRADS))
-    tx = optimizer(
-        OptimConfig(clip_norm=norm / 10, weight_decay=0.0, eps=1.0, learning_rate=1.0),
-        optax.constant_schedule(1.0),
-        PARAMS,
-    )
-    clipped = tx.update(GRADS, tx.init(PARAMS), PARAMS)[0]
+    clipped = update(OptimConfig(clip_norm=norm / 10, weight_decay=0.0, eps=1.0, learning_rate=1.0))
     # The first Adam step is g / (|g| + eps).
     np.testing.assert_allclose(clipped["posemb"], -0.05 / 1.05, rtol=1e-4)

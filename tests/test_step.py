@@ -16,6 +16,7 @@ from vit_jax.config import AugmentConfig, Config, ModelConfig, OptimConfig, Trai
 from vit_jax.data.augment import preprocess
 from vit_jax.data.pipeline import DevicePipeline
 from vit_jax.losses import cross_entropy
+from vit_jax.schedules import learning_rate
 from vit_jax.sharding import put, replicated
 from vit_jax.step import eval_step, train_step
 
@@ -36,8 +37,8 @@ def mesh_of(devices):
 def run(config=CONFIG, devices=1, steps=3):
     """State and each step's metrics after some steps."""
     mesh, module = mesh_of(devices), models.create(config.model)
-    schedule = optim.learning_rate(config.optim, 10, 2)
-    tx = optim.optimizer(config.optim, schedule, states.abstract_params(module))
+    schedule = learning_rate(config.optim, 10, 2)
+    tx = optim.optimizer(config.optim, states.abstract_params(module))
     state = states.create(module, tx, config.seed, mesh)
     everywhere = replicated(mesh)
     data = DevicePipeline(put(IMAGES, everywhere), put(LABELS, everywhere), config.train.batch_size, everywhere)
@@ -49,6 +50,7 @@ def run(config=CONFIG, devices=1, steps=3):
         schedule=schedule,
         config=config,
         mesh=mesh,
+        total=10,
     )
     step = jax.jit(step, out_shardings=everywhere)
     history = []

@@ -199,8 +199,8 @@ def test_stopping_saves_and_the_state_is_the_straight_ones(straight, command, tm
     taken = []
     original = Log.put
 
-    def put(self, step, figures, dispatched):
-        original(self, step, figures, dispatched)
+    def put(self, step, figures, dispatched, flops_per_image):
+        original(self, step, figures, dispatched, flops_per_image)
         taken.append(step)
         if step == 13 and len(taken) == 13:
             signal.raise_signal(signal.SIGTERM)
@@ -212,7 +212,7 @@ def test_stopping_saves_and_the_state_is_the_straight_ones(straight, command, tm
     assert command(*RUN, f"--workdir={workdir}")[0] == 0
     assert taken == list(range(1, 31))
 
-    assert set(final(workdir)) == {"step", "seed", "params", "opt_state", "totals"}
+    assert set(final(workdir)) == {"step", "seed", "params", "opt_state", "totals", "ema"}
     assert_same(final(workdir), final(straight))
 
 
@@ -249,8 +249,8 @@ def test_several_steps_in_a_call_are_the_same_steps(straight, command, tmp_path)
 
     original = Log.put
 
-    def put(self, step, figures, dispatched):
-        original(self, step, figures, dispatched)
+    def put(self, step, figures, dispatched, flops_per_image):
+        original(self, step, figures, dispatched, flops_per_image)
         if step == 15:
             signal.raise_signal(signal.SIGTERM)
 
@@ -417,12 +417,12 @@ def test_steps_that_are_not_finite_can_be_left_out(command, tmp_path, monkeypatc
     from vit_jax.data import sources
     from vit_jax.data.pipeline import indices_at
 
-    original = step.cross_entropy
+    original = step.mixed_cross_entropy
 
-    def poisoned(logits, labels, smoothing):
-        return original(logits, labels, smoothing) * jnp.where(labels[0] == 3, jnp.nan, 1.0)
+    def poisoned(logits, targets, smoothing):
+        return original(logits, targets, smoothing) * jnp.where(targets.label[0] == 3, jnp.nan, 1.0)
 
-    monkeypatch.setattr(step, "cross_entropy", poisoned)
+    monkeypatch.setattr(step, "mixed_cross_entropy", poisoned)
     labels = sources._read_fake(32).splits["train"].labels[:461]
     bad = [s + 1 for s in range(30) if labels[indices_at(0, s, 461, 32)[0]] == 3]
     longest = max(sum(bad.count(s + i) for i in range(30)) if s - 1 not in bad else 0 for s in bad)

@@ -11,6 +11,7 @@ from vit_jax.data.pipeline import MAX_EXAMPLES
 from vit_jax.errors import UserError
 from vit_jax.models import create
 from vit_jax.models.checks import one_of, positive
+from vit_jax.plan import plan_of, warmup_places
 
 
 def check_config(config: Config, device_count: int) -> None:
@@ -21,8 +22,9 @@ def check_config(config: Config, device_count: int) -> None:
     classes = 10 if config.model.num_classes is None else config.model.num_classes
     module = create(dataclasses.replace(config.model, num_classes=classes))
     _check_optim(config)
-    optim.match(config.optim.decay_rules, states.abstract_params(module), "config.optim.decay_rules")
+    optim.optimizer(config.optim, states.abstract_params(module))
     _check_train(config, device_count)
+    _check_sizes(config)
     sizes = sources.SIZES.get(config.data.name)
     if sizes:
         check_splits(config, sizes)
@@ -44,33 +46,15 @@ def check_splits(config: Config, sizes: dict[str, int]) -> int:
                 f"{key}={spec!r} shares {shared} examples with config.data.train={data.train!r}; "
                 'take them apart, or set config.data.validation="" to train without one'
             )
-    total, warmup = total_steps(config, len(train)), warmup_steps(config, len(train))
-    if warmup > total:
+    plan, warmup = plan_of(config, len(train)), warmup_places(config, len(train))
+    if warmup > plan.total:
         raise UserError(
             f"config.optim.warmup={config.optim.warmup!r} is {warmup} steps, longer than training: "
-            f"config.train.length={config.train.length!r} is {total} steps"
+            f"config.train.length={config.train.length!r} is {plan.total} steps"
         )
-    if total * config.train.batch_size >= MAX_EXAMPLES:
+    if plan.seconds is None and plan.total * config.train.batch_size >= MAX_EXAMPLES:
         raise UserError(f"config.train.length={config.train.length!r} is over {MAX_EXAMPLES:,} examples; shorten it")
     return len(train)
-
-
-def total_steps(config: Config, num_examples: int) -> int:
-    """Steps of the whole run."""
-    return durations.to_steps(
-        config.train.length, "config.train.length", num_examples=num_examples, batch_size=config.train.batch_size
-    )
-
-
-def warmup_steps(config: Config, num_examples: int) -> int:
-    """Steps over which the learning rate rises."""
-    return durations.to_steps(
-        config.optim.warmup,
-        "config.optim.warmup",
-        num_examples=num_examples,
-        batch_size=config.train.batch_size,
-        total_steps=total_steps(config, num_examples),
-    )
 
 
 def _check_data(config: Config) -> None:
@@ -96,18 +80,44 @@ def _check_augment(config: Config) -> None:
     for key in ("rotate", "zoom"):
         if not 0 <= getattr(augment, key) < 1:
             raise UserError(f"config.augment.{key} must be at least 0 and below 1; found {getattr(augment, key)}")
+    one_of("config.augment.policy", augment.policy, ("none", "randaugment", "trivialaugment"))
+    one_of("config.augment.ramp", augment.ramp, ("constant", "linear"))
+    for key in ("policy_probability", "erase", "off_last"):
+        if not 0 <= getattr(augment, key) <= 1:
+            raise UserError(f"config.augment.{key} must be from 0 to 1; found {getattr(augment, key)}")
+    if not 0 <= augment.policy_magnitude <= 10:
+        raise UserError(f"config.augment.policy_magnitude must be from 0 to 10; found {augment.policy_magnitude}")
+    for key in ("mixup", "cutmix", "policy_std", "cutout"):
+        if getattr(augment, key) < 0:
+            raise UserError(f"config.augment.{key} must not be negative; found {getattr(augment, key)}")
+    positive("config.augment.policy_operations", augment.policy_operations)
+    if augment.alternate_flip and not augment.flip:
+        raise UserError("config.augment.alternate_flip=True says how to flip; set config.augment.flip=True, too")
 
 
 def _check_optim(config: Config) -> None:
     cfg = config.optim
-    one_of("config.optim.schedule", cfg.schedule, ("cosine", "linear", "constant"))
+    one_of("config.optim.name", cfg.name, optim.NAMES)
+    one_of("config.optim.schedule", cfg.schedule, ("cosine", "linear", "constant", "wsd"))
     positive("config.optim.learning_rate", cfg.learning_rate)
     positive("config.optim.eps", cfg.eps)
+    positive("config.optim.muon_iterations", cfg.muon_iterations)
+    if cfg.adam_learning_rate is not None:
+        positive("config.optim.adam_learning_rate", cfg.adam_learning_rate)
+        if cfg.name != "muon":
+            raise UserError(
+                f"config.optim.adam_learning_rate is of what Muon leaves to AdamW; {cfg.name} takes "
+                "config.optim.learning_rate"
+            )
+    if any(share < 0 for _, share in cfg.rate_rules):
+        raise UserError(f"config.optim.rate_rules: a share must not be negative; found {cfg.rate_rules}")
+    if not 0 < cfg.decay <= 1:
+        raise UserError(f"config.optim.decay must be above 0 and at most 1; found {cfg.decay}")
     if cfg.clip_norm is not None:
         positive("config.optim.clip_norm", cfg.clip_norm)
     if cfg.weight_decay < 0:
         raise UserError(f"config.optim.weight_decay must not be negative; found {cfg.weight_decay}")
-    for key in ("b1", "b2"):
+    for key in ("b1", "b2", "momentum"):
         if not 0 <= getattr(cfg, key) < 1:
             raise UserError(f"config.optim.{key} must be at least 0 and below 1; found {getattr(cfg, key)}")
     if cfg.skip_nonfinite < 0:
@@ -145,13 +155,52 @@ def _check_train(config: Config, device_count: int) -> None:
         raise UserError(
             'config.eval.select="best" needs config.checkpoint.keep_best of at least 1 and a config.data.validation'
         )
+    if train.ema is not None and not 0 < train.ema < 1:
+        raise UserError(f"config.train.ema must be above 0 and below 1; found {train.ema}")
+    one_of("config.eval.params", config.eval.params, ("raw", "ema"))
+    if config.eval.params == "ema" and train.ema is None:
+        raise UserError('config.eval.params="ema" needs config.train.ema, a decay like 0.999')
+    _check_lengths(config)
+
+
+def _check_lengths(config: Config) -> None:
+    one_of("config.train.clock", config.train.clock, ("wall", "train"))
+    number, unit = durations.parse(config.train.length, "config.train.length")
+    if unit == "%" or not number:
+        raise UserError(
+            f"config.train.length={config.train.length!r}: training needs a length of its own, like "
+            '"10 epochs", "500 steps" or "600 s"'
+        )
+    by_clock = unit in durations.SECONDS
     for key, text in (
-        ("config.train.length", train.length),
         ("config.optim.warmup", config.optim.warmup),
         ("config.eval.every", config.eval.every),
         ("config.checkpoint.every", config.checkpoint.every),
         ("config.log.every", config.log.every),
     ):
         number, unit = durations.parse(text, key)
-        if key == "config.train.length" and (unit == "%" or not number):
-            raise UserError(f'{key}={text!r}: training needs a length of its own, like "10 epochs" or "500 steps"')
+        if unit in durations.SECONDS:
+            raise UserError(f"{key}={text!r}: only config.train.length may be a time; give steps, epochs or examples")
+        if by_clock and number and (unit == "%") != (key == "config.optim.warmup"):
+            raise UserError(
+                f"{key}={text!r}: in a run of config.train.length={config.train.length!r} the number of steps isn't "
+                f"known before; give {'a percentage' if key == 'config.optim.warmup' else 'steps, epochs or examples'}"
+            )
+
+
+def _check_sizes(config: Config) -> None:
+    """Those of progressive resolution: in order, from the start on, the last of them the model's own."""
+    sizes, key = config.train.sizes, "config.train.sizes"
+    if not sizes:
+        return
+    starts = [start for start, _ in sizes]
+    if starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= 1 or sizes[-1][1] != config.model.image_size:
+        raise UserError(
+            f"{key}={sizes}: write (from which part of the run on, pixels), the first from 0.0, each later than the "
+            f"one before, the last with the model's {config.model.image_size} pixels, like ((0.0, 24), (0.7, 32))"
+        )
+    if config.model.pool == "flatten":
+        raise UserError(f'{key} needs a pooling that takes any number of tokens; config.model.pool="flatten" doesn\'t')
+    for _, size in sizes:
+        model = dataclasses.replace(config.model, num_classes=config.model.num_classes or 10, image_size=size)
+        create(model)

@@ -36,8 +36,20 @@ class AugmentConfig:
     std: tuple[float, ...] = ()  # likewise
     crop_padding: int = 0  # pixels of reflected border around the stored image before a random crop
     flip: bool = False  # horizontal, probability 1/2
+    alternate_flip: bool = False  # of those flips: one drawn for each image, then turned in every epoch
+    policy: str = "none"  # randaugment | trivialaugment | none (data/policies.py)
+    policy_operations: int = 2  # randaugment: one after the other
+    policy_magnitude: float = 9.0  # randaugment: mean, of 10
+    policy_std: float = 0.5  # randaugment: of the magnitude
+    policy_probability: float = 0.5  # randaugment: of each operation
     rotate: float = 0.0  # fraction of a full turn in each direction
     zoom: float = 0.0  # in each direction, height and width apart
+    cutout: int = 0  # pixels of a side of the square that is set to the mean
+    erase: float = 0.0  # probability of random erasing
+    mixup: float = 0.0  # parameter of the beta distribution; 0: none
+    cutmix: float = 0.0  # likewise; with both, each batch takes one of them
+    ramp: str = "constant"  # linear: strength of policy, rotation, zoom, and probabilities, grow from 0 over the run
+    off_last: float = 0.0  # of the run, at its end, without policy, cutout, erasing, mixup and cutmix
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,12 @@ class StemConfig:
     norm: str = "none"  # after each convolution: none | layer | group
     activation: str = "gelu"  # gelu | gelu_tanh | relu
     bias: bool = True  # of each convolution; with a norm, which has its own, there is none
+    whiten: int = (
+        0  # pixels a side of patches that a fixed first layer whitens and takes its stride from; 0: no such layer
+    )
+    residual: tuple[bool, ...] = ()  # for each convolution: whether its input is added to its output; (): none
     pool: bool = False  # 3x3 max pooling with stride 2 after each convolution
+    pools: tuple[int, ...] = ()  # for each convolution: side of max pooling without overlap after it; (): 1, none
     project: bool = True  # False: the last convolution gives the tokens itself (needs patch_size 1)
 
 
@@ -66,7 +83,7 @@ class ModelConfig:
     mlp_dim: int | None = None
     stem: StemConfig = field(default_factory=StemConfig)
     posemb: str = "learned"  # learned | sincos2d | rope2d | none
-    pool: str = "mean"  # token | mean | map | flatten
+    pool: str = "mean"  # token | mean | map: attention | sequence: CCT's | flatten
     registers: int = 0  # extra learned tokens that the pooling leaves out
     representation_dim: int | None = None  # width of a tanh layer before the head
     head_mlp: tuple[int, ...] = ()  # widths of dense layers before the classifier
@@ -80,6 +97,7 @@ class ModelConfig:
     mlp_dropout: float = 0.0  # after both dense layers of each MLP
     head_dropout: float = 0.0  # before the head and after each of its hidden layers
     drop_path: float = 0.0  # stochastic depth: rate of the last block, growing linearly from 0
+    drop_path_ramp: str = "constant"  # linear: the rates grow from 0 over the run
     attention: str = "auto"  # xla: plain | chunked: few examples at a time | cudnn: fused, bfloat16 | auto (backend.py)
     remat: bool = False  # recompute each block in the backward pass: less memory, more time
     init: str = "vit"  # initial values: vit | keras2 (models/inits.py)
@@ -88,15 +106,22 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
+    name: str = "adamw"  # adamw | muon (and AdamW for what isn't a hidden matrix) | lion | sgd
     learning_rate: float = 1e-3
-    schedule: str = "cosine"  # cosine | linear | constant
+    rate_rules: tuple[tuple[str, float], ...] = ((r".*", 1.0),)  # shares of it; 0.0 freezes
+    schedule: str = "cosine"  # cosine | linear | constant | wsd: constant, then linear in the last `decay`
     warmup: str = "0 steps"  # linear from 0
-    final_fraction: float = 0.0  # of learning_rate, where cosine and linear end
+    decay: float = 0.2  # of the run, at its end, in which wsd decays
+    final_fraction: float = 0.0  # of learning_rate, where cosine, linear and wsd end
     weight_decay: float = 0.05  # multiplied by the learning rate, as in optax
     decay_rules: tuple[tuple[str, float], ...] = ((r".*/kernel", 1.0), (r".*", 0.0))
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
+    momentum: float = 0.95  # of muon and sgd
+    muon: str = r"(block_\d+|stem/conv_.*)/.*kernel"  # paths of the kernels that Muon takes
+    muon_iterations: int = 5  # Newton-Schulz
+    adam_learning_rate: float | None = None  # of what Muon leaves to AdamW; None: learning_rate
     clip_norm: float | None = 1.0  # global gradient norm; None: no clipping
     skip_nonfinite: int = (
         0  # steps in a row with a loss or gradient that isn't finite to leave out; one more ends the run
@@ -105,11 +130,14 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    length: str = "10 epochs"
+    length: str = "10 epochs"  # or a time, "600 s": then everything that changes with progress follows the clock
+    clock: str = "wall"  # a time's: wall, everything from the command to the test's results | train, the steps alone
     batch_size: int = 256  # global: over all devices and micro-batches
     accumulate: int | None = None  # micro-batches in a step; None: chosen for the machine (devices.py)
     steps_per_call: int = 1  # resident images only; pays where a step is under 1 ms on an accelerator
     label_smoothing: float = 0.0
+    ema: float | None = None  # decay of a moving average of the parameters, kept beside them; None: none
+    sizes: tuple[tuple[float, int], ...] = ()  # (from this part of the run on, pixels a side); (): image_size always
     deterministic: bool = False  # the same bits each time on a GPU, too; slower there. A CPU gives them anyway
 
 
@@ -118,6 +146,8 @@ class EvalConfig:
     every: str = "1 epoch"
     batch_size: int = 500
     select: str = "last"  # the checkpoint tested at the end: last | best (validation top-1)
+    params: str = "raw"  # those that are selected by and tested: raw | ema
+    flips: bool = False  # the test's logits are also averaged with those of the mirrored image, and reported apart
 
 
 @dataclass(frozen=True)

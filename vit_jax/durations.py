@@ -1,25 +1,27 @@
-"""Lengths of a run written as people say them: "10 epochs", "500 steps", "45000 examples", "5 %"."""
+"""Lengths of a run written as people say them: "10 epochs", "500 steps", "45000 examples", "5 %", "600 s"."""
 
 import math
 import re
 
 from vit_jax.errors import UserError
 
-_PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(steps?|epochs?|examples?|%)\s*")
+_PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(steps?|epochs?|examples?|%|s|min)\s*")
+
+SECONDS = {"s": 1, "min": 60}  # units of time
 
 
 def parse(text: str, key: str) -> tuple[float, str]:
-    """("10 epochs", key) -> (10.0, "epoch"). Units: step, epoch, example, %. Raises UserError."""
+    """("10 epochs", key) -> (10.0, "epoch"). Units: step, epoch, example, %, s, min. Raises UserError."""
     match = _PATTERN.fullmatch(text)
     if not match:
         raise UserError(
             f'{key}={text!r} is not a length; write a number and a unit, like "500 steps", "10 epochs", '
-            '"45000 examples" or "5 %"'
+            '"45000 examples", "5 %" or, for config.train.length, "600 s"'
         )
     number, unit = match.groups()
     if unit.startswith("step") and 0 < float(number) < 1:
         raise UserError(f"{key}={text!r} is less than a step")
-    return float(number), unit.rstrip("s")
+    return float(number), unit if unit in SECONDS else unit.rstrip("s")
 
 
 def to_steps(text: str, key: str, *, num_examples: int, batch_size: int, total_steps: int | None = None) -> int:
@@ -29,6 +31,8 @@ def to_steps(text: str, key: str, *, num_examples: int, batch_size: int, total_s
     the last of which reaches into the eleventh epoch. A percentage is of `total_steps`.
     """
     number, unit = parse(text, key)
+    if unit in SECONDS:
+        raise UserError(f"{key}={text!r}: only config.train.length may be a time; give steps or epochs")
     if unit == "step":
         return math.ceil(number)
     if unit == "%":
@@ -38,23 +42,3 @@ def to_steps(text: str, key: str, *, num_examples: int, batch_size: int, total_s
     examples = number * num_examples if unit == "epoch" else number
     # The rounding guards against 0.1 epochs x 45,000 coming out as 4500.000000001.
     return math.ceil(round(examples / batch_size, 6))
-
-
-def milestones(text: str, key: str, *, num_examples: int, batch_size: int, total_steps: int) -> frozenset[int]:
-    """The steps (counted from 1) at which something due every `text` happens; always the last one too.
-
-    "1 epoch" falls on the step that completes each epoch, so it never drifts when the batch size does not
-    divide the epoch. A length of 0 means only at the end.
-    """
-    number, unit = parse(text, key)
-    due = {total_steps}
-    k = 1
-    while number > 0:
-        step = to_steps(
-            f"{number * k:f} {unit}", key, num_examples=num_examples, batch_size=batch_size, total_steps=total_steps
-        )
-        if step >= total_steps:
-            break
-        due.add(max(step, 1))
-        k += 1
-    return frozenset(due)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vit_jax import checkpoint, environment, report
+from vit_jax import checkpoint, environment, metrics, report
 from vit_jax import state as states
 from vit_jax.config import Config, ModelConfig
 from vit_jax.data import sources
@@ -53,6 +53,14 @@ class Evaluator:
             parts.append((self._step(params, put(filled, self._sharding)), len(batch)))
         return np.concatenate([np.asarray(part)[:count] for part, count in parts])
 
+    def images_per_second(self, params: Any, images: np.ndarray) -> float:
+        """The speed of `logits`, from one batch after one that doesn't count."""
+        batch = np.asarray(images[: self._batch])
+        self.logits(params, batch)
+        started = time.monotonic()
+        self.logits(params, batch)
+        return len(batch) / (time.monotonic() - started)
+
 
 SELECTED = {"best": "best on validation", "latest": "last"}  # names of checkpoints, as results.json says them
 
@@ -60,6 +68,9 @@ SELECTED = {"best": "best on validation", "latest": "last"}  # names of checkpoi
 def name_of(config: Config) -> str:
     """The checkpoint that the config selects for the test: "best" or "latest"."""
     return {"best": "best", "last": "latest"}[config.eval.select]
+
+
+PARAMS = {"raw": "params", "ema": "ema"}  # where config.eval.params lie in a state
 
 
 def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -109,12 +120,16 @@ def test(
     Gives the content of results.json and the confusion matrix (C, C).
     """
     step = checkpoints.resolve(name)
-    abstract = states.abstract_params(module)
-    params = checkpoints.restore(step, {"params": abstract}, mesh)["params"]
+    abstract, place = states.abstract_params(module), PARAMS[config.eval.params]
+    params = checkpoints.restore(step, {place: abstract}, mesh)[place]
     started = time.monotonic()
     with doing("Testing"):
         logits = evaluator.logits(params, examples.images, check)
-    seconds = time.monotonic() - started
+    seconds, flips = time.monotonic() - started, {}
+    if config.eval.flips:
+        with doing("Testing mirrored images"):
+            both = (logits + evaluator.logits(params, examples.images[:, :, ::-1], check)) / 2
+        flips = {f"{key}_flips": score(both, examples.labels)[key] for key in ("loss", "top1", "top5")}
     data = run.read("data.json")
     matrix = confusion(logits, examples.labels)
     latest = checkpoints.resolve("latest")
@@ -124,6 +139,7 @@ def test(
         "dataset": data["name"],
         "split": config.data.test,
         **score(logits, examples.labels),
+        **flips,
         "calibration_error": calibration_error(logits, examples.labels),
         "per_class": report.per_class(matrix, data["classes"]),
         "params": states.count(abstract),
@@ -134,16 +150,27 @@ def test(
         "seed": config.seed,
         "checkpoint": step,
         "selected": SELECTED.get(name, "given"),
+        "tested_params": config.eval.params,
+        "train_flops": clock.get("train_flops", 0.0),
+        "train_seconds": clock["train"],
         "wall_seconds": clock["wall"],
         "compile_seconds": clock["compile"],
+        "time_to": metrics.time_to(run.path, latest),
         "startup_seconds": {kind: clock.get(kind, 0.0) for kind in Clock.STARTUP},
-        **report.speed(module, clock["train_images"] / clock["train"] if clock["train"] else None, trained_here),
+        **report.speed(*_speed(clock, module), module.dtype, trained_here),
         "evaluation_seconds": seconds,
         "device": environment.device(),
         "versions": environment.versions(),
         "git_commit": environment.git_commit(),
     }
     return results, matrix
+
+
+def _speed(clock: dict[str, float], module: VisionTransformer) -> tuple[float | None, float]:
+    """Images/s over all starts of a run, and the mean FLOPs of an image's part of a step."""
+    images, flops = clock["train_images"], clock.get("train_flops", 0.0)
+    rate = images / clock["train"] if clock["train"] else None
+    return rate, flops / images if flops else flop_count.training(module.cfg)
 
 
 def _usable_here(model: ModelConfig) -> ModelConfig:

@@ -1,6 +1,6 @@
 """Cross-entropy and ranks. B batch, C classes."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,20 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
     log_probs = jax.nn.log_softmax(logits)  # (B, C)
     true = jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0]  # (B,)
     return -(1 - smoothing) * true - smoothing * log_probs.mean(axis=1)
+
+
+class Targets(NamedTuple):
+    """What a batch is to be told as. The loss of an image is weight * loss(label) + (1 - weight) * loss(partner)."""
+
+    label: jax.Array  # (B,) int32
+    partner: jax.Array  # (B,) int32: the label of the image that was mixed into it
+    weight: jax.Array  # (B,) float32, the share of `label`
+
+
+def mixed_cross_entropy(logits: jax.Array, targets: Targets, smoothing: float = 0.0) -> jax.Array:
+    """Per-example loss (B,) of logits (B, C) for images mixed of two: that of the mixed and smoothed targets."""
+    own = cross_entropy(logits, targets.label, smoothing)
+    return targets.weight * own + (1 - targets.weight) * cross_entropy(logits, targets.partner, smoothing)
 
 
 def rank_of_label(logits: Any, labels: Any) -> Any:

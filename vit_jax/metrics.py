@@ -14,6 +14,8 @@ from vit_jax.disk import write_whole
 from vit_jax.errors import RunError
 from vit_jax.progress import say
 
+GOALS = (70, 90, 94)  # % of validation top-1, the time to which is noted
+
 
 class MetricsFile:
     """`metrics.jsonl`: one JSON object a line, with at least `step` and `split`; out of this process with `write`."""
@@ -57,6 +59,17 @@ class MetricsFile:
 def read(workdir: Path) -> list[dict[str, Any]]:
     """The rows of a workdir's metrics.jsonl, damaged lines left out."""
     return _parse(workdir / "metrics.jsonl")[0]
+
+
+def time_to(workdir: Path, last: int) -> dict[str, dict[str, float]]:
+    """When a run's validation top-1 first reached each of `GOALS` up to the step `last`: {"70": {"step": ...}, ...}."""
+    found: dict[str, dict[str, float]] = {}
+    for row in read(workdir):
+        for goal in GOALS:
+            if (name := f"time_to/{goal}") in row and row["step"] <= last:
+                times = {"train_seconds": row[name], "wall_seconds": row[f"wall_to/{goal}"]}
+                found.setdefault(f"{goal}", {"step": row["step"], "epoch": row["epoch"], **times})
+    return found
 
 
 def _parse(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -133,7 +146,7 @@ class Clock:
     def __init__(self, started: float, carried: dict[str, float] | None = None):
         """`started` is time.monotonic() at the start of the command, `carried` what earlier starts took."""
         self._started = started
-        kinds = ("wall", "train", "train_images", *self.STARTUP)
+        kinds = ("wall", "train", "train_images", "train_flops", *self.STARTUP)
         self._spent = dict.fromkeys(kinds, 0.0) | (carried or {})
         self._carried = dict(self._spent)
         self._lap: float | None = None

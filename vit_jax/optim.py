@@ -1,31 +1,21 @@
-"""AdamW, learning-rate schedules, and rules "regex over a parameter's path -> value"."""
+"""Optimizers by name, and rules "regex over a parameter's path -> value"."""
 
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from vit_jax.config import OptimConfig
 from vit_jax.errors import UserError
 
+NAMES = ("adamw", "muon", "lion", "sgd")
 
-def learning_rate(cfg: OptimConfig, total_steps: int, warmup_steps: int) -> optax.Schedule:
-    """step (counted from 0) -> learning rate: linear warmup from 0, then the schedule down to the last step.
-
-    The first step already moves: warmup over n steps gives 1/n, 2/n, ... of the peak.
-    """
-    peak, end, rest = cfg.learning_rate, cfg.learning_rate * cfg.final_fraction, max(total_steps - warmup_steps, 1)
-    after = {
-        "constant": lambda: optax.constant_schedule(peak),
-        "linear": lambda: optax.linear_schedule(peak, end, rest),
-        "cosine": lambda: optax.cosine_decay_schedule(peak, rest, cfg.final_fraction),
-    }[cfg.schedule]()
-    if not warmup_steps:
-        return after
-    warmup = optax.linear_schedule(peak / warmup_steps, peak, max(warmup_steps - 1, 1))
-    return optax.join_schedules([warmup, after], [warmup_steps])
+# Computed from the data before the first step, and never trained.
+_FIXED = re.compile(r"stem/whitening/kernel")
 
 
 def path_of(key_path: Sequence[Any]) -> str:
@@ -38,11 +28,7 @@ def match(rules: Sequence[tuple[str, float]], params: Any, key: str) -> Any:
 
     Raises UserError if a parameter matches no rule, a rule no parameter, or a rule is no regular expression.
     """
-    try:
-        compiled = [(re.compile(pattern), value) for pattern, value in rules]
-    except re.error as error:
-        raise UserError(f"{key}: {error.pattern!r} is no regular expression ({error})") from error
-
+    compiled = [(_compiled(pattern, key), value) for pattern, value in rules]
     used = set()
 
     def value_of(key_path: Sequence[Any], _: Any) -> float:
@@ -60,12 +46,34 @@ def match(rules: Sequence[tuple[str, float]], params: Any, key: str) -> Any:
     return values
 
 
-def optimizer(cfg: OptimConfig, schedule: optax.Schedule, params: Any) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter 2019) with decay per parameter and clipping of the global gradient norm.
+def rates(cfg: OptimConfig, params: Any) -> Any:
+    """A tree like `params` with each one's share of the learning rate; 0: it is frozen."""
+    shares = match(cfg.rate_rules, params, "config.optim.rate_rules")
+    hidden = _hidden(cfg, params)
 
-    `params` may be shapes. Decay is multiplied by the learning rate, as in optax and PyTorch.
+    def share(key_path: Sequence[Any], share: float, is_hidden: bool) -> float:
+        if _FIXED.fullmatch(path_of(key_path)):
+            return 0.0
+        return share if is_hidden else share * (cfg.adam_learning_rate or cfg.learning_rate) / cfg.learning_rate
+
+    return jax.tree_util.tree_map_with_path(share, shares, hidden)
+
+
+def optimizer(cfg: OptimConfig, params: Any) -> optax.GradientTransformationExtraArgs:
+    """`update(gradients, state, params, learning_rate=...)` for `config.optim.name`; `params` may be shapes.
+
+    adamw  Loshchilov and Hutter 2019
+    lion   Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms"
+    sgd    with (heavy-ball) momentum b1
+    muon   Jordan et al. 2024 for the matrices that `cfg.muon` names, each of query, key and value apart; AdamW with
+           `adam_learning_rate` for the rest
+
+    The gradients' global norm is clipped first. Weight decay is decoupled, multiplied by the learning rate as in optax
+    and PyTorch. Raises UserError for rules that don't fit the parameters.
     """
+    shares = rates(cfg, params)
     factors = match(cfg.decay_rules, params, "config.optim.decay_rules")
+    factors = jax.tree.map(lambda factor, share: factor if share else 0.0, factors, shares)
     decays = [
         optax.add_decayed_weights(
             cfg.weight_decay * factor, jax.tree.map(lambda f, factor=factor: f == factor, factors)
@@ -74,7 +82,74 @@ def optimizer(cfg: OptimConfig, schedule: optax.Schedule, params: Any) -> optax.
     ]
     return optax.chain(
         optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm is not None else optax.identity(),
-        optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps),
+        _direction(cfg, params, shares),
         *decays,
-        optax.scale_by_learning_rate(schedule),
+        *([_scale_each(shares)] if set(jax.tree.leaves(shares)) != {1.0} else []),
+        _step_down(),
     )
+
+
+def _direction(cfg: OptimConfig, params: Any, shares: Any) -> optax.GradientTransformation:
+    """From gradients to directions: the optimizer proper."""
+    adam = optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps)
+    main = {
+        "adamw": lambda: adam,
+        "muon": lambda: scale_by_muon(
+            ns_steps=cfg.muon_iterations, beta=cfg.momentum, weight_dimension_numbers=_axes_of_matrices
+        ),
+        "lion": lambda: optax.scale_by_lion(cfg.b1, cfg.b2),
+        "sgd": lambda: optax.trace(cfg.momentum),
+    }[cfg.name]()
+    labels = jax.tree.map(
+        lambda share, hidden: "frozen" if not share else "main" if hidden else "adam", shares, _hidden(cfg, params)
+    )
+    if set(jax.tree.leaves(labels)) == {"main"}:
+        return main
+    return optax.partition({"main": main, "adam": adam, "frozen": optax.set_to_zero()}, labels)
+
+
+def _hidden(cfg: OptimConfig, params: Any) -> Any:
+    """A tree like `params`: whether the named optimizer takes each one; only Muon leaves some to AdamW."""
+    if cfg.name != "muon":
+        return jax.tree.map(lambda _: True, params)
+    pattern = _compiled(cfg.muon, "config.optim.muon")
+    hidden = jax.tree_util.tree_map_with_path(
+        lambda path, _: path_of(path).endswith("/kernel") and bool(pattern.fullmatch(path_of(path))), params
+    )
+    if not any(jax.tree.leaves(hidden)):
+        raise UserError(f"config.optim.muon={cfg.muon!r} matches no kernel of the model; write a regex over paths")
+    return hidden
+
+
+def _axes_of_matrices(params: Any) -> Any:
+    """Which axes of each kernel are the rows and columns of the matrix that Muon orthogonalises."""
+
+    def axes(key_path: Sequence[Any], x: Any) -> Any:
+        if not hasattr(x, "ndim"):  # what the partition leaves to another optimizer
+            return x
+        if "qkv" in path_of(key_path):
+            return MuonDimensionNumbers((0,), (2, 3))  # (D, 3, K, E): three matrices (D, K*E)
+        return MuonDimensionNumbers(tuple(range(x.ndim - 1)), (x.ndim - 1,))  # convolutions: (H*W*I, O)
+
+    return jax.tree_util.tree_map_with_path(axes, params)
+
+
+def _scale_each(shares: Any) -> optax.GradientTransformation:
+    return optax.stateless(lambda updates, _: jax.tree.map(lambda u, share: u * share, updates, shares))
+
+
+def _step_down() -> optax.GradientTransformationExtraArgs:
+    """Multiplies by minus the learning rate given, and counts the steps."""
+
+    def update(updates: Any, state: Any, params: Any = None, *, learning_rate: Any, **_: Any) -> tuple[Any, Any]:
+        updates = jax.tree.map(lambda u: jnp.asarray(-learning_rate, u.dtype) * u, updates)
+        return updates, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(lambda _: optax.ScaleByScheduleState(jnp.zeros((), jnp.int32)), update)
+
+
+def _compiled(pattern: str, key: str) -> re.Pattern:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{key}: {error.pattern!r} is no regular expression ({error})") from error

@@ -14,12 +14,13 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from vit_jax import backend, durations, optim, report
+from vit_jax import backend, optim, report
 from vit_jax import state as states
 from vit_jax.checkpoint import Checkpoints
-from vit_jax.checks import check_splits, total_steps, warmup_steps
+from vit_jax.checks import check_splits
 from vit_jax.config import Config, to_dict
 from vit_jax.data import sources
+from vit_jax.data.augment import preprocess
 from vit_jax.data.dataset import DataSet, Examples, Parts, take
 from vit_jax.data.pipeline import DevicePipeline, TfDataPipeline
 from vit_jax.devices import with_micro_batches
@@ -27,14 +28,29 @@ from vit_jax.errors import UserError
 from vit_jax.evaluate import Evaluator
 from vit_jax.metrics import Clock
 from vit_jax.models import VisionTransformer, create, resolve
+from vit_jax.models import flops as flop_count
+from vit_jax.models.stems import whitening_kernel
+from vit_jax.plan import Due, Plan, due_of, plan_of, reserve_of, warmup_places
 from vit_jax.progress import doing, say
 from vit_jax.run import RunFolder
+from vit_jax.schedules import Schedule, learning_rate
 from vit_jax.sharding import batch_sharding, make_mesh, put, put_local, replicated
 from vit_jax.state import TrainState
 from vit_jax.step import train_step, train_steps
 from vit_jax.tf import import_tensorflow
 
 _RESIDENT_LIMIT = 4 * 2**30  # bytes, of all copies in one memory, up to which "auto" keeps the train images resident
+_WHITENING_IMAGES = 5000  # from which the whitening layer is computed
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run: its images' size, and its compiled steps."""
+
+    start: float  # place
+    flops_per_image: int  # of a training step
+    step_fn: Any  # compiled train_step: (state, data, pace) -> (state, metrics)
+    steps_fn: Any  # compiled train_steps, train.steps_per_call at once; None for 1
 
 
 @dataclass(frozen=True)
@@ -46,12 +62,15 @@ class Job:
     parts: Parts
     mesh: Mesh
     module: VisionTransformer
-    total: int  # steps
-    due: dict[str, frozenset[int]]  # eval, checkpoint, log: the numbers of steps done at which each happens
+    plan: Plan
+    due: dict[str, Due]  # eval, checkpoint, log: the numbers of steps done at which each happens
     pipeline: DevicePipeline | TfDataPipeline
-    step_fn: Any  # compiled train_step: (state, data) -> (state, metrics)
-    steps_fn: Any  # compiled train_steps, train.steps_per_call at once; None for 1
+    phases: tuple[Phase, ...]
     evaluator: Evaluator
+
+    def phase_at(self, place: float) -> Phase:
+        """The phase that the step at this place is done in."""
+        return next(phase for phase in reversed(self.phases) if phase.start <= place)
 
 
 def resolve_config(config: Config, run: RunFolder) -> tuple[Config, Parts]:
@@ -136,24 +155,25 @@ def build(
     entered = time.monotonic()
     mesh, module = make_mesh(), create(config.model)
     num_train = len(parts.train.labels)
-    total = total_steps(config, num_train)
-    schedule = optim.learning_rate(config.optim, total, warmup_steps(config, num_train))
+    plan = plan_of(config, num_train)
+    schedule = learning_rate(config.optim, plan.total, warmup_places(config, num_train))
     shapes = states.abstract_params(module)
-    tx = optim.optimizer(config.optim, schedule, shapes)
-    report.say_run(run.path, config, module, shapes, parts, total)
+    tx = optim.optimizer(config.optim, shapes)
+    report.say_run(run.path, config, module, shapes, parts, plan)
 
-    state, evaluated, carried = states.create(module, tx, config.seed, mesh), True, None
-    if run.writes and checkpoints.steps()[-1:] != [total]:
+    state = states.create(module, tx, config.seed, mesh, config.train.ema is not None, _fixed(config, parts))
+    evaluated, carried = True, None
+    if run.writes and checkpoints.steps()[-1:] != [plan.total]:
         checkpoints.check_space(state)
     if checkpoints.steps():
         latest = checkpoints.resolve("latest")
         meta = checkpoints.meta(latest)
         state, evaluated, carried = checkpoints.restore(latest, state, mesh), meta["evaluated"], meta["clock"]
-        say(f"Resuming after step {latest} of {total}.")
+        say(f"Resuming after {plan.say(latest)}.")
     clock = Clock(started, carried)
     if carried is None and run.writes:
         # Before anything is computed it shows that this can be saved; written while the step compiles.
-        checkpoints.save(state, meta_of(total, parts, clock, evaluated), None)
+        checkpoints.save(state, meta_of(plan, 0, parts, clock, evaluated), None)
 
     pipeline = _pipeline(config, parts.train, mesh)
     for kind, seconds in {**spent, "init": time.monotonic() - entered}.items():
@@ -161,31 +181,58 @@ def build(
     say("Compiling ...")
     before = time.monotonic()
     with doing("Compiling"):
-        step_fn = compiled_step(config, module, tx, schedule, mesh, pipeline, state)
-        several = config.train.steps_per_call
-        steps_fn = compiled_step(config, module, tx, schedule, mesh, pipeline, state, several) if several > 1 else None
+        phases = _phases(config, module, tx, schedule, plan, mesh, pipeline, state)
         evaluator = Evaluator(module, config, mesh, shapes, parts.train.images.shape[1:])
     with doing("Saving"):
         checkpoints.wait()
     clock.add("compile", time.monotonic() - before)
     say(f"Compiled in {time.monotonic() - before:.1f} s; {time.monotonic() - started:.1f} s since the start.")
+    if plan.seconds is not None and plan.clock == "wall":
+        images = sum(len(part.labels) for part in (parts.validation, parts.test) if part is not None)
+        speed = evaluator.images_per_second(state.params, parts.train.images)
+        plan = dataclasses.replace(plan, reserve=reserve_of(config, images, speed))
 
+    sizes = {"num_examples": num_train, "batch_size": config.train.batch_size, "plan": plan}
     due = {
-        kind: durations.milestones(
-            every,
-            f"config.{kind}.every",
-            num_examples=num_train,
-            batch_size=config.train.batch_size,
-            total_steps=total,
-        )
+        kind: due_of(every, f"config.{kind}.every", **sizes)
         for kind, every in {
             "eval": config.eval.every,
             "checkpoint": config.checkpoint.every,
             "log": config.log.every,
         }.items()
     }
-    job = Job(config, run, parts, mesh, module, total, due, pipeline, step_fn, steps_fn, evaluator)
-    return job, state, clock, evaluated
+    return Job(config, run, parts, mesh, module, plan, due, pipeline, phases, evaluator), state, clock, evaluated
+
+
+def _fixed(config: Config, parts: Parts) -> dict[str, Any]:
+    """Parameters that are computed from the train images, by path."""
+    if not config.model.stem.whiten:
+        return {}
+    images = np.asarray(preprocess(parts.train.images[:_WHITENING_IMAGES], config.augment, config.model.image_size))
+    return {"stem/whitening/kernel": whitening_kernel(images, config.model.stem.whiten)}
+
+
+def _phases(
+    config: Config,
+    module: VisionTransformer,
+    tx: optax.GradientTransformationExtraArgs,
+    schedule: Schedule,
+    plan: Plan,
+    mesh: Mesh,
+    pipeline: DevicePipeline | TfDataPipeline,
+    state: TrainState,
+) -> tuple[Phase, ...]:
+    """The run's phases in order, compiled: one, or one for each of `train.sizes`."""
+    several, phases = config.train.steps_per_call, []
+    for start, size in config.train.sizes or ((0.0, config.model.image_size),):
+        sized = module.clone(input_size=size)
+        flops = flop_count.training(dataclasses.replace(module.cfg, image_size=size))
+        compiled = [
+            compiled_step(config, sized, tx, schedule, plan, mesh, pipeline, state, count)
+            for count in ((1,) if several == 1 else (1, several))
+        ]
+        phases.append(Phase(start * plan.total, flops, compiled[0], compiled[1] if several > 1 else None))
+    return tuple(phases)
 
 
 def digest_of(config: Config) -> int:
@@ -194,8 +241,13 @@ def digest_of(config: Config) -> int:
     return zlib.crc32(json.dumps(to_dict(here)).encode()) >> 1
 
 
-def meta_of(total: int, parts: Parts, clock: Clock, evaluated: bool) -> dict[str, Any]:
-    """What a checkpoint says beside its state; `evaluated`: whether its step's evaluation, if one is due, is done."""
+def meta_of(plan: Plan, step: int, parts: Parts, clock: Clock, evaluated: bool) -> dict[str, Any]:
+    """What a checkpoint after `step` steps says beside its state.
+
+    `evaluated`: whether that step's evaluation, if one is due, is done. `total_steps` is 0 as long as a run by the
+    clock hasn't ended.
+    """
+    total = plan.total if plan.seconds is None else step if plan.ended(step, clock) else 0
     num_train = len(parts.train.labels)
     return {"evaluated": evaluated, "clock": clock.totals(), "total_steps": total, "num_train": num_train}
 
@@ -203,19 +255,22 @@ def meta_of(total: int, parts: Parts, clock: Clock, evaluated: bool) -> dict[str
 def compiled_step(
     config: Config,
     module: VisionTransformer,
-    tx: optax.GradientTransformation,
-    schedule: optax.Schedule,
+    tx: optax.GradientTransformationExtraArgs,
+    schedule: Schedule,
+    plan: Plan,
     mesh: Mesh,
     pipeline: DevicePipeline | TfDataPipeline,
     state: TrainState,
     count: int = 1,
 ) -> Any:
-    """`train_step`, or `train_steps` for a count above 1, compiled: (state, data) -> (state, metrics).
+    """`train_step`, or `train_steps` for a count above 1, compiled: (state, data, pace) -> (state, metrics).
 
-    `data` is the pipeline itself where it is resident, else one batch. The state is given up (donated).
+    `data` is the pipeline itself where it is resident, else one batch. `pace` (2,) float32 is for runs by the clock,
+    None for others. The state is given up (donated).
     """
     resident = isinstance(pipeline, DevicePipeline)
     sample = pipeline if resident else put_local(pipeline.batch_at(config.seed, 0), batch_sharding(mesh))
+    pace = None if plan.seconds is None else put(np.zeros(2, np.float32), replicated(mesh))
     step = partial(
         train_step if count == 1 else partial(train_steps, count=count),
         fetch=(lambda data, seed, step: data.batch_at(seed, step)) if resident else (lambda data, seed, step: data),
@@ -224,8 +279,9 @@ def compiled_step(
         schedule=schedule,
         config=config,
         mesh=mesh,
+        total=plan.total,
     )
-    return jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).lower(state, sample).compile()
+    return jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).lower(state, sample, pace).compile()
 
 
 def _is_resident(config: Config, examples: Examples) -> bool:

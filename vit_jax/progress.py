@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 
@@ -57,18 +57,19 @@ def doing(what: str, first: float = 5.0, every: float = 20.0) -> Iterator[None]:
 
 
 class TrainingBar:
-    """Steps done of a run, with loss, accuracy, images/s and the time left.
+    """How far a run is, with loss, accuracy, images/s and the time left.
 
     On a terminal a live bar; elsewhere (a log file, a batch job) a line at least every `quiet` seconds.
     """
 
-    def __init__(self, total: int, done: int, quiet: float = 20.0):
-        self._total, self._quiet = total, quiet
-        self._started, self._first, self._shown = time.monotonic(), done, time.monotonic()
+    def __init__(self, total: int, place: float, step: int, by_clock: bool, quiet: float = 20.0):
+        """`place` is where the run stands, from 0 to `total`; `by_clock`: its places are no steps."""
+        self._total, self._quiet, self._by_clock = total, quiet, by_clock
+        self._started, self._first, self._shown = time.monotonic(), place, time.monotonic()
         self._bar = Progress(
             TextColumn("training"),
             BarColumn(bar_width=None),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[where]}"),
             TextColumn("{task.fields[figures]}"),
             TextColumn("ETA"),
             TimeRemainingColumn(elapsed_when_finished=True),
@@ -76,33 +77,37 @@ class TrainingBar:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=total, completed=done, figures="")
+        self._where = self._said(step, place)
+        self._task = self._bar.add_task("", total=total, completed=place, figures="", where=self._where)
         self._bar.start()
-        self._step, self._closed = done, threading.Event()
+        self._closed = threading.Event()
         if not console.is_terminal:
             threading.Thread(target=self._tell, daemon=True).start()
+
+    def _said(self, step: int, place: float) -> str:
+        return f"{step}, {100 * place / self._total:.0f} %" if self._by_clock else f"{step}/{self._total}"
 
     def _tell(self) -> None:
         """Says where training is when no step has ended for long."""
         while not self._closed.wait(self._quiet / 10):
             if time.monotonic() - self._shown > 1.25 * self._quiet:
                 self._shown = time.monotonic()
-                say(f"  step {self._step}/{self._total} done, the next is under way")
+                say(f"  step {self._where} done, the next is under way")
 
     def wants_figures(self) -> bool:
         """Whether new figures would be shown now: reading them from the device costs a little."""
         return time.monotonic() - self._shown > (0.2 if console.is_terminal else self._quiet)
 
-    def update(self, step: int, loss: float, top1: float, images_per_second: float) -> None:
-        self._step = step
+    def update(self, step: int, place: float, loss: float, top1: float, images_per_second: float) -> None:
+        self._where = self._said(step, place)
         if not self.wants_figures():
             return
         self._shown = time.monotonic()
         figures = f"loss {loss:.3f}  top-1 {percent(top1)}  {images_per_second:,.0f} images/s"
-        self._bar.update(self._task, completed=step, figures=figures)
+        self._bar.update(self._task, completed=place, figures=figures, where=self._where)
         if not console.is_terminal:
-            left = (self._shown - self._started) / max(step - self._first, 1) * (self._total - step)
-            say(f"  step {step}/{self._total}  {figures}  ETA {duration(left)}")
+            left = (self._shown - self._started) / max(place - self._first, 1e-9) * (self._total - place)
+            say(f"  step {self._where}  {figures}  ETA {duration(left)}")
 
     def close(self) -> None:
         self._closed.set()

@@ -14,13 +14,14 @@ from vit_jax import environment, metrics, viz
 from vit_jax.config import Config
 from vit_jax.data.dataset import Parts
 from vit_jax.models import VisionTransformer, flops
+from vit_jax.plan import Plan
 from vit_jax.progress import duration, percent, say, say_table
 from vit_jax.run import RunFolder
 
 _MAX_PICTURE_CLASSES = 50  # beyond, cells are too small to read
 
 
-def say_run(path: Path, config: Config, module: VisionTransformer, shapes: Any, parts: Parts, total: int) -> None:
+def say_run(path: Path, config: Config, module: VisionTransformer, shapes: Any, parts: Parts, plan: Plan) -> None:
     """What is about to be trained, on what, where; and the table of its parameters."""
     h, w = parts.train.images.shape[1:3]
     counts = [
@@ -42,9 +43,10 @@ def say_run(path: Path, config: Config, module: VisionTransformer, shapes: Any, 
     table.append(("all", f"{sum(size * n for _, size, n in rows):,}"))
     say_table("Parameters", table)
     micro = f" in {config.train.accumulate} micro-batches" if config.train.accumulate > 1 else ""
-    epochs = total * config.train.batch_size / len(parts.train.labels)
+    epochs = plan.total * config.train.batch_size / len(parts.train.labels)
+    length = f" ({epochs:.1f} epochs)" if plan.seconds is None else " by the clock"
     say(
-        f"Training: {total:,} steps of {config.train.batch_size} images{micro} ({epochs:.1f} epochs), "
+        f"Training: {plan.say()} in batches of {config.train.batch_size} images{micro}{length}, "
         f"{flops.forward(cfg) / 1e6:,.0f} MFLOPs an image forward, {cfg.image_size} x {cfg.image_size} pixels, "
         f"{jnp.dtype(module.dtype).name}, {cfg.attention} attention"
     )
@@ -56,15 +58,15 @@ def say_startup(clock: metrics.Clock) -> None:
     say(f"First step done {clock.since_start():.1f} s after the start: {parts}")
 
 
-def speed(module: VisionTransformer, images_per_second: float | None, here: bool = True) -> dict[str, float]:
+def speed(images_per_second: float | None, flops_per_image: float, dtype: Any, here: bool = True) -> dict[str, float]:
     """images/s, the model's TFLOP/s over all devices and, on known accelerators, their share of the peak.
 
-    `here`: whether these devices are the ones that reached it.
+    `flops_per_image` of a training step, computed in `dtype`. `here`: whether these devices are those that reached it.
     """
     if not images_per_second:
         return {"images_per_second": images_per_second}
-    rate = images_per_second * flops.training(module.cfg)
-    mfu = flops.utilization(rate, jax.devices()[0].device_kind, jax.device_count(), jnp.dtype(module.dtype).name)
+    rate = images_per_second * flops_per_image
+    mfu = flops.utilization(rate, jax.devices()[0].device_kind, jax.device_count(), jnp.dtype(dtype).name)
     return {"images_per_second": images_per_second, "tflops_per_second": rate / 1e12} | (
         {"mfu": mfu} if mfu and here else {}
     )
@@ -117,6 +119,7 @@ def say_results(workdir: Path, results: dict[str, Any]) -> None:
     rows = [
         ("top-1", percent(results["top1"])),
         ("top-5", percent(results["top5"])),
+        *([("top-1, with flips", percent(results["top1_flips"]))] if "top1_flips" in results else []),
         ("loss", f"{results['loss']:.4f}"),
         ("images", f"{results['num_examples']:,}"),
         ("checkpoint", f"step {results['checkpoint']} of {results['steps']}, {results['selected']}"),

@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from vit_jax.models import VisionTransformer
+from vit_jax.optim import path_of
 from vit_jax.sharding import replicated
 
 
@@ -20,6 +21,7 @@ class TrainState(flax.struct.PyTreeNode):
     params: Any
     opt_state: Any
     totals: dict[str, jax.Array]  # () float32 each
+    ema: Any = None  # like params: their moving average, where the config asks for one
 
 
 def keys(seed: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -37,12 +39,24 @@ def abstract_params(module: VisionTransformer) -> Any:
     return jax.eval_shape(lambda: init_params(module, jnp.uint32(0)))
 
 
-def create(module: VisionTransformer, tx: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
-    """The state before the first step, on every device of the mesh."""
+def create(
+    module: VisionTransformer,
+    tx: optax.GradientTransformation,
+    seed: int,
+    mesh: Mesh,
+    ema: bool = False,
+    fixed: dict[str, Any] | None = None,
+) -> TrainState:
+    """The state before the first step, on every device of the mesh.
+
+    `ema`: with a moving average of the parameters. `fixed` has those that are computed from the data, by path.
+    """
 
     def init(seed: jax.Array) -> TrainState:
         params = init_params(module, seed)
-        return TrainState(jnp.zeros((), jnp.int32), seed, params, tx.init(params), empty_totals())
+        params = jax.tree_util.tree_map_with_path(lambda path, x: (fixed or {}).get(path_of(path), x), params)
+        average = jax.tree.map(jnp.copy, params) if ema else None
+        return TrainState(jnp.zeros((), jnp.int32), seed, params, tx.init(params), empty_totals(), average)
 
     return jax.jit(init, out_shardings=replicated(mesh))(jnp.uint32(seed))
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -149,6 +150,7 @@ def _loop(
 ) -> None:
     """Steps, figures, evaluations and checkpoints up to the last step."""
     step = saved = int(state.step)
+    before = job.plan.place(step, clock)
     feed, vote = _feed(job, step), distributed.StopVote(job.mesh)
     with Log(job, step, evaluated, clock) as log:
 
@@ -157,14 +159,15 @@ def _loop(
                 return
             log.sync()
             try:
-                checkpoints.save(state, meta_of(job.total, job.parts, clock, evaluated), scores)
+                checkpoints.save(state, meta_of(job.plan, step, job.parts, clock, evaluated), scores)
             except NotFinite as error:
                 raise Diverged(f"{error} ({log.last()})") from error
 
         try:
             while True:
                 checkpoints.poll()
-                if step in job.due["eval"] and not evaluated:
+                ended = job.plan.ended(step, clock)
+                if (ended or step in job.due["eval"]) and not evaluated:
                     log.flush()
                     scores = _evaluate(job, state, step, clock, log, _check(stop, watchdog))
                     evaluated, state = True, _without_totals(job, state)
@@ -178,14 +181,15 @@ def _loop(
                     saved = step
                 if signum := vote(stop.signum):
                     raise Stopped(signum)
-                if step == job.total:
+                if ended:
                     break
                 clock.resume()
-                dispatched = time.monotonic()
-                count = _steps_in_a_call(job, step)
-                state, figures = (job.step_fn if count == 1 else job.steps_fn)(state, next(feed))
-                step, evaluated = step + count, False
-                log.put(step, figures, dispatched)
+                dispatched, place = time.monotonic(), job.plan.place(step, clock)
+                count, phase = _steps_in_a_call(job, step), job.phase_at(place)
+                step_fn = phase.step_fn if count == 1 else phase.steps_fn
+                state, figures = step_fn(state, next(feed), _pace(job, place, (place - before) / count))
+                step, before, evaluated = step + count, place, False
+                log.put(step, figures, dispatched, phase.flops_per_image)
                 watchdog.beat()
         except Stopped:
             log.flush()
@@ -194,7 +198,7 @@ def _loop(
             with doing("Saving"):
                 checkpoints.wait()
             distributed.meet("saved")  # none leaves the job before
-            say(f"Stopped after step {step} of {job.total}; saved. The same command goes on from there.")
+            say(f"Stopped after {job.plan.say(step)}; saved. The same command goes on from there.")
             raise
         with doing("Saving"):
             checkpoints.wait()
@@ -208,15 +212,21 @@ def _steps_in_a_call(job: Job, step: int) -> int:
     on where a run was interrupted, so that a resumed run is the same bit for bit.
     """
     several = job.config.train.steps_per_call
-    stops = job.due["eval"] | job.due["checkpoint"]
-    if (
-        several == 1
-        or step % several
-        or step + several > job.total
-        or not stops.isdisjoint(range(step + 1, step + several))
-    ):
+    if several == 1 or step % several:
         return 1
-    return several
+    if job.plan.seconds is None:
+        starts = {math.ceil(phase.start) for phase in job.phases}
+        if step + several > job.plan.total or not starts.isdisjoint(range(step + 1, step + several)):
+            return 1
+    passed = range(step + 1, step + several)
+    return 1 if any(other in job.due[kind] for kind in ("eval", "checkpoint") for other in passed) else several
+
+
+def _pace(job: Job, place: float, distance: float) -> jax.Array | None:
+    """Of a run by the clock, where it is and how far from step to step, (2,) float32; None of others."""
+    if job.plan.seconds is None:
+        return None
+    return put(np.array([place, distance], np.float32), replicated(job.mesh))
 
 
 def _feed(job: Job, first: int) -> Iterator[Any]:
@@ -233,7 +243,10 @@ def _feed(job: Job, first: int) -> Iterator[Any]:
 def _evaluate(
     job: Job, state: TrainState, step: int, clock: metrics.Clock, log: Log, check: Callable[[], None]
 ) -> dict[str, float] | None:
-    """Logs the train metrics since the last evaluation and those of the validation split, which it returns."""
+    """Logs the train metrics since the last evaluation and those of the validation split.
+
+    Returns the latter, of the parameters that the config selects by.
+    """
     clock.pause()
     totals, rows, scores = jax.tree.map(float, state.totals), [], None
     if totals["count"]:  # not if every step since was left out
@@ -241,9 +254,13 @@ def _evaluate(
         rows.append({"step": step, "split": "train_epoch", **seen})
     if job.parts.validation is not None:
         images, labels = job.parts.validation
+        every = {"raw": ("validation", state.params), "ema": ("validation_ema", state.ema)}
         with doing("Validating"):
-            scores = evaluate.score(job.evaluator.logits(state.params, images, check), labels)
-        rows.append({"step": step, "split": "validation", **scores})
+            for kind, (split, params) in every.items():
+                if params is not None:
+                    found = evaluate.score(job.evaluator.logits(params, images, check), labels)
+                    rows.append({"step": step, "split": split, **found})
+                    scores = found if kind == job.config.eval.params else scores
     log.evaluation(step, rows)
     return scores
 

@@ -13,7 +13,9 @@ from vit_jax import state as states
 from vit_jax.config import Config
 from vit_jax.data.pipeline import DevicePipeline
 from vit_jax.devices import use_cpu_cores, with_micro_batches
+from vit_jax.plan import Plan
 from vit_jax.prepare import compiled_step
+from vit_jax.schedules import learning_rate
 from vit_jax.sharding import batch_sharding, make_mesh, put, replicated
 from vit_jax.step import eval_step
 
@@ -43,19 +45,19 @@ def training_with_program(config: Config) -> tuple[Callable[[], float], Program]
     use_cpu_cores(config)
     mesh, module = make_mesh(), models.create(config.model)
     config = with_micro_batches(config, mesh.size)
-    schedule = optim.learning_rate(config.optim, 10_000, 0)
-    tx = optim.optimizer(config.optim, schedule, states.abstract_params(module))
+    schedule = learning_rate(config.optim, 10_000, 0)
+    tx = optim.optimizer(config.optim, states.abstract_params(module))
     state = states.create(module, tx, config.seed, mesh)
     random, everywhere = np.random.RandomState(0), replicated(mesh)
     images = random.randint(256, size=(max(STORED, config.train.batch_size), 32, 32, 3)).astype(np.uint8)
     labels = random.randint(config.model.num_classes, size=len(images)).astype(np.int32)
     pipeline = DevicePipeline(put(images, everywhere), put(labels, everywhere), config.train.batch_size, everywhere)
-    step_fn = compiled_step(config, module, tx, schedule, mesh, pipeline, state)
+    step_fn = compiled_step(config, module, tx, schedule, Plan(10_000, None), mesh, pipeline, state)
     count = states.count(state.params)
     carried = [state]
 
     def step() -> float:
-        carried[0], metrics = step_fn(carried[0], pipeline)
+        carried[0], metrics = step_fn(carried[0], pipeline, None)
         return float(metrics["loss"])
 
     return step, Program(count, step_fn)

@@ -4,33 +4,66 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax.config import AugmentConfig
+from vit_jax.data.erase import cutout, random_erasing
+from vit_jax.data.mix import mix, unmixed
+from vit_jax.data.policies import apply_policy
+from vit_jax.losses import Targets
 
 
 def preprocess(images: jax.Array, cfg: AugmentConfig, image_size: int) -> jax.Array:
-    """uint8 (B, H, W, 3) -> normalised float32 (B, S, S, 3), resized bilinearly: all that evaluation does.
+    """uint8, or float of the same range, (B, H, W, 3) -> normalised float32 (B, S, S, 3): all that evaluation does.
 
-    Mean and standard deviation in `cfg` are per channel, of pixels in [0, 1].
+    Mean and standard deviation in `cfg` are per channel, of pixels in [0, 1]. Resizing is bilinear.
     """
     x = images.astype(jnp.float32) / 255
     x = (x - jnp.asarray(cfg.mean)) / jnp.asarray(cfg.std)
     return jax.image.resize(x, (x.shape[0], image_size, image_size, 3), "bilinear")  # as it is where sizes agree
 
 
-def augment(key: jax.Array, images: jax.Array, cfg: AugmentConfig, image_size: int) -> jax.Array:
-    """uint8 (B, H, W, 3) -> float32 (B, S, S, 3): random crop and flip, preprocessing, random rotation and zoom."""
+def augment(
+    key: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    parity: jax.Array,
+    cfg: AugmentConfig,
+    image_size: int,
+    strength: jax.Array | float = 1.0,
+    on: jax.Array | bool = True,
+) -> tuple[jax.Array, Targets]:
+    """uint8 (B, H, W, 3), labels (B,) -> float32 (B, S, S, 3) and what they are to be told as.
+
+    In this order: crop and flip, policy, preprocessing, rotation and zoom, cutout, erasing, mixing. `parity` (B,) bool
+    decides on alternating flips. `strength` from 0 to 1 scales magnitudes and the probabilities of erasing and mixing;
+    where not `on`, crop, flip, rotation and zoom are all.
+    """
     crop_key, affine_key = jax.random.split(key)
+    policy_key, cutout_key, erase_key, mix_key = jax.random.split(jax.random.fold_in(key, 1), 4)
     if cfg.crop_padding or cfg.flip:
-        images = crop_and_flip(crop_key, images, cfg.crop_padding, cfg.flip)
+        mirrored = parity if cfg.alternate_flip else None
+        images = crop_and_flip(crop_key, images, cfg.crop_padding, cfg.flip, mirrored)
+    if cfg.policy != "none":
+        images = jax.lax.cond(
+            on, lambda x: apply_policy(policy_key, x, cfg, strength), lambda x: x.astype(jnp.float32), images
+        )
     x = preprocess(images, cfg, image_size)
     if cfg.rotate or cfg.zoom:
-        x = rotate_and_zoom(affine_key, x, cfg.rotate, cfg.zoom)
-    return x
+        x = rotate_and_zoom(affine_key, x, cfg.rotate * strength, cfg.zoom * strength)
+    if cfg.cutout:
+        x = jnp.where(on, cutout(cutout_key, x, cfg.cutout), x)
+    if cfg.erase:
+        x = random_erasing(erase_key, x, cfg.erase * strength * on)
+    if cfg.mixup or cfg.cutmix:
+        return mix(mix_key, x, labels, cfg, strength * on)
+    return x, unmixed(labels)
 
 
-def crop_and_flip(key: jax.Array, images: jax.Array, padding: int, flip: bool) -> jax.Array:
+def crop_and_flip(
+    key: jax.Array, images: jax.Array, padding: int, flip: bool, mirrored: jax.Array | None = None
+) -> jax.Array:
     """Shifts each image by up to `padding` pixels, borders reflected, and mirrors half of them; any dtype.
 
-    The same as padding, cropping and flipping in turn, in one gather.
+    The same as padding, cropping and flipping in turn, in one gather. `mirrored` (B,) bool says which, instead of
+    chance.
     """
     b, h, w, _ = images.shape
     shift_key, flip_key = jax.random.split(key)
@@ -38,7 +71,8 @@ def crop_and_flip(key: jax.Array, images: jax.Array, padding: int, flip: bool) -
     rows = jnp.arange(h)[None, :] + shifts[:, :1]  # (B, H)
     cols = jnp.arange(w)[None, :]
     if flip:
-        cols = jnp.where(jax.random.bernoulli(flip_key, 0.5, (b, 1)), w - 1 - cols, cols)
+        which = jax.random.bernoulli(flip_key, 0.5, (b, 1)) if mirrored is None else mirrored[:, None]
+        cols = jnp.where(which, w - 1 - cols, cols)
     cols = cols + shifts[:, 1:]  # (B, W)
 
     def reflect(i: jax.Array, n: int) -> jax.Array:  # edge pixel not repeated, as numpy.pad's "reflect"
@@ -48,7 +82,7 @@ def crop_and_flip(key: jax.Array, images: jax.Array, padding: int, flip: bool) -
     return images[batch, reflect(rows, h)[:, :, None], reflect(cols, w)[:, None, :]]  # (B, H, W, 3)
 
 
-def rotate_and_zoom(key: jax.Array, x: jax.Array, rotate: float, zoom: float) -> jax.Array:
+def rotate_and_zoom(key: jax.Array, x: jax.Array, rotate: float | jax.Array, zoom: float | jax.Array) -> jax.Array:
     """Rotates by up to `rotate` of a full turn and rescales height and width, each by up to `zoom`.
 
     float (B, H, W, C) -> the same. Like Keras' RandomRotation(rotate) followed by RandomZoom(zoom, zoom) with their

@@ -20,7 +20,9 @@ from vit_jax.tf import import_tensorflow
 
 MAX_EXAMPLES = 2**32  # of a run: example numbers are uint32
 
-Batch = dict[str, Any]  # "image": (B, H, W, 3) uint8, "label": (B,) int32
+# "image": (B, H, W, 3) uint8, "label": (B,) int32, "parity": (B,) bool, which begins at random for each image and turns
+# in every epoch.
+Batch = dict[str, Any]
 
 
 def _permute(x: Any, keys: list[Any], bits: int) -> Any:
@@ -62,6 +64,14 @@ def indices_at_on_device(seed: jax.Array, step: jax.Array, n: int, batch_size: i
     ).astype(jnp.int32)
 
 
+def parity_at(seed: Any, step: Any, index: Any, n: int) -> Any:
+    """The parity (B,) bool of the images `index` (B,) of one step; NumPy or JAX arrays."""
+    first = step * np.uint32(len(index))
+    epoch = (first + np.arange(len(index), dtype=np.uint32)) // np.uint32(n)
+    coin = fmix32(fmix32(index.astype(np.uint32) + np.uint32(0x85EBCA6B)) ^ seed)
+    return ((coin + epoch) & np.uint32(1)).astype(bool)
+
+
 class DevicePipeline(flax.struct.PyTreeNode):
     """The whole train split in every device's memory; a batch is a gather inside the compiled step."""
 
@@ -76,7 +86,8 @@ class DevicePipeline(flax.struct.PyTreeNode):
         n = self.labels.shape[0]
         index = indices_at_on_device(jnp.asarray(seed), jnp.asarray(step), n, self.batch_size)  # (B,)
         index = jax.lax.with_sharding_constraint(index, self.everywhere)
-        return {"image": self.images[index], "label": self.labels[index]}
+        parity = parity_at(jnp.uint32(seed), jnp.uint32(step), index, n)
+        return {"image": self.images[index], "label": self.labels[index], "parity": parity}
 
 
 class TfDataPipeline:
@@ -98,13 +109,15 @@ class TfDataPipeline:
         tf = import_tensorflow()
         images, labels = self._examples
 
-        def gather(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            index = indices_at(seed, int(step), len(labels), self._batch_size)[self._part]
-            return images[index], labels[index]
+        def gather(step: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            every = indices_at(seed, int(step), len(labels), self._batch_size)
+            parity = parity_at(np.full(1, seed, np.uint32), np.full(1, step, np.uint32), every, len(labels))
+            index = every[self._part]
+            return images[index], labels[index], parity[self._part]
 
         def element(step: Any) -> Batch:
-            image, label = tf.numpy_function(gather, [step], (tf.uint8, tf.int32), stateful=False)
-            return {"image": image, "label": label}
+            image, label, parity = tf.numpy_function(gather, [step], (tf.uint8, tf.int32, tf.bool), stateful=False)
+            return {"image": image, "label": label, "parity": parity}
 
         steps = tf.data.Dataset.range(start, tf.int64.max)
         batches = steps.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

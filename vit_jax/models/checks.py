@@ -4,11 +4,12 @@ import math
 
 from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
-from vit_jax.models.stems import patch_input_size
+from vit_jax.models.stems import conv_sides, patch_input_size
 
 _CHOICES = {
     "posemb": ("learned", "sincos2d", "rope2d", "none"),
-    "pool": ("token", "mean", "map", "flatten"),
+    "pool": ("token", "mean", "map", "sequence", "flatten"),
+    "drop_path_ramp": ("constant", "linear"),
     "init": ("vit", "keras2"),
     "activation": ("gelu", "gelu_tanh"),
     "attention": ("auto", "xla", "chunked", "cudnn"),
@@ -81,11 +82,14 @@ def _check_stem(cfg: ModelConfig) -> None:
     if stem.kind == "conv":
         if not stem.widths:
             raise UserError(f'{at}.kind="conv" needs {at}.widths, one for each convolution, like (64, 128)')
-        if stem.strides and len(stem.strides) != len(stem.widths):
-            raise UserError(f"{at}.strides={stem.strides} and {at}.widths={stem.widths} differ in length")
+        for key in ("strides", "pools", "residual"):
+            values = getattr(stem, key)
+            if values and len(values) != len(stem.widths):
+                raise UserError(f"{at}.{key}={values} and {at}.widths={stem.widths} differ in length")
         positive(f"{at}.kernel_size", stem.kernel_size)
-        for value in stem.widths + stem.strides:
-            positive(f"{at}.widths and .strides", value)
+        for value in stem.widths + stem.strides + stem.pools:
+            positive(f"{at}.widths, .strides and .pools", value)
+        _check_conv_shapes(cfg)
         if stem.norm == "group" and any(width % 32 for width in stem.widths):
             raise UserError(f'{at}.norm="group" makes 32 groups; found {at}.widths={stem.widths}')
         if not stem.project and (cfg.patch_size != 1 or stem.widths[-1] != cfg.width):
@@ -94,8 +98,11 @@ def _check_stem(cfg: ModelConfig) -> None:
                 f"widths[-1] equal to width; found patch_size={cfg.patch_size}, widths={stem.widths}, "
                 f"width={cfg.width}"
             )
-    elif stem.widths or stem.strides or stem.pool:
-        raise UserError(f'{at}.widths, .strides and .pool belong to {at}.kind="conv"; found kind={stem.kind!r}')
+    elif stem.widths or stem.strides or stem.pool or stem.pools or stem.residual or stem.whiten:
+        raise UserError(
+            f'{at}.widths, .strides, .pool, .pools, .residual and .whiten belong to {at}.kind="conv"; found '
+            f"kind={stem.kind!r}"
+        )
     elif not stem.project:
         raise UserError(f'{at}.project=False belongs to {at}.kind="conv"')
     side = patch_input_size(cfg)
@@ -105,3 +112,23 @@ def _check_stem(cfg: ModelConfig) -> None:
             f"config.model.patch_size={cfg.patch_size} does not divide the {side} x {side} "
             f"{'image' if stem.kind == 'patch' else 'output of the stem'}; these do: {', '.join(map(str, fits))}"
         )
+
+
+def _check_conv_shapes(cfg: ModelConfig) -> None:
+    at, stem = "config.model.stem", cfg.stem
+    if stem.pool and stem.pools:
+        raise UserError(f"{at}.pool and {at}.pools are two ways of pooling; set one of them")
+    if stem.whiten < 0 or (stem.whiten and cfg.image_size % stem.whiten):
+        raise UserError(f"{at}.whiten={stem.whiten} does not divide the {cfg.image_size} pixels of an image")
+    channels = 6 * stem.whiten**2 if stem.whiten else 3
+    for i, width in enumerate(stem.widths):
+        stride, pool = (values[i] if values else 1 for values in (stem.strides, stem.pools))
+        side = conv_sides(cfg)[i][0]
+        if side % pool:
+            raise UserError(f"{at}.pools: {pool} does not divide the {side} pixels of convolution {i}'s output")
+        if stem.residual and stem.residual[i] and (width, stride, pool) != (channels, 1, 1):
+            raise UserError(
+                f"{at}.residual: convolution {i} turns {channels} channels into {width} with stride {stride} and "
+                f"pooling {pool}; one that keeps them can have its input added"
+            )
+        channels = width

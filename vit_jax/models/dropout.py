@@ -33,9 +33,10 @@ def index_of(shape: Sequence[int], steps: Sequence[int] | None = None) -> jax.Ar
     return index
 
 
-def keep(words: jax.Array, rate: float, index: jax.Array) -> jax.Array:
+def keep(words: jax.Array, rate: float | jax.Array, index: jax.Array) -> jax.Array:
     """A boolean mask of the shape of `index`, each entry True with probability 1 - rate; 0 <= rate < 1."""
-    return fmix32(fmix32(index ^ words[0]) ^ words[1]) >= np.uint32(rate * 2**32)
+    threshold = jnp.uint32(rate * 2.0**32) if isinstance(rate, jax.Array) else np.uint32(rate * 2**32)
+    return fmix32(fmix32(index ^ words[0]) ^ words[1]) >= threshold
 
 
 class Dropout(nn.Module):
@@ -49,9 +50,11 @@ class Dropout(nn.Module):
     broadcast_axes: tuple[int, ...] = ()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, share: float | jax.Array = 1.0) -> jax.Array:
+        """`share` of the rate is in force; a traced one may change from step to step."""
         if not self.train or self.rate == 0:
             return x
+        rate = self.rate * share
         shape = tuple(1 if axis in self.broadcast_axes else size for axis, size in enumerate(x.shape))
-        mask = keep(words_of(self.make_rng("dropout")), self.rate, index_of(shape))
-        return jnp.where(mask, x / (1 - self.rate), jnp.zeros_like(x))
+        mask = keep(words_of(self.make_rng("dropout")), rate, index_of(shape))
+        return jnp.where(mask, (x / (1 - rate)).astype(x.dtype), jnp.zeros_like(x))

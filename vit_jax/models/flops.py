@@ -11,10 +11,13 @@ def forward(cfg: ModelConfig) -> int:
     """FLOPs of one image's forward pass: 2 for each multiply-add of matmuls, convolutions and attention.
 
     Norms, activations and softmax are left out, as usual (Hoffmann et al. 2022, appendix F); the backward pass
-    costs twice as much again. `cfg` must be resolved.
+    costs twice as much again (a fixed whitening layer's is counted, too). `cfg` must be resolved.
     """
     macs, channels = 0, 3
     if cfg.stem.kind == "conv":
+        if cfg.stem.whiten:
+            patch, channels = cfg.stem.whiten**2 * channels, 2 * cfg.stem.whiten**2 * channels
+            macs += (cfg.image_size // cfg.stem.whiten) ** 2 * patch * channels
         for width, (side, _) in zip(cfg.stem.widths, conv_sides(cfg), strict=True):
             macs += side * side * cfg.stem.kernel_size**2 * channels * width
             channels = width
@@ -26,7 +29,9 @@ def forward(cfg: ModelConfig) -> int:
     inner = cfg.heads * cfg.head_dim
     macs += cfg.depth * tokens * (4 * width * inner + 2 * tokens * inner + 2 * width * cfg.mlp_dim)
 
-    if cfg.pool == "map":
+    if cfg.pool == "sequence":
+        macs += 2 * patches * width
+    elif cfg.pool == "map":
         macs += 2 * patches * width * inner + 2 * patches * inner + inner * width + 2 * width * cfg.mlp_dim
     macs += sum(a * b for a, b in itertools.pairwise(_head_widths(cfg)))
     return 2 * macs

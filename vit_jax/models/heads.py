@@ -38,6 +38,21 @@ class AttentionPool(nn.Module):
         return (y + Mlp(cfg, self.dtype, self.train, name="mlp")(z))[:, 0]  # (B, D)
 
 
+class SequencePool(nn.Module):
+    """The mean of the tokens weighted by a softmax over a linear score of each: (B, N, D) -> (B, D).
+
+    SeqPool of CCT (Hassani et al. 2021).
+    """
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scores = Dense((1,), self.dtype, nn.initializers.truncated_normal(0.02), name="score")(x)[..., 0]  # (B, N)
+        weights = jax.nn.softmax(scores.astype(jnp.float32)).astype(self.dtype)
+        return jnp.einsum("bn,bnd->bd", weights, x)
+
+
 class Head(nn.Module):
     """Pools, then classifies: (B, prefix + N, D) -> logits (B, C) float32, and the intermediates."""
 
@@ -54,6 +69,8 @@ class Head(nn.Module):
             x = x[:, 0]
         elif cfg.pool == "mean":
             x = patches.mean(axis=1)
+        elif cfg.pool == "sequence":
+            x = SequencePool(self.dtype, name="pool")(patches)
         elif cfg.pool == "map":
             x = AttentionPool(cfg, self.dtype, self.train, name="pool")(patches)
         else:  # flatten

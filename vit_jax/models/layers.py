@@ -109,7 +109,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm encoder block (Dosovitskiy et al. 2021), x (B, N, D) -> (B, N, D) and its intermediates."""
+    """A pre-norm encoder block (Dosovitskiy et al. 2021), x (B, N, D) -> (B, N, D) and its intermediates.
+
+    `drop_path_share` () of the rate of stochastic depth is in force.
+    """
 
     cfg: ModelConfig
     dtype: Any
@@ -117,22 +120,24 @@ class Block(nn.Module):
     drop_path: float
 
     @nn.compact
-    def __call__(self, x: jax.Array, angles: np.ndarray | None) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(
+        self, x: jax.Array, angles: np.ndarray | None, drop_path_share: float | jax.Array = 1.0
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         cfg, aux = self.cfg, {}
         y = LayerNorm(cfg.norm_eps, self.dtype, name="norm_0")(x)
         y, weights = Attention(cfg, self.dtype, self.train, name="attention")(y, angles)
         aux["attn"] = y
         if weights is not None:
             aux["attn_weights"] = weights
-        x = x + self._branch(y, "scale_0")
+        x = x + self._branch(y, "scale_0", drop_path_share)
         y = LayerNorm(cfg.norm_eps, self.dtype, name="norm_1")(x)
         y = aux["mlp"] = Mlp(cfg, self.dtype, self.train, name="mlp")(y)
-        x = aux["out"] = x + self._branch(y, "scale_1")
+        x = aux["out"] = x + self._branch(y, "scale_1", drop_path_share)
         return x, aux
 
-    def _branch(self, y: jax.Array, name: str) -> jax.Array:
+    def _branch(self, y: jax.Array, name: str, drop_path_share: float | jax.Array) -> jax.Array:
         """LayerScale (Touvron et al. 2021, CaiT) and stochastic depth on a residual branch (B, N, D)."""
         if self.cfg.layer_scale is not None:
             init = nn.initializers.constant(self.cfg.layer_scale)
             y = y * self.param(name, init, (y.shape[-1],), jnp.float32).astype(y.dtype)
-        return Dropout(self.drop_path, self.train, broadcast_axes=(1, 2))(y)
+        return Dropout(self.drop_path, self.train, broadcast_axes=(1, 2))(y, drop_path_share)

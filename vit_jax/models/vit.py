@@ -28,7 +28,9 @@ class VisionTransformer(nn.Module):
     """images (B, H, W, 3) float -> (logits (B, C) float32, aux).
 
     `cfg` must be resolved (`presets.resolve`); `dtype` is of the computation, params are float32. Training with
-    any dropout needs an rng named "dropout". `aux` names the intermediates:
+    any dropout needs an rng named "dropout", and `drop_path_share` of stochastic depth's rate is in force. The same
+    parameters take smaller or larger images where `input_size` says so: their positions are spread over the new grid.
+    `aux` names the intermediates:
 
         stem            (B, N, D)  patches, before positions
         tokens          (B, prefix + N, D)  input of the first block; prefix: class token, then registers
@@ -39,24 +41,28 @@ class VisionTransformer(nn.Module):
 
     cfg: ModelConfig
     dtype: Any
+    input_size: int | None = None
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, dict[str, Any]]:
-        cfg, aux = self.cfg, {}
-        if images.shape[1:] != (cfg.image_size, cfg.image_size, 3):
-            raise ValueError(f"images must be (B, {cfg.image_size}, {cfg.image_size}, 3); found {images.shape}")
+    def __call__(
+        self, images: jax.Array, train: bool = False, drop_path_share: float | jax.Array = 1.0
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        cfg, aux, size = self.cfg, {}, self.input_size or self.cfg.image_size
+        if images.shape[1:] != (size, size, 3):
+            raise ValueError(f"images must be (B, {size}, {size}, 3); found {images.shape}")
         stem = ConvStem if cfg.stem.kind == "conv" else PatchStem
         x = aux["stem"] = stem(cfg, self.dtype, name="stem")(images.astype(self.dtype))  # (B, N, D)
 
         side, angles = grid_size(cfg), None
+        here = grid_size(dataclasses.replace(cfg, image_size=size))  # of images of this size
         if cfg.posemb == "learned":
             table = self.param("posemb", inits.posemb(cfg), (side * side, cfg.width), jnp.float32)
-            x = x + table.astype(self.dtype)
+            x = x + posembs.resized(table, here).astype(self.dtype)
         elif cfg.posemb == "sincos2d":
-            x = x + posembs.sincos2d(side, cfg.width).astype(self.dtype)
+            x = x + posembs.sincos2d(side, cfg.width, here).astype(self.dtype)
         prefix = cfg.registers + (cfg.pool == "token")
         if cfg.posemb == "rope2d":
-            angles = posembs.rope2d_angles(side, cfg.head_dim, prefix)
+            angles = posembs.rope2d_angles(side, cfg.head_dim, prefix, here)
 
         # Class token and registers (Darcet et al. 2024) come after the positions: they have no place in the image.
         if prefix:
@@ -68,7 +74,9 @@ class VisionTransformer(nn.Module):
         block = nn.remat(Block) if cfg.remat else Block
         for i in range(cfg.depth):
             drop_path = cfg.drop_path * i / max(cfg.depth - 1, 1)
-            x, aux[f"block_{i:02d}"] = block(cfg, self.dtype, train, drop_path, name=f"block_{i:02d}")(x, angles)
+            x, aux[f"block_{i:02d}"] = block(cfg, self.dtype, train, drop_path, name=f"block_{i:02d}")(
+                x, angles, drop_path_share
+            )
         x = aux["encoded"] = LayerNorm(cfg.norm_eps, self.dtype, name="norm")(x)
         logits, head_aux = Head(cfg, self.dtype, train, prefix, name="head")(x)
         return logits, {**aux, **head_aux}

@@ -1,0 +1,34 @@
+"""CIFAR-10 in 600 s on two CPU cores, everything included: a convolution stem, then two encoder blocks.
+
+python -m vit_jax.main --config=configs/laptop.py --workdir=runs/laptop
+"""
+
+from ml_collections import ConfigDict
+
+from vit_jax.config import base_config
+
+
+def get_config() -> ConfigDict:
+    config = base_config()
+
+    m = config.model
+    m.num_classes, m.patch_size = 10, 1
+    m.stem.kind, m.stem.whiten = "conv", 2
+    m.stem.widths, m.stem.pools, m.stem.residual = (64, 128, 128), (2, 1, 2), (False, False, False)
+    m.stem.norm, m.stem.activation, m.activation = "layer", "gelu_tanh", "gelu_tanh"
+    m.width, m.depth, m.heads, m.mlp_dim = 192, 2, 4, 384
+    m.posemb = "sincos2d"
+
+    a = config.augment
+    a.flip, a.alternate_flip, a.crop_padding = True, True, 2
+
+    o = config.optim
+    o.name, o.learning_rate, o.adam_learning_rate, o.muon_iterations = "muon", 0.02, 2e-3, 3
+    o.momentum, o.b2, o.weight_decay, o.clip_norm = 0.9, 0.95, 0.01, None
+    o.schedule, o.warmup = "linear", "5 %"
+
+    t = config.train
+    t.length, t.batch_size, t.label_smoothing = "600 s", 256, 0.1
+    config.eval.every = config.checkpoint.every = "0 steps"
+    config.eval.flips = True
+    return config

@@ -1,0 +1,63 @@
+"""Mixup and CutMix: batches in which each image is blended with a partner, and so are the targets.
+
+The partner of image i is image B - 1 - i, one weight or box for the whole batch, as timm's Mixup has them in its
+"batch" mode. B batch, H/W pixels.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax.config import AugmentConfig
+from vit_jax.losses import Targets
+
+
+def unmixed(labels: jax.Array) -> Targets:
+    """Targets of images that are what they are."""
+    return Targets(labels, labels, jnp.ones(labels.shape, jnp.float32))
+
+
+def mix(
+    key: jax.Array, images: jax.Array, labels: jax.Array, cfg: AugmentConfig, share: jax.Array | float = 1.0
+) -> tuple[jax.Array, Targets]:
+    """Mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019) of float images (B, H, W, 3) and labels (B,).
+
+    Where `cfg` has both, one of them is drawn for each batch, half and half. A batch is mixed with probability `share`.
+    """
+    apply_key, kind_key, weight_key, box_key = jax.random.split(key, 4)
+    partner = images[::-1]
+    b, h, w, _ = images.shape
+
+    def blended() -> tuple[jax.Array, jax.Array]:
+        weight = jax.random.beta(weight_key, cfg.mixup, cfg.mixup)
+        return weight * images + (1 - weight) * partner, weight
+
+    def pasted() -> tuple[jax.Array, jax.Array]:
+        weight = jax.random.beta(weight_key, cfg.cutmix, cfg.cutmix)
+        centre = jax.random.randint(box_key, (2,), 0, jnp.array([h, w]))
+        inside, weight = box(weight, centre, h, w)
+        return jnp.where(inside[None, :, :, None], partner, images), weight
+
+    if cfg.mixup and cfg.cutmix:
+        mixed, weight = jax.lax.cond(jax.random.bernoulli(kind_key), blended, pasted)
+    else:
+        mixed, weight = blended() if cfg.mixup else pasted()
+    on = jax.random.bernoulli(apply_key, share)
+    mixed, weight = jnp.where(on, mixed, images), jnp.where(on, weight, 1.0)
+    return mixed, Targets(labels, labels[::-1], jnp.full((b,), weight, jnp.float32))
+
+
+def box(weight: jax.Array, centre: jax.Array, h: int, w: int) -> tuple[jax.Array, jax.Array]:
+    """The pixels (H, W) bool of CutMix's box around `centre` (row, column), and the share of the image outside of it.
+
+    Its sides are sqrt(1 - weight) of the image's, rounded down as in the paper's code, and cut off at the borders; the
+    share is exact.
+    """
+    side = jnp.sqrt(1 - weight)
+
+    def within(middle: jax.Array, size: int) -> jax.Array:
+        length = (size * side).astype(jnp.int32)
+        place = jnp.arange(size) - (middle - length // 2)
+        return (place >= 0) & (place < length)
+
+    inside = within(centre[0], h)[:, None] & within(centre[1], w)[None, :]  # (H, W)
+    return inside, 1 - inside.mean()
