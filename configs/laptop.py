@@ -12,11 +12,10 @@ def get_config() -> ConfigDict:
     config = base_config()
 
     m = config.model
-    m.num_classes, m.patch_size = 10, 1
     m.stem.kind, m.stem.whiten = "conv", 2
-    m.stem.widths, m.stem.pools, m.stem.residual = (64, 128, 128), (2, 1, 2), (False, False, False)
+    m.stem.widths, m.stem.pools, m.stem.residual = (64, 128, 128), (2, 1, 1), (False, False, True)
     m.stem.norm, m.stem.activation, m.activation = "layer", "gelu_tanh", "gelu_tanh"
-    m.width, m.depth, m.heads, m.mlp_dim = 192, 2, 4, 384
+    m.patch_size, m.width, m.depth, m.heads, m.mlp_dim = 2, 192, 2, 4, 384
     m.posemb = "sincos2d"
 
     a = config.augment

@@ -130,6 +130,7 @@ def _check_train(config: Config, device_count: int) -> None:
     train = config.train
     if config.seed < 0 or config.seed >= 2**32:
         raise UserError(f"config.seed must be from 0 to 2**32 - 1; found {config.seed}")
+    positive("config.seeds", config.seeds)
     positive("config.train.batch_size", train.batch_size)
     accumulate = 1 if train.accumulate is None else train.accumulate
     positive("config.train.accumulate", accumulate)

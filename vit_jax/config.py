@@ -20,7 +20,7 @@ from vit_jax.errors import UserError
 
 @dataclass(frozen=True)
 class DataConfig:
-    name: str = "cifar10"  # cifar10 | cifar10_batches | digits | image_folder | fake
+    name: str = "cifar10"  # cifar10 | cifar100 | cifar10_batches | digits | image_folder | fake
     dir: str | None = None  # where the data set lies; None: the source's own places
     cache_dir: str | None = None  # decoded arrays; None: $VIT_JAX_CACHE, else ~/.cache/vit_jax
     train: str = "train[:90%]"
@@ -166,6 +166,7 @@ class LogConfig:
 @dataclass(frozen=True)
 class Config:
     seed: int = 0
+    seeds: int = 1  # runs, with `seed` and those after it, one after the other, each in a folder of its own
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

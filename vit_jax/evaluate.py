@@ -15,7 +15,7 @@ from vit_jax import state as states
 from vit_jax.config import Config, ModelConfig
 from vit_jax.data import sources
 from vit_jax.data.dataset import Examples, take
-from vit_jax.errors import RunError
+from vit_jax.errors import RunError, UserError
 from vit_jax.losses import rank_of_label
 from vit_jax.metrics import Clock
 from vit_jax.models import VisionTransformer, create
@@ -188,6 +188,8 @@ def evaluate(workdir: str, name: str | None, check: Callable[[], None] = lambda:
     """
     run = RunFolder(workdir)
     config = run.config()
+    if config.seeds > 1:
+        raise UserError(f"{run.path} holds runs of several seeds; name one of them: --workdir={workdir}/seed_N")
     name = name or name_of(config)
     with checkpoint.Checkpoints(run.path) as checkpoints:
         step = checkpoints.resolve(name)

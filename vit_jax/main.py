@@ -66,12 +66,17 @@ def _dispatch(argv: list[str], started: float, stop: StopRequest) -> None:
     from vit_jax.distributed import explained, is_first
     from vit_jax.evaluate import evaluate
     from vit_jax.progress import console
+    from vit_jax.seeds import train_each
     from vit_jax.train import train
 
     console.quiet = not is_first()
     try:
         if command.mode == "evaluate":
             evaluate(command.workdir, command.checkpoint, stop.check)
+        elif config.seeds > 1:
+            if peers:
+                raise UserError("config.seeds needs one process; start a job for each seed, with --config.seed=N")
+            train_each(config, command.workdir, command.resume, started, lambda *one: train(*one, stop))
         else:
             train(command.config, command.workdir, command.resume, started, stop, peers)
     except (jax.errors.JaxRuntimeError, ValueError) as error:

@@ -1,5 +1,6 @@
 """Optimizers by name, and rules "regex over a parameter's path -> value"."""
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -94,8 +95,9 @@ def _direction(cfg: OptimConfig, params: Any, shares: Any) -> optax.GradientTran
     adam = optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps)
     main = {
         "adamw": lambda: adam,
-        "muon": lambda: scale_by_muon(
-            ns_steps=cfg.muon_iterations, beta=cfg.momentum, weight_dimension_numbers=_axes_of_matrices
+        "muon": lambda: optax.chain(
+            scale_by_muon(ns_steps=cfg.muon_iterations, beta=cfg.momentum, weight_dimension_numbers=_axes_of_matrices),
+            optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(_scaled_by_shape, updates)),
         ),
         "lion": lambda: optax.scale_by_lion(cfg.b1, cfg.b2),
         "sgd": lambda: optax.trace(cfg.momentum),
@@ -121,17 +123,25 @@ def _hidden(cfg: OptimConfig, params: Any) -> Any:
     return hidden
 
 
+def _axes_of_matrix(key_path: Sequence[Any], kernel: Any) -> MuonDimensionNumbers:
+    """Which axes of a kernel are the rows and columns of the matrix that Muon orthogonalises."""
+    if "qkv" in path_of(key_path):
+        return MuonDimensionNumbers((0,), (2, 3))  # (D, 3, K, E): three matrices (D, K*E)
+    return MuonDimensionNumbers(tuple(range(kernel.ndim - 1)), (kernel.ndim - 1,))  # convolutions: (H*W*I, O)
+
+
 def _axes_of_matrices(params: Any) -> Any:
-    """Which axes of each kernel are the rows and columns of the matrix that Muon orthogonalises."""
+    return jax.tree_util.tree_map_with_path(
+        # What the partition leaves to another optimizer has no shape.
+        lambda path, x: _axes_of_matrix(path, x) if hasattr(x, "ndim") else x,
+        params,
+    )
 
-    def axes(key_path: Sequence[Any], x: Any) -> Any:
-        if not hasattr(x, "ndim"):  # what the partition leaves to another optimizer
-            return x
-        if "qkv" in path_of(key_path):
-            return MuonDimensionNumbers((0,), (2, 3))  # (D, 3, K, E): three matrices (D, K*E)
-        return MuonDimensionNumbers(tuple(range(x.ndim - 1)), (x.ndim - 1,))  # convolutions: (H*W*I, O)
 
-    return jax.tree_util.tree_map_with_path(axes, params)
+def _scaled_by_shape(key_path: Sequence[Any], update: Any) -> Any:
+    """A matrix wider than high moves further, so that its outputs change as much (Jordan 2024)."""
+    rows, columns = (math.prod(update.shape[axis] for axis in axes) for axes in _axes_of_matrix(key_path, update))
+    return update * math.sqrt(max(1.0, columns / rows))
 
 
 def _scale_each(shares: Any) -> optax.GradientTransformation:

@@ -72,7 +72,7 @@ class RunFolder:
         """
         before = self.config()
         saved = to_dict(before)
-        given = dataclasses.replace(config, model=_sizes(config.model))
+        given = dataclasses.replace(config, model=with_sizes(config.model))
         now = to_dict(given)
         # What a config leaves open, the run has filled in.
         open_keys = (("augment", "mean", []), ("augment", "std", []), ("model", "num_classes", None))
@@ -139,6 +139,6 @@ def _description(dataset: DataSet) -> dict[str, Any]:
     return {"name": dataset.name, "classes": list(dataset.classes), "examples": sizes, "sha256": dataset.sha256}
 
 
-def _sizes(model: ModelConfig) -> ModelConfig:
+def with_sizes(model: ModelConfig) -> ModelConfig:
     """The model with its variant's sizes filled in, its class count left as it is."""
     return dataclasses.replace(resolve(model, num_classes=model.num_classes or 1), num_classes=model.num_classes)

@@ -6,7 +6,7 @@ Those that take a factor blend with what a factor of 0 gives, as Pillow's ImageE
 import jax
 import jax.numpy as jnp
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, Pillow's "L"
+_LUMA = (19595.0, 38470.0, 7471.0)  # ITU-R 601-2 in 65536ths, Pillow's "L"; sums stay exact in float32
 
 
 def _blend(degenerate: jax.Array, image: jax.Array, factor: jax.Array | float) -> jax.Array:
@@ -15,7 +15,7 @@ def _blend(degenerate: jax.Array, image: jax.Array, factor: jax.Array | float) -
 
 def grey(image: jax.Array) -> jax.Array:
     """(H, W, 3) -> (H, W, 1)."""
-    return jnp.floor(image @ jnp.asarray(LUMA)[:, None] + 0.5)
+    return jnp.floor(((image * jnp.asarray(_LUMA)).sum(axis=-1, keepdims=True) + 32768) / 65536)
 
 
 def brightness(image: jax.Array, factor: jax.Array | float) -> jax.Array:

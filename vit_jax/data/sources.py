@@ -21,13 +21,14 @@ from vit_jax.data.image_folder import folder_identity, read_folder
 from vit_jax.errors import UserError
 from vit_jax.tf import import_tensorflow
 
-NAMES = ("cifar10", "cifar10_batches", "digits", "image_folder", "fake")
+NAMES = ("cifar10", "cifar100", "cifar10_batches", "digits", "image_folder", "fake")
 
-_CIFAR10_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+_CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 # Examples in each split where they are known without looking.
 SIZES = {
     "cifar10": {"train": 50_000, "test": 10_000},
+    "cifar100": {"train": 50_000, "test": 10_000},
     "digits": {"train": 1_437, "test": 360},
     "fake": {"train": 512, "test": 128},
 }
@@ -65,12 +66,12 @@ def load(data: DataConfig, image_size: int, *, must_find_dir: bool = True) -> Da
 Source = tuple[dict[str, Any] | None, Callable[[], DataSet]]
 
 
-def _cifar10(data: DataConfig, _: int) -> Source:
-    """TFDS's cifar10, looked for in config.data.dir, TFDS_DATA_DIR and TFDS's default, in this order."""
+def _cifar(data: DataConfig, _: int) -> Source:
+    """TFDS's cifar10 or cifar100, looked for in config.data.dir, TFDS_DATA_DIR and TFDS's default, in this order."""
     places = [data.dir, os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets"]
     places = [Path(place).expanduser() for place in places if place]
     for place in places:
-        versions = sorted(place.glob("cifar10/*/dataset_info.json"))
+        versions = sorted(place.glob(f"{data.name}/*/dataset_info.json"))
         if versions:
             try:
                 info = json.loads(versions[-1].read_text())
@@ -78,16 +79,17 @@ def _cifar10(data: DataConfig, _: int) -> Source:
                 identity = {"version": info["version"], "splits": info["splits"]}
             except (OSError, ValueError, KeyError) as error:
                 raise UserError(f"{versions[-1]} can't be read ({error}); prepare the data set again") from error
-            return identity, partial(_read_tfds, versions[-1].parent)
-    return None, lambda: _read_tfds(_download_cifar10(places))
+            return identity, partial(_read_tfds, data.name, versions[-1].parent)
+    return None, lambda: _read_tfds(data.name, _download(data.name, places))
 
 
-def _read_tfds(folder: Path) -> DataSet:
+def _read_tfds(name: str, folder: Path) -> DataSet:
     """Decodes a prepared TFDS folder with tf.data, without asking any network."""
     tfds = _import_tfds()
     splits = {}
     try:
         builder = tfds.builder_from_directory(folder)
+        classes = cifar_files.CLASSES if name == "cifar10" else tuple(builder.info.features["label"].names)
         for split in ("train", "test"):
             # One file after the other: the order of the examples is then that of the files.
             read_config = tfds.ReadConfig(interleave_cycle_length=1)
@@ -97,21 +99,22 @@ def _read_tfds(folder: Path) -> DataSet:
     except Exception as error:  # TFDS and tf.data raise many types for damaged and incomplete folders
         text = " ".join(str(error).split())[:160]
         raise UserError(f"{folder} can't be read ({type(error).__name__}: {text}); prepare it again") from error
-    return DataSet("cifar10", cifar_files.CLASSES, splits)
+    return DataSet(name, classes, splits)
 
 
-def _download_cifar10(places: list[Path]) -> Path:
+def _download(name: str, places: list[Path]) -> Path:
     tfds = _import_tfds()
-    print(f"CIFAR-10 is not in {', '.join(map(str, places))}; downloading it (162 MiB) ...", flush=True)
+    title = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[name]
+    print(f"{title} is not in {', '.join(map(str, places))}; downloading it (some 160 MiB) ...", flush=True)
     try:
         # Without a network TFDS would try for minutes; this says so in seconds.
-        urllib.request.urlopen(_CIFAR10_PAGE, timeout=5).close()
-        builder = tfds.builder("cifar10", data_dir=places[0])
+        urllib.request.urlopen(_CIFAR_PAGE, timeout=5).close()
+        builder = tfds.builder(name, data_dir=places[0])
         builder.download_and_prepare()
         return Path(builder.data_dir)
     except Exception as error:  # whatever the network or the host answers
         raise UserError(
-            f"CIFAR-10 is not in {', '.join(map(str, places))} and can't be downloaded ({type(error).__name__}: "
+            f"{title} is not in {', '.join(map(str, places))} and can't be downloaded ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:120]}). Either copy a prepared TFDS folder here and set --config.data.dir "
             "to it; or set --config.data.name=cifar10_batches and --config.data.dir to cifar-10-python.tar.gz; "
             "or train on the embedded images with --config.data.name=digits"
@@ -124,7 +127,7 @@ def _import_tfds() -> Any:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise UserError(
-            f"reading CIFAR-10 from TFDS needs TensorFlow and tensorflow-datasets ({error}): install them, or copy "
+            f"reading CIFAR from TFDS needs TensorFlow and tensorflow-datasets ({error}): install them, or copy "
             "the cache folder (config.data.cache_dir) of a machine that has them, or set "
             "--config.data.name=cifar10_batches"
         ) from error
@@ -187,7 +190,8 @@ def _read_fake(size: int) -> DataSet:
 
 
 _SOURCES: dict[str, Callable[[DataConfig, int], Source]] = {
-    "cifar10": _cifar10,
+    "cifar10": _cifar,
+    "cifar100": _cifar,
     "cifar10_batches": _cifar10_batches,
     "digits": _digits,
     "image_folder": _image_folder,
