@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import cct7_cifar10
 from vit_jax import models
 from vit_jax import state as states
-from vit_jax.config import ModelConfig, StemConfig
+from vit_jax.config import ModelConfig, StemConfig, from_config_dict
 from vit_jax.errors import UserError
 from vit_jax.models import flops, posembs
 from vit_jax.models.presets import PRESETS
-from vit_jax.models.stems import grid_size, patchify
+from vit_jax.models.stems import grid_size, patchify, whitening_kernel
 
 TINY = ModelConfig(num_classes=5, image_size=16, patch_size=4, width=16, depth=2, heads=2, mlp_dim=32, init="keras2")
 IMAGES = np.random.RandomState(0).normal(size=(3, 16, 16, 3)).astype(np.float32)
@@ -64,12 +65,15 @@ def test_create_takes_typed_and_untyped_descriptions():
     assert models.create(TINY) == models.create(to_config_dict(TINY)) == models.create(dataclasses.asdict(TINY))
 
 
+WHITENED = StemConfig("conv", widths=(8, 8), norm="layer", whiten=2, pools=(2, 1), residual=(False, True))
+
 OPTIONS = [
     {"posemb": "sincos2d"},
     {"posemb": "rope2d"},
     {"posemb": "none"},
     {"pool": "token"},
     {"pool": "map"},
+    {"pool": "sequence"},
     {"pool": "flatten"},
     {"registers": 3},
     {"pool": "token", "registers": 2, "posemb": "rope2d"},
@@ -85,6 +89,7 @@ OPTIONS = [
     {"dtype": "bfloat16"},
     {"stem": StemConfig("conv", widths=(4, 8), strides=(1, 2), norm="layer"), "patch_size": 2},
     {"stem": StemConfig("conv", widths=(32,), norm="group", activation="relu", pool=True), "patch_size": 2},
+    {"stem": WHITENED, "patch_size": 2},
 ]
 
 
@@ -101,7 +106,7 @@ def test_every_option_gives_float32_logits_and_gradients(options):
     grads, aux = jax.jit(jax.grad(loss, has_aux=True))(params)
     for path, g in jax.tree_util.tree_leaves_with_path(grads):
         assert np.isfinite(g).all(), path
-        assert np.abs(g).max() > 0, path
+        assert (np.abs(g).max() > 0) == ("whitening" not in str(path)), path
     cfg = module.cfg
     prefix = cfg.registers + (cfg.pool == "token")
     assert aux["tokens"].shape == (3, prefix + grid_size(cfg) ** 2, 16)
@@ -188,17 +193,56 @@ def test_bfloat16_is_near_float32():
 
 def test_ccts_tokenizer_can_be_expressed():
     """CCT-7/3x1: one 3x3 convolution to 256 channels, ReLU, 3x3 max pooling with stride 2: 256 tokens."""
-    stem = StemConfig("conv", widths=(256,), activation="relu", pool=True, project=False, bias=False)
-    cfg = ModelConfig(
-        num_classes=10, patch_size=1, width=256, depth=7, heads=4, mlp_dim=512, stem=stem, posemb="learned"
-    )
-    module = models.create(cfg)
+    config = from_config_dict(cct7_cifar10.get_config())
+    module = models.create(dataclasses.replace(config.model, num_classes=10))
     assert grid_size(module.cfg) == 16
     shapes = states.abstract_params(module)
     assert set(shapes["stem"]) == {"conv_0"} and set(shapes["stem"]["conv_0"]) == {"kernel"}
     assert shapes["stem"]["conv_0"]["kernel"].shape == (3, 3, 3, 256)
     # The paper counts 1.19 G multiply-adds for CCT-7/3x1, with its sequence pooling.
     assert abs(flops.forward(module.cfg) / 2 - 1.18e9) < 0.01e9
+    assert abs(states.count(shapes) - 3.76e6) < 0.01e6  # its repository counts 3.76 M
+
+
+def test_whitened_patches_are_uncorrelated_with_variance_one():
+    images = np.random.RandomState(0).normal(size=(400, 16, 16, 3)).astype(np.float32).cumsum(axis=1) / 4
+    kernel = whitening_kernel(images, 2)
+    assert kernel.shape == (12, 24)
+    patches = np.asarray(patchify(images, 2)).reshape(-1, 12)
+    out = patches @ kernel
+    covariance = out.T @ out / len(out)
+    np.testing.assert_allclose(covariance[:12, :12], np.eye(12), atol=0.05)
+    np.testing.assert_allclose(out[:, 12:], -out[:, :12], atol=1e-4)
+
+
+@pytest.mark.parametrize("posemb", ["learned", "sincos2d", "rope2d", "none"])
+def test_the_same_parameters_take_images_of_another_size(posemb):
+    module, params = build(posemb=posemb)
+    same = forward(module.clone(input_size=16), params)[0]
+    np.testing.assert_array_equal(same, forward(module, params)[0])
+    smaller, aux = forward(module.clone(input_size=12), params, IMAGES[:, 2:14, 2:14])
+    assert smaller.shape == (3, 5) and aux["tokens"].shape == (3, 9, 16)
+    with pytest.raises(ValueError, match=r"\(B, 12, 12, 3\); found"):
+        forward(module.clone(input_size=12), params)
+
+
+def test_positions_of_another_grid_lie_between_the_models_own():
+    np.testing.assert_allclose(posembs.sincos2d(4, 16, here=4), posembs.sincos2d(4, 16))
+    # Two tokens a side stand at 0.5 and 2.5 of four; eight at -0.25, 0.25, 0.75, ...
+    ramp = jnp.repeat(jnp.arange(4.0), 4)[:, None]  # (N, 1): the row
+    np.testing.assert_allclose(posembs.resized(ramp, 8)[8:48:8, 0], [0.25, 0.75, 1.25, 1.75, 2.25], atol=1e-6)
+    angles = posembs.rope2d_angles(4, 8, prefix=0, here=2)
+    np.testing.assert_allclose(angles[:, 0], [0.5, 0.5, 2.5, 2.5])
+
+
+def test_the_share_of_stochastic_depth_in_force_can_change():
+    module, params = build(drop_path=0.9)
+    rngs = {"dropout": jax.random.key(0)}
+    run = jax.jit(lambda share: forward(module, params, train=True, drop_path_share=share, rngs=rngs)[0])
+    whole = forward(module, params, train=True, rngs=rngs)[0]
+    np.testing.assert_allclose(run(0.0), forward(module, params)[0], atol=1e-5)
+    np.testing.assert_allclose(run(1.0), whole, atol=1e-5)
+    assert np.abs(run(1.0) - run(0.0)).max() > 1e-3
 
 
 def test_wrong_image_sizes_are_refused():
@@ -215,7 +259,8 @@ def test_wrong_image_sizes_are_refused():
         {"pool": "flatten", "head_mlp": (8,)},
         {"pool": "token", "registers": 1, "representation_dim": 9},
     ]
-    + [{"stem": StemConfig("conv", widths=(4, 8), strides=(1, 2)), "patch_size": 2}],
+    + [{"stem": StemConfig("conv", widths=(4, 8), strides=(1, 2)), "patch_size": 2}]
+    + [{"stem": dataclasses.replace(WHITENED, norm="none"), "patch_size": 1, "pool": "sequence"}],
     ids=str,
 )
 def test_flops_are_xlas_but_for_the_elementwise(options):

@@ -75,3 +75,23 @@ def test_processes_share_a_batch():
     whole = TfDataPipeline(EXAMPLES, 8).batch_at(1, 2)["label"]
     parts = [TfDataPipeline(EXAMPLES, 8, process, 2).batch_at(1, 2)["label"] for process in (0, 1)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+@pytest.mark.parametrize("pipeline", ["device", "tfdata"])
+def test_parity_begins_at_random_and_turns_in_every_epoch(pipeline):
+    n, batch_size = 60, 20
+    images = np.arange(n, dtype=np.uint8).repeat(3).reshape(n, 1, 1, 3)
+    labels = np.arange(n, dtype=np.int32)
+    if pipeline == "tfdata":
+        pytest.importorskip("tensorflow")
+        batch_at = TfDataPipeline(Examples(images, labels), batch_size).batch_at
+    else:
+        everywhere = replicated(make_mesh())
+        batch_at = DevicePipeline(jnp.asarray(images), jnp.asarray(labels), batch_size, everywhere).batch_at
+    epochs = np.zeros((3, n), bool)
+    for step in range(9):
+        batch = batch_at(3, step)
+        epochs[step // 3, np.asarray(batch["label"])] = np.asarray(batch["parity"])
+    assert 15 < epochs[0].sum() < 45
+    np.testing.assert_array_equal(epochs[1], ~epochs[0])
+    np.testing.assert_array_equal(epochs[2], epochs[0])

@@ -18,7 +18,7 @@ from vit_jax.data.pipeline import DevicePipeline
 from vit_jax.losses import cross_entropy
 from vit_jax.schedules import learning_rate
 from vit_jax.sharding import put, replicated
-from vit_jax.step import eval_step, train_step
+from vit_jax.step import eval_step, train_step, train_steps
 
 CONFIG = Config(
     augment=AugmentConfig(mean=(0.5,) * 3, std=(0.25,) * 3, flip=True, crop_padding=1),
@@ -39,7 +39,7 @@ def run(config=CONFIG, devices=1, steps=3):
     mesh, module = mesh_of(devices), models.create(config.model)
     schedule = learning_rate(config.optim, 10, 2)
     tx = optim.optimizer(config.optim, states.abstract_params(module))
-    state = states.create(module, tx, config.seed, mesh)
+    state = states.create(module, tx, config.seed, mesh, ema=config.train.ema is not None)
     everywhere = replicated(mesh)
     data = DevicePipeline(put(IMAGES, everywhere), put(LABELS, everywhere), config.train.batch_size, everywhere)
     step = partial(
@@ -138,3 +138,56 @@ def test_evaluation_has_no_randomness(plain):
     expected = eval_step(plain[0].params, IMAGES, module=models.create(CONFIG.model), config=CONFIG)
     np.testing.assert_array_equal(logits, expected)
     assert logits.shape == (50, 5) and logits.dtype == jnp.float32
+
+
+def test_the_average_follows_the_parameters():
+    train = dataclasses.replace(CONFIG.train, ema=0.6)
+    expected, steps = None, 4
+    for n in range(steps + 1):
+        state, _ = run(dataclasses.replace(CONFIG, train=train), steps=n)
+        if n == 0:
+            expected = state.params
+        else:
+            decay = min(0.6, n / (9 + n))  # the step before was number n - 1
+            expected = jax.tree.map(lambda e, p, d=decay: d * e + (1 - d) * p, expected, state.params)
+    assert_close(state.ema, expected, 1e-6)
+    assert_close(state.params, run(steps=steps)[0].params, 0)
+
+
+def test_frozen_parameters_stay_and_are_no_part_of_the_norm(plain):
+    rules = ((r"block_00/.*", 0.0), (r".*", 1.0))
+    config = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, rate_rules=rules))
+    start, state, (first, *_) = run(steps=0)[0], *run(config)
+    assert_close(state.params["block_00"], start.params["block_00"], 0)
+    assert any(jax.tree.leaves(jax.tree.map(lambda a, b: (a != b).any(), state.params, start.params)))
+    assert first["grad_norm"] < plain[1][0]["grad_norm"]
+
+
+def test_mixing_ends_before_the_last_part():
+    """The loss of a mixed batch isn't that of its own labels; the end of the run is as without mixing."""
+    mixed = dataclasses.replace(CONFIG.augment, flip=False, crop_padding=0, mixup=50.0, off_last=0.8)
+    plain = dataclasses.replace(mixed, mixup=0.0)
+    still = dataclasses.replace(CONFIG.optim, learning_rate=1e-12)
+    with_, without = (run(dataclasses.replace(CONFIG, augment=a, optim=still))[1] for a in (mixed, plain))
+    assert abs(with_[0]["loss"] - without[0]["loss"]) > 1e-3 and abs(with_[1]["loss"] - without[1]["loss"]) > 1e-3
+    assert with_[2]["loss"] == pytest.approx(without[2]["loss"], abs=1e-6)  # step 2 of 10: the last 80 % begin
+
+
+def test_a_run_by_the_clock_takes_its_place_from_outside():
+    mesh, module = mesh_of(1), models.create(CONFIG.model)
+    schedule = learning_rate(CONFIG.optim, 10, 2)
+    tx = optim.optimizer(CONFIG.optim, states.abstract_params(module))
+    data = DevicePipeline(jnp.asarray(IMAGES), jnp.asarray(LABELS), 16, replicated(mesh))
+    bound = {
+        "fetch": lambda data, seed, step: data.batch_at(seed, step),
+        "module": module,
+        "tx": tx,
+        "schedule": schedule,
+        "config": CONFIG,
+        "mesh": mesh,
+        "total": 10,
+    }
+    state = states.create(module, tx, 0, mesh)
+    pace = jnp.array([4.0, 0.5], jnp.float32)
+    _, metrics = jax.jit(partial(train_steps, count=3, **bound))(state, data, pace)
+    np.testing.assert_allclose(metrics["learning_rate"], [schedule(4.0), schedule(4.5), schedule(5.0)], rtol=1e-6)
