@@ -553,3 +553,26 @@ def test_two_starts_at_once_end_with_one_whole_copy(tmp_path):
     assert len(results) == 8 and [p.name for p in tmp_path.iterdir()] == ["small-1"]
     assert all((r.splits["train"].images == small().splits["train"].images).all() for r in results)
     assert json.loads((path / "index.json").read_text())["splits"] == ["train", "test"]
+
+
+def test_a_data_set_is_carried_in_pieces(tmp_path, monkeypatch):
+    from scripts import carry_data
+
+    with pytest.raises(UserError, match=r"holds no digits; run scripts/prepare_data\.py"):
+        carry_data.cut("digits", tmp_path / "pieces", 1)
+    here = load("digits")
+    files = carry_data.cut("digits", tmp_path / "pieces", 1)
+    assert len(files) > 4 and all(file.stat().st_size <= 2**20 for file in files)
+    monkeypatch.setenv("VIT_JAX_CACHE", str(tmp_path / "there"))
+    aside = files[1].rename(tmp_path / "forgotten")
+    with pytest.raises(UserError, match=r"of 1,797 images; carry the missing ones"):
+        carry_data.join(tmp_path / "pieces")
+    aside.rename(files[1])
+    there = cache.read(carry_data.join(tmp_path / "pieces"))
+    assert there.sha256 == here.sha256 and there.classes == here.classes
+    for split in ("train", "test"):
+        np.testing.assert_array_equal(there.splits[split].images, here.splits[split].images)
+        np.testing.assert_array_equal(there.splits[split].labels, here.splits[split].labels)
+    files[0].write_bytes(files[0].read_bytes()[:5000])
+    with pytest.raises(UserError, match="damaged"):
+        carry_data.join(tmp_path / "pieces")
