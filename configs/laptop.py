@@ -1,6 +1,8 @@
 """CIFAR-10 in 600 s on two CPU cores, everything included: a convolution stem, then two encoder blocks.
 
 python -m vit_jax.main --config=configs/laptop.py --workdir=runs/laptop
+
+configs/laptop.py:attention is the same by pure attention: linear patches and four blocks, no convolution.
 """
 
 from ml_collections import ConfigDict
@@ -8,15 +10,19 @@ from ml_collections import ConfigDict
 from vit_jax.config import base_config
 
 
-def get_config() -> ConfigDict:
+def get_config(tokens: str = "convolutions") -> ConfigDict:
+    """The config; `tokens` come from "convolutions", or in "attention" straight from patches."""
     config = base_config()
 
     m = config.model
-    m.stem.kind, m.stem.whiten = "conv", 2
-    m.stem.widths, m.stem.pools, m.stem.residual = (64, 128, 128), (2, 1, 1), (False, False, True)
-    m.stem.norm, m.stem.activation, m.activation = "layer", "gelu_tanh", "gelu_tanh"
-    m.patch_size, m.width, m.depth, m.heads, m.mlp_dim = 2, 192, 2, 4, 384
-    m.posemb = "sincos2d"
+    if tokens == "attention":
+        m.patch_size, m.width, m.depth, m.heads, m.mlp_dim = 4, 128, 4, 4, 256
+    else:
+        m.stem.kind, m.stem.whiten = "conv", 2
+        m.stem.widths, m.stem.pools, m.stem.residual = (64, 128, 128), (2, 1, 1), (False, False, True)
+        m.stem.norm, m.stem.activation = "layer", "gelu_tanh"
+        m.patch_size, m.width, m.depth, m.heads, m.mlp_dim = 2, 192, 2, 4, 384
+    m.posemb, m.activation = "sincos2d", "gelu_tanh"
 
     a = config.augment
     a.flip, a.alternate_flip, a.crop_padding = True, True, 2

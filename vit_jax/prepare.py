@@ -5,13 +5,11 @@ import json
 import time
 import zlib
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from vit_jax import backend, optim, report
@@ -28,29 +26,18 @@ from vit_jax.errors import UserError
 from vit_jax.evaluate import Evaluator
 from vit_jax.metrics import Clock
 from vit_jax.models import VisionTransformer, create, resolve
-from vit_jax.models import flops as flop_count
 from vit_jax.models.stems import whitening_kernel
+from vit_jax.phases import Phase, compile_phases
 from vit_jax.plan import Due, Plan, due_of, plan_of, reserve_of, warmup_places
 from vit_jax.progress import doing, say
 from vit_jax.run import RunFolder
-from vit_jax.schedules import Schedule, learning_rate
-from vit_jax.sharding import batch_sharding, make_mesh, put, put_local, replicated
+from vit_jax.schedules import learning_rate
+from vit_jax.sharding import make_mesh, put, replicated
 from vit_jax.state import TrainState
-from vit_jax.step import train_step, train_steps
 from vit_jax.tf import import_tensorflow
 
 _RESIDENT_LIMIT = 4 * 2**30  # bytes, of all copies in one memory, up to which "auto" keeps the train images resident
 _WHITENING_IMAGES = 5000  # from which the whitening layer is computed
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of a run: its images' size, and its compiled steps."""
-
-    start: float  # place
-    flops_per_image: int  # of a training step
-    step_fn: Any  # compiled train_step: (state, data, pace) -> (state, metrics)
-    steps_fn: Any  # compiled train_steps, train.steps_per_call at once; None for 1
 
 
 @dataclass(frozen=True)
@@ -181,7 +168,7 @@ def build(
     say("Compiling ...")
     before = time.monotonic()
     with doing("Compiling"):
-        phases = _phases(config, module, tx, schedule, plan, mesh, pipeline, state)
+        phases = compile_phases(config, module, tx, schedule, plan, mesh, pipeline, state)
         evaluator = Evaluator(module, config, mesh, shapes, parts.train.images.shape[1:])
     with doing("Saving"):
         checkpoints.wait()
@@ -212,29 +199,6 @@ def _fixed(config: Config, parts: Parts) -> dict[str, Any]:
     return {"stem/whitening/kernel": whitening_kernel(images, config.model.stem.whiten)}
 
 
-def _phases(
-    config: Config,
-    module: VisionTransformer,
-    tx: optax.GradientTransformationExtraArgs,
-    schedule: Schedule,
-    plan: Plan,
-    mesh: Mesh,
-    pipeline: DevicePipeline | TfDataPipeline,
-    state: TrainState,
-) -> tuple[Phase, ...]:
-    """The run's phases in order, compiled: one, or one for each of `train.sizes`."""
-    several, phases = config.train.steps_per_call, []
-    for start, size in config.train.sizes or ((0.0, config.model.image_size),):
-        sized = module.clone(input_size=size)
-        flops = flop_count.training(dataclasses.replace(module.cfg, image_size=size))
-        compiled = [
-            compiled_step(config, sized, tx, schedule, plan, mesh, pipeline, state, count)
-            for count in ((1,) if several == 1 else (1, several))
-        ]
-        phases.append(Phase(start * plan.total, flops, compiled[0], compiled[1] if several > 1 else None))
-    return tuple(phases)
-
-
 def digest_of(config: Config) -> int:
     """A number below 2**31 that tells configs apart, but not where the data lie on this machine."""
     here = dataclasses.replace(config, data=dataclasses.replace(config.data, dir=None, cache_dir=None))
@@ -250,38 +214,6 @@ def meta_of(plan: Plan, step: int, parts: Parts, clock: Clock, evaluated: bool) 
     total = plan.total if plan.seconds is None else step if plan.ended(step, clock) else 0
     num_train = len(parts.train.labels)
     return {"evaluated": evaluated, "clock": clock.totals(), "total_steps": total, "num_train": num_train}
-
-
-def compiled_step(
-    config: Config,
-    module: VisionTransformer,
-    tx: optax.GradientTransformationExtraArgs,
-    schedule: Schedule,
-    plan: Plan,
-    mesh: Mesh,
-    pipeline: DevicePipeline | TfDataPipeline,
-    state: TrainState,
-    count: int = 1,
-) -> Any:
-    """`train_step`, or `train_steps` for a count above 1, compiled: (state, data, pace) -> (state, metrics).
-
-    `data` is the pipeline itself where it is resident, else one batch. `pace` (2,) float32 is for runs by the clock,
-    None for others. The state is given up (donated).
-    """
-    resident = isinstance(pipeline, DevicePipeline)
-    sample = pipeline if resident else put_local(pipeline.batch_at(config.seed, 0), batch_sharding(mesh))
-    pace = None if plan.seconds is None else put(np.zeros(2, np.float32), replicated(mesh))
-    step = partial(
-        train_step if count == 1 else partial(train_steps, count=count),
-        fetch=(lambda data, seed, step: data.batch_at(seed, step)) if resident else (lambda data, seed, step: data),
-        module=module,
-        tx=tx,
-        schedule=schedule,
-        config=config,
-        mesh=mesh,
-        total=plan.total,
-    )
-    return jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).lower(state, sample, pace).compile()
 
 
 def _is_resident(config: Config, examples: Examples) -> bool:

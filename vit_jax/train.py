@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vit_jax import distributed, evaluate, metrics, report
+from vit_jax import distributed, durations, evaluate, metrics, report
 from vit_jax.checkpoint import Checkpoints, NotFinite
 from vit_jax.checks import check_config
 from vit_jax.config import Config
@@ -45,6 +45,11 @@ def train(
     """
     entered = time.monotonic()
     check_config(config, jax.device_count())
+    if peers and durations.parse(config.train.length, "config.train.length")[1] in durations.SECONDS:
+        raise UserError(
+            f"config.train.length={config.train.length!r} is a time, and the clocks of a job's processes differ; give "
+            "steps or epochs"
+        )
     run = RunFolder(workdir, writes=distributed.is_first())
     patience = 2.0 * peers.timeout if peers else None
     with contextlib.ExitStack() as stack:

@@ -13,8 +13,8 @@ from vit_jax import state as states
 from vit_jax.config import Config
 from vit_jax.data.pipeline import DevicePipeline
 from vit_jax.devices import use_cpu_cores, with_micro_batches
+from vit_jax.phases import compiled_step
 from vit_jax.plan import Plan
-from vit_jax.prepare import compiled_step
 from vit_jax.schedules import learning_rate
 from vit_jax.sharding import batch_sharding, make_mesh, put, replicated
 from vit_jax.step import eval_step
