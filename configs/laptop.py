@@ -17,6 +17,8 @@ def get_config(tokens: str = "convolutions") -> ConfigDict:
     m = config.model
     if tokens == "attention":
         m.patch_size, m.width, m.depth, m.heads, m.mlp_dim = 4, 128, 4, 4, 256
+    elif tokens != "convolutions":
+        raise ValueError(f'tokens come from "convolutions" or "attention"; found {tokens!r}')
     else:
         m.stem.kind, m.stem.whiten = "conv", 2
         m.stem.widths, m.stem.pools, m.stem.residual = (64, 128, 128), (2, 1, 1), (False, False, True)

@@ -1,4 +1,4 @@
-"""CIFAR-10 in 10 minutes of training on one accelerator: residual convolutions, then ten encoder blocks.
+"""CIFAR-10 in 10 minutes of training on one accelerator: residual convolutions, then eight encoder blocks.
 
 python -m vit_jax.main --config=configs/record.py --workdir=runs/record
 
@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     a = config.augment
     a.flip, a.crop_padding = True, 4
     a.policy, a.mixup, a.cutmix, a.erase = "randaugment", 0.8, 1.0, 0.25
-    a.off_last = 0.15
+    a.mix_off_last = 0.15
 
     o = config.optim
     o.name, o.learning_rate, o.adam_learning_rate = "muon", 0.02, 1e-3
@@ -35,6 +35,6 @@ def get_config() -> ConfigDict:
     t.length, t.clock, t.batch_size, t.label_smoothing = "600 s", "train", 1024, 0.1
     t.ema, t.steps_per_call = 0.9995, 20
     config.eval.every = config.checkpoint.every = "25 epochs"
-    config.eval.flips = True
+    config.eval.flips, config.eval.params = True, "ema"
     config.log.tensorboard = False  # its import would compete with the host's part of the steps
     return config

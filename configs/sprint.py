@@ -16,7 +16,6 @@ def get_config() -> ConfigDict:
     m = config.model
     m.stem.kind, m.stem.norm = "conv", "layer"
     m.stem.widths, m.stem.pools = (64, 64, 128, 128, 384), (1, 2, 1, 2, 1)
-    m.stem.residual = (False, False, False, False, False)
     m.stem.project, m.patch_size = False, 1
     m.width, m.depth, m.heads, m.mlp_dim = 384, 6, 6, 1152
     m.posemb, m.qk_norm, m.drop_path = "sincos2d", True, 0.05

@@ -21,7 +21,6 @@ def get_config() -> ConfigDict:
     m.posemb, m.pool, m.norm_eps = "learned", "token", 1e-5
 
     a = config.augment
-    a.mean, a.std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
     a.flip, a.crop_padding, a.policy = True, 4, "randaugment"
 
     o = config.optim

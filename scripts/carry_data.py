@@ -9,8 +9,10 @@ for them where it finds no other: in $VIT_JAX_CACHE, else ~/.cache/vit_jax.
 
 import argparse
 import itertools
+import shutil
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +31,13 @@ def cut(name: str, pieces: Path, size: float) -> list[Path]:
     if dataset is None:
         raise UserError(f"{cache.root(None)} holds no {name}; run scripts/prepare_data.py --name={name} first")
     pieces.mkdir(parents=True, exist_ok=True)
+    for old in pieces.glob(f"{name}_*.npz"):
+        old.unlink()
     written: list[Path] = []
     for split, examples in dataset.splits.items():
         per_piece = max(int(size * 2**20 / (_COMPRESSED * examples.images[0].nbytes)), 1)
         for start in range(0, len(examples.labels), per_piece):
-            path = pieces / f"{dataset.name}_{len(written):03d}.npz"
+            path = pieces / f"{dataset.name}_{len(written):06d}.npz"
             np.savez_compressed(
                 path,
                 split=split,
@@ -48,10 +52,10 @@ def cut(name: str, pieces: Path, size: float) -> list[Path]:
 
 def join(pieces: Path) -> Path:
     """Puts a data set together again, in the cache; raises UserError for pieces that are not those of one whole."""
-    files = sorted(pieces.glob("*_[0-9][0-9][0-9].npz"))
-    names = {file.name[:-8] for file in files}
+    files = sorted(pieces.glob("*_*.npz"))
+    names = {file.name.rpartition("_")[0] for file in files}
     if len(names) != 1:
-        raise UserError(f"{pieces} needs the pieces of one data set, NAME_000.npz and so on; found {sorted(names)}")
+        raise UserError(f"{pieces} needs the pieces of one data set, NAME_000000.npz and so on; found {sorted(names)}")
     try:
         parts = [dict(np.load(file, allow_pickle=False)) for file in files]
         splits = {
@@ -59,13 +63,15 @@ def join(pieces: Path) -> Path:
             for split, group in ((s, list(g)) for s, g in itertools.groupby(parts, lambda part: str(part["split"])))
         }
         classes, expected = tuple(map(str, parts[0]["classes"])), int(parts[0]["total"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"a piece in {pieces} is damaged ({error}); carry it again") from error
     count = sum(len(examples.labels) for examples in splits.values())
     if count != expected:
         raise UserError(f"the pieces in {pieces} hold {count:,} of {expected:,} images; carry the missing ones, too")
     name = names.pop()
     target = cache.folder(cache.root(None), name, {"carried": name})
+    if target.exists():
+        shutil.rmtree(target)
     cache.write(target, DataSet(name, classes, splits))
     return target
 
@@ -73,7 +79,8 @@ def join(pieces: Path) -> Path:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["cut", "join"])
-    parser.add_argument("--name", default="cifar10")
+    # Of these a run takes the newest arrays that it finds; those of others have their folder's name in theirs.
+    parser.add_argument("--name", default="cifar10", choices=["cifar10", "cifar100"])
     parser.add_argument("--pieces", required=True, type=Path, help="the folder of the pieces")
     parser.add_argument("--size", type=float, default=60, help="MiB of a piece at most")
     args = parser.parse_args()

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from vit_jax.config import AugmentConfig
-from vit_jax.data.augment import augment, crop_and_flip, preprocess, rotate_and_zoom, sample_bilinear
+from vit_jax.data.augment import augment, preprocess
+from vit_jax.data.geometry import crop_and_flip, rotate_and_zoom, sample_bilinear
 
 IMAGES = np.random.RandomState(0).randint(256, size=(64, 12, 12, 3)).astype(np.uint8)
 LABELS, PARITY = jnp.arange(64, dtype=jnp.int32), jnp.zeros(64, bool)

@@ -150,7 +150,8 @@ def test_muon_orthogonalises_each_matrix_and_adamw_takes_the_rest():
     wide = np.linalg.svd(updates["block_00"]["mlp"]["dense_0"]["kernel"], compute_uv=False)
     assert wide.min() > 0.085 and wide.max() < 0.19, wide  # times sqrt(32 / 16)
     kernel = updates["stem"]["conv_1"]["kernel"].reshape(-1, 8)
-    assert np.linalg.svd(kernel, compute_uv=False).max() < 0.13
+    values = np.linalg.svd(kernel, compute_uv=False)
+    assert values.min() > 0.06 and values.max() < 0.13, values
     # A first Adam step is the gradient's sign.
     for path in (("head", "logits", "kernel"), ("norm", "scale"), ("block_00", "mlp", "dense_0", "bias")):
         update, gradient = updates, params

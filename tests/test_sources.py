@@ -341,9 +341,10 @@ def test_absent_and_offline_gives_three_remedies(tmp_path):
         load("cifar10", dir=str(tmp_path / "missing"))
 
 
-@pytest.fixture
-def prepared(tmp_path):
-    """A TFDS folder named cifar10 with 20 train and 10 test images, and those images."""
+@pytest.fixture(params=["cifar10"])
+def prepared(request, tmp_path):
+    """A TFDS folder of this name with 20 train and 10 test images, and those images."""
+    name = request.param
     tf = pytest.importorskip("tensorflow")
     tfds = pytest.importorskip("tensorflow_datasets")
     images = np.random.RandomState(0).randint(256, size=(30, 32, 32, 3)).astype(np.uint8)
@@ -351,14 +352,14 @@ def prepared(tmp_path):
         {
             "id": tfds.features.Text(),
             "image": tfds.features.Image(shape=(32, 32, 3), dtype=np.uint8),
-            "label": tfds.features.ClassLabel(num_classes=10),
+            "label": tfds.features.ClassLabel(names=[f"kind {i}" for i in range(100 if name == "cifar100" else 10)]),
         }
     )
-    folder = tmp_path / "tfds" / "cifar10" / "3.0.2"
+    folder = tmp_path / "tfds" / name / "3.0.2"
     folder.mkdir(parents=True)
     infos = []
     for split, rows in (("train", range(20)), ("test", range(20, 30))):
-        shard = f"cifar10-{split}.tfrecord-00000-of-00001"
+        shard = f"{name}-{split}.tfrecord-00000-of-00001"
         with tf.io.TFRecordWriter(str(folder / shard)) as writer:
             for i in rows:
                 example = {"id": str(i), "image": images[i], "label": i % 10}
@@ -386,6 +387,14 @@ def test_tfds_is_read_in_order_and_cached_without_tensorflow(prepared, tmp_path,
     monkeypatch.delenv("TFDS_DATA_DIR")
     os.rename(folder, tmp_path / "elsewhere")
     assert len(load("cifar10").splits["train"].labels) == 20
+
+
+@pytest.mark.parametrize("prepared", ["cifar100"], indirect=True)
+def test_cifar100_is_read_with_its_own_classes(prepared):
+    folder, images = prepared
+    dataset = load("cifar100", dir=str(folder))
+    assert dataset.name == "cifar100" and dataset.classes == tuple(f"kind {i}" for i in range(100))
+    np.testing.assert_array_equal(dataset.splits["test"].images, images[20:])
 
 
 @pytest.mark.parametrize("damage", ["cut", "info"])

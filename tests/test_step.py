@@ -165,7 +165,7 @@ def test_frozen_parameters_stay_and_are_no_part_of_the_norm(plain):
 
 def test_mixing_ends_before_the_last_part():
     """The loss of a mixed batch isn't that of its own labels; the end of the run is as without mixing."""
-    mixed = dataclasses.replace(CONFIG.augment, flip=False, crop_padding=0, mixup=50.0, off_last=0.8)
+    mixed = dataclasses.replace(CONFIG.augment, flip=False, crop_padding=0, mixup=50.0, mix_off_last=0.8)
     plain = dataclasses.replace(mixed, mixup=0.0)
     still = dataclasses.replace(CONFIG.optim, learning_rate=1e-12)
     with_, without = (run(dataclasses.replace(CONFIG, augment=a, optim=still))[1] for a in (mixed, plain))

@@ -49,8 +49,8 @@ def check_splits(config: Config, sizes: dict[str, int]) -> int:
     plan, warmup = plan_of(config, len(train)), warmup_places(config, len(train))
     if warmup > plan.total:
         raise UserError(
-            f"config.optim.warmup={config.optim.warmup!r} is {warmup} steps, longer than training: "
-            f"config.train.length={config.train.length!r} is {plan.total} steps"
+            f"config.optim.warmup={config.optim.warmup!r} is longer than training, "
+            f"config.train.length={config.train.length!r}"
         )
     if plan.seconds is None and plan.total * config.train.batch_size >= MAX_EXAMPLES:
         raise UserError(f"config.train.length={config.train.length!r} is over {MAX_EXAMPLES:,} examples; shorten it")
@@ -82,7 +82,7 @@ def _check_augment(config: Config) -> None:
             raise UserError(f"config.augment.{key} must be at least 0 and below 1; found {getattr(augment, key)}")
     one_of("config.augment.policy", augment.policy, ("none", "randaugment", "trivialaugment"))
     one_of("config.augment.ramp", augment.ramp, ("constant", "linear"))
-    for key in ("policy_probability", "erase", "off_last"):
+    for key in ("policy_probability", "erase", "off_last", "mix_off_last"):
         if not 0 <= getattr(augment, key) <= 1:
             raise UserError(f"config.augment.{key} must be from 0 to 1; found {getattr(augment, key)}")
     if not 0 <= augment.policy_magnitude <= 10:
@@ -131,6 +131,8 @@ def _check_train(config: Config, device_count: int) -> None:
     if config.seed < 0 or config.seed >= 2**32:
         raise UserError(f"config.seed must be from 0 to 2**32 - 1; found {config.seed}")
     positive("config.seeds", config.seeds)
+    if config.seed + config.seeds > 2**32:
+        raise UserError(f"config.seeds={config.seeds} from config.seed={config.seed} on go beyond 2**32 - 1")
     positive("config.train.batch_size", train.batch_size)
     accumulate = 1 if train.accumulate is None else train.accumulate
     positive("config.train.accumulate", accumulate)
@@ -172,7 +174,7 @@ def _check_lengths(config: Config) -> None:
             f"config.train.length={config.train.length!r}: training needs a length of its own, like "
             '"10 epochs", "500 steps" or "600 s"'
         )
-    by_clock = unit in durations.SECONDS
+    by_clock = durations.seconds_of(config.train.length, "config.train.length") is not None
     for key, text in (
         ("config.optim.warmup", config.optim.warmup),
         ("config.eval.every", config.eval.every),
@@ -180,7 +182,7 @@ def _check_lengths(config: Config) -> None:
         ("config.log.every", config.log.every),
     ):
         number, unit = durations.parse(text, key)
-        if unit in durations.SECONDS:
+        if durations.seconds_of(text, key) is not None:
             raise UserError(f"{key}={text!r}: only config.train.length may be a time; give steps, epochs or examples")
         if by_clock and number and (unit == "%") != (key == "config.optim.warmup"):
             raise UserError(

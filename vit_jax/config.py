@@ -44,12 +44,13 @@ class AugmentConfig:
     policy_probability: float = 0.5  # randaugment: of each operation
     rotate: float = 0.0  # fraction of a full turn in each direction
     zoom: float = 0.0  # in each direction, height and width apart
-    cutout: int = 0  # pixels of a side of the square that is set to the mean
+    cutout: int = 0  # pixels of a side, as the model sees them, of the square that is set to the mean
     erase: float = 0.0  # probability of random erasing
     mixup: float = 0.0  # parameter of the beta distribution; 0: none
     cutmix: float = 0.0  # likewise; with both, each batch takes one of them
-    ramp: str = "constant"  # linear: strength of policy, rotation, zoom, and probabilities, grow from 0 over the run
-    off_last: float = 0.0  # of the run, at its end, without policy, cutout, erasing, mixup and cutmix
+    ramp: str = "constant"  # linear: magnitudes and probabilities of all but crop, flip, cutout grow from 0 to the end
+    off_last: float = 0.0  # of the run, at its end, without policy, cutout and erasing
+    mix_off_last: float = 0.0  # of the run, at its end, without mixup and cutmix
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class OptimConfig:
     weight_decay: float = 0.05  # multiplied by the learning rate, as in optax
     decay_rules: tuple[tuple[str, float], ...] = ((r".*/kernel", 1.0), (r".*", 0.0))
     b1: float = 0.9
-    b2: float = 0.999
+    b2: float = 0.999  # of Lion, 0.99 is usual
     eps: float = 1e-8
     momentum: float = 0.95  # of muon and sgd
     muon: str = r"(block_\d+|stem/conv_.*)/.*kernel"  # paths of the kernels that Muon takes

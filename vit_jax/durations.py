@@ -7,7 +7,7 @@ from vit_jax.errors import UserError
 
 _PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(steps?|epochs?|examples?|%|s|min)\s*")
 
-SECONDS = {"s": 1, "min": 60}  # units of time
+_SECONDS = {"s": 1, "min": 60}  # units of time
 
 
 def parse(text: str, key: str) -> tuple[float, str]:
@@ -21,7 +21,13 @@ def parse(text: str, key: str) -> tuple[float, str]:
     number, unit = match.groups()
     if unit.startswith("step") and 0 < float(number) < 1:
         raise UserError(f"{key}={text!r} is less than a step")
-    return float(number), unit if unit in SECONDS else unit.rstrip("s")
+    return float(number), unit if unit in _SECONDS else unit.rstrip("s")
+
+
+def seconds_of(text: str, key: str) -> float | None:
+    """ "10 min" -> 600.0; None for a length that is no time. Raises UserError."""
+    number, unit = parse(text, key)
+    return number * _SECONDS[unit] if unit in _SECONDS else None
 
 
 def to_steps(text: str, key: str, *, num_examples: int, batch_size: int, total_steps: int | None = None) -> int:
@@ -31,7 +37,7 @@ def to_steps(text: str, key: str, *, num_examples: int, batch_size: int, total_s
     the last of which reaches into the eleventh epoch. A percentage is of `total_steps`.
     """
     number, unit = parse(text, key)
-    if unit in SECONDS:
+    if unit in _SECONDS:
         raise UserError(f"{key}={text!r}: only config.train.length may be a time; give steps or epochs")
     if unit == "step":
         return math.ceil(number)

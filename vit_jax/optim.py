@@ -12,11 +12,9 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from vit_jax.config import OptimConfig
 from vit_jax.errors import UserError
+from vit_jax.models.stems import WHITENING
 
 NAMES = ("adamw", "muon", "lion", "sgd")
-
-# Computed from the data before the first step, and never trained.
-_FIXED = re.compile(r"stem/whitening/kernel")
 
 
 def path_of(key_path: Sequence[Any]) -> str:
@@ -53,7 +51,7 @@ def rates(cfg: OptimConfig, params: Any) -> Any:
     hidden = _hidden(cfg, params)
 
     def share(key_path: Sequence[Any], share: float, is_hidden: bool) -> float:
-        if _FIXED.fullmatch(path_of(key_path)):
+        if path_of(key_path) == WHITENING:  # computed from the data
             return 0.0
         return share if is_hidden else share * (cfg.adam_learning_rate or cfg.learning_rate) / cfg.learning_rate
 
@@ -65,7 +63,7 @@ def optimizer(cfg: OptimConfig, params: Any) -> optax.GradientTransformationExtr
 
     adamw  Loshchilov and Hutter 2019
     lion   Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms"
-    sgd    with (heavy-ball) momentum b1
+    sgd    with (heavy-ball) momentum
     muon   Jordan et al. 2024 for the matrices that `cfg.muon` names, each of query, key and value apart; AdamW with
            `adam_learning_rate` for the rest
 
@@ -125,17 +123,15 @@ def _hidden(cfg: OptimConfig, params: Any) -> Any:
 
 def _axes_of_matrix(key_path: Sequence[Any], kernel: Any) -> MuonDimensionNumbers:
     """Which axes of a kernel are the rows and columns of the matrix that Muon orthogonalises."""
-    if "qkv" in path_of(key_path):
-        return MuonDimensionNumbers((0,), (2, 3))  # (D, 3, K, E): three matrices (D, K*E)
-    return MuonDimensionNumbers(tuple(range(kernel.ndim - 1)), (kernel.ndim - 1,))  # convolutions: (H*W*I, O)
+    last = kernel.ndim - 1
+    if re.search(r"conv_\d+/kernel$", path_of(key_path)):
+        return MuonDimensionNumbers(tuple(range(last)), (last,))  # (H*W*I, O)
+    # (D, F); (D, K, E) to heads: (D, K*E); (D, 3, K, E) to queries, keys and values of heads: three of those
+    return MuonDimensionNumbers((0,), (last - 1, last) if last > 1 else (1,))
 
 
 def _axes_of_matrices(params: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(
-        # What the partition leaves to another optimizer has no shape.
-        lambda path, x: _axes_of_matrix(path, x) if hasattr(x, "ndim") else x,
-        params,
-    )
+    return jax.tree_util.tree_map_with_path(_axes_of_matrix, params)
 
 
 def _scaled_by_shape(key_path: Sequence[Any], update: Any) -> Any:

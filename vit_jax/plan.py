@@ -30,6 +30,10 @@ class Plan:
     def ended(self, step: int, clock: Clock) -> bool:
         return self.place(step, clock) >= self.total
 
+    def steps_in_all(self, step: int, ended: bool) -> int:
+        """Of the whole run; -1 as long as one by the clock hasn't ended."""
+        return self.total if self.seconds is None else step if ended else -1
+
     def _left(self, clock: Clock) -> tuple[float, float]:
         """Seconds trained, and left for training: what else takes time shortens that, but the schedule still ends."""
         totals = clock.totals()
@@ -37,18 +41,18 @@ class Plan:
         return totals["train"], self.seconds - spent
 
     def say(self, step: int | None = None) -> str:
-        """ "1,758 steps" or "600 s"; with a step, where that is."""
+        """ "1,758 steps" or "600 s"; of a step, "step 7 of 1758" or "step 7 of a run of 600 s"."""
         if self.seconds is None:
             return f"{self.total:,} steps" if step is None else f"step {step} of {self.total}"
-        return f"{self.seconds:g} s" if step is None else f"step {step} in {self.seconds:g} s"
+        return f"{self.seconds:g} s" if step is None else f"step {step} of a run of {self.seconds:g} s"
 
 
 def plan_of(config: Config, num_examples: int, reserve: float = 0.0) -> Plan:
     """The plan of a config whose train split has so many examples. Raises UserError for a length that is none."""
     text, key = config.train.length, "config.train.length"
-    number, unit = durations.parse(text, key)
-    if unit in durations.SECONDS:
-        return Plan(PLACES, number * durations.SECONDS[unit], config.train.clock, reserve)
+    seconds = durations.seconds_of(text, key)
+    if seconds is not None:
+        return Plan(PLACES, seconds, config.train.clock, reserve)
     return Plan(
         durations.to_steps(text, key, num_examples=num_examples, batch_size=config.train.batch_size), seconds=None
     )
@@ -65,10 +69,10 @@ def warmup_places(config: Config, num_examples: int) -> int:
     )
 
 
-def reserve_of(config: Config, images: int, images_per_second: float) -> float:
-    """Seconds to keep for validating and testing so many `images` at this speed, and for what else comes at the end."""
-    views = 2 if config.eval.flips else 1
-    return _AFTERWARDS + 1.1 * views * images / images_per_second
+def reserve_of(config: Config, validation: int, test: int, images_per_second: float) -> float:
+    """Seconds to keep for evaluating so many images of both splits at this speed, and for what else is at the end."""
+    views = validation * (2 if config.train.ema is not None else 1) + test * (2 if config.eval.flips else 1)
+    return _AFTERWARDS + 1.1 * views / images_per_second
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from vit_jax import backend, optim, report
@@ -25,8 +26,8 @@ from vit_jax.devices import with_micro_batches
 from vit_jax.errors import UserError
 from vit_jax.evaluate import Evaluator
 from vit_jax.metrics import Clock
-from vit_jax.models import VisionTransformer, create, resolve
-from vit_jax.models.stems import whitening_kernel
+from vit_jax.models import VisionTransformer, create, flops, resolve
+from vit_jax.models.stems import WHITENING, whitening_kernel
 from vit_jax.phases import Phase, compile_phases
 from vit_jax.plan import Due, Plan, due_of, plan_of, reserve_of, warmup_places
 from vit_jax.progress import doing, say
@@ -37,7 +38,7 @@ from vit_jax.state import TrainState
 from vit_jax.tf import import_tensorflow
 
 _RESIDENT_LIMIT = 4 * 2**30  # bytes, of all copies in one memory, up to which "auto" keeps the train images resident
-_WHITENING_IMAGES = 5000  # from which the whitening layer is computed
+_WHITENING_PIXELS = 5000 * 32 * 32  # from which the whitening layer is computed
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,8 @@ def build(
     tx = optim.optimizer(config.optim, shapes)
     report.say_run(run.path, config, module, shapes, parts, plan)
 
-    state = states.create(module, tx, config.seed, mesh, config.train.ema is not None, _fixed(config, parts))
+    fixed = {} if checkpoints.steps() else _fixed(config, parts)  # a checkpoint has them
+    state = states.create(module, tx, config.seed, mesh, config.train.ema is not None, fixed)
     evaluated, carried = True, None
     if run.writes and checkpoints.steps()[-1:] != [plan.total]:
         checkpoints.check_space(state)
@@ -156,11 +158,13 @@ def build(
         latest = checkpoints.resolve("latest")
         meta = checkpoints.meta(latest)
         state, evaluated, carried = checkpoints.restore(latest, state, mesh), meta["evaluated"], meta["clock"]
+        # Runs from before FLOPs were counted had one image size.
+        carried = {"train_flops": carried["train_images"] * flops.training(module.cfg)} | carried
         say(f"Resuming after {plan.say(latest)}.")
     clock = Clock(started, carried)
     if carried is None and run.writes:
         # Before anything is computed it shows that this can be saved; written while the step compiles.
-        checkpoints.save(state, meta_of(plan, 0, parts, clock, evaluated), None)
+        checkpoints.save(state, meta_of(plan.steps_in_all(0, False), parts, clock, evaluated), None)
 
     pipeline = _pipeline(config, parts.train, mesh)
     for kind, seconds in {**spent, "init": time.monotonic() - entered}.items():
@@ -175,9 +179,9 @@ def build(
     clock.add("compile", time.monotonic() - before)
     say(f"Compiled in {time.monotonic() - before:.1f} s; {time.monotonic() - started:.1f} s since the start.")
     if plan.seconds is not None and plan.clock == "wall":
-        images = sum(len(part.labels) for part in (parts.validation, parts.test) if part is not None)
+        validation, test = (len(part.labels) if part is not None else 0 for part in (parts.validation, parts.test))
         speed = evaluator.images_per_second(state.params, parts.train.images)
-        plan = dataclasses.replace(plan, reserve=reserve_of(config, images, speed))
+        plan = dataclasses.replace(plan, reserve=reserve_of(config, validation, test, speed))
 
     sizes = {"num_examples": num_train, "batch_size": config.train.batch_size, "plan": plan}
     due = {
@@ -192,11 +196,15 @@ def build(
 
 
 def _fixed(config: Config, parts: Parts) -> dict[str, Any]:
-    """Parameters that are computed from the train images, by path."""
+    """Parameters that are computed from the train images, by path: those of process 0 in all."""
     if not config.model.stem.whiten:
         return {}
-    images = np.asarray(preprocess(parts.train.images[:_WHITENING_IMAGES], config.augment, config.model.image_size))
-    return {"stem/whitening/kernel": whitening_kernel(images, config.model.stem.whiten)}
+    size = config.model.image_size
+    images = parts.train.images[: max(_WHITENING_PIXELS // size**2, 1)]
+    kernel = whitening_kernel(np.asarray(preprocess(images, config.augment, size)), config.model.stem.whiten)
+    if jax.process_count() > 1:  # eigenvectors differ in sign and rounding from machine to machine
+        kernel = np.asarray(multihost_utils.broadcast_one_to_all(kernel))
+    return {WHITENING: kernel}
 
 
 def digest_of(config: Config) -> int:
@@ -205,13 +213,8 @@ def digest_of(config: Config) -> int:
     return zlib.crc32(json.dumps(to_dict(here)).encode()) >> 1
 
 
-def meta_of(plan: Plan, step: int, parts: Parts, clock: Clock, evaluated: bool) -> dict[str, Any]:
-    """What a checkpoint after `step` steps says beside its state.
-
-    `evaluated`: whether that step's evaluation, if one is due, is done. `total_steps` is 0 as long as a run by the
-    clock hasn't ended.
-    """
-    total = plan.total if plan.seconds is None else step if plan.ended(step, clock) else 0
+def meta_of(total: int, parts: Parts, clock: Clock, evaluated: bool) -> dict[str, Any]:
+    """What a checkpoint says beside its state; `evaluated`: whether its step's evaluation, if one is due, is done."""
     num_train = len(parts.train.labels)
     return {"evaluated": evaluated, "clock": clock.totals(), "total_steps": total, "num_train": num_train}
 

@@ -43,8 +43,10 @@ def say_run(path: Path, config: Config, module: VisionTransformer, shapes: Any, 
     table.append(("all", f"{sum(size * n for _, size, n in rows):,}"))
     say_table("Parameters", table)
     micro = f" in {config.train.accumulate} micro-batches" if config.train.accumulate > 1 else ""
-    epochs = plan.total * config.train.batch_size / len(parts.train.labels)
-    length = f" ({epochs:.1f} epochs)" if plan.seconds is None else " by the clock"
+    if plan.seconds is None:
+        length = f" ({plan.total * config.train.batch_size / len(parts.train.labels):.1f} epochs)"
+    else:
+        length = " by the clock"
     say(
         f"Training: {plan.say()} in batches of {config.train.batch_size} images{micro}{length}, "
         f"{flops.forward(cfg) / 1e6:,.0f} MFLOPs an image forward, {cfg.image_size} x {cfg.image_size} pixels, "

@@ -24,12 +24,12 @@ def learning_rate(cfg: OptimConfig, total: int, warmup: int) -> Schedule:
     (Hu et al. 2024, MiniCPM): the peak up to the last `cfg.decay` of the run, then linearly down.
     """
     peak, end, rest = cfg.learning_rate, cfg.learning_rate * cfg.final_fraction, max(total - warmup, 1)
-    decay = max(round(cfg.decay * total), 1)
+    decay = min(max(round(cfg.decay * total), 1), rest)
     after = {
         "constant": lambda: optax.constant_schedule(peak),
         "linear": lambda: optax.linear_schedule(peak, end, rest),
         "cosine": lambda: optax.cosine_decay_schedule(peak, rest, cfg.final_fraction),
-        "wsd": lambda: optax.linear_schedule(peak, end, decay, max(rest - decay, 0)),
+        "wsd": lambda: optax.linear_schedule(peak, end, decay, rest - decay),
     }[cfg.schedule]()
     if not warmup:
         return after

@@ -21,7 +21,7 @@ from vit_jax.progress import percent, say, say_table
 from vit_jax.run import RunFolder, with_sizes
 
 _PERCENT = ("top1", "top5", "top1_flips", "top5_flips")
-_FIGURES = (*_PERCENT, "loss", "wall_seconds", "train_seconds", "epochs")
+_FIGURES = (*_PERCENT, "loss", "total_seconds", "train_seconds", "epochs")
 
 
 def runs_of(config: Config, workdir: str | Path) -> list[tuple[Config, Path]]:
@@ -36,27 +36,34 @@ def train_each(
     """Trains each seed's run in its own folder, those that are complete left as they are, and sums up.
 
     `train(config, workdir, resume, started)` trains one; `resume` as there. The second and later runs begin in a
-    process that has imported and compiled already.
+    process that has imported and compiled already, which `started` of the first counts.
     """
     check_config(config, jax.device_count())
     folder = RunFolder(workdir)
     if folder.exists():
         if resume == "never":
             raise UserError(f"{folder.path} already holds runs; choose another --workdir, or --resume=auto to go on")
-        config = folder.same_config(config)
+        same = folder.same_config(dataclasses.replace(config, seeds=folder.config().seeds))
+        config = dataclasses.replace(same, seeds=config.seeds)  # more of them may be asked for later
     elif resume == "must":
         raise UserError(f"{folder.path} holds no run to resume; check --workdir, or --resume=auto to start one")
     folder.create()
     folder.write("config.json", to_dict(dataclasses.replace(config, model=with_sizes(config.model))))
     for i, (one, path) in enumerate(runs_of(config, folder.path)):
         say(f"Seed {one.seed}, {i + 1} of {config.seeds}")
-        train(one, str(path), "auto", started if i == 0 else time.monotonic())
+        try:
+            train(one, str(path), "auto", started if i == 0 else time.monotonic())
+        except UserError:
+            if not any(RunFolder(path).exists() for _, path in runs_of(config, folder.path)):
+                (folder.path / "config.json").unlink()  # nothing was trained: a corrected config is welcome
+            raise
     summarise(config, folder)
 
 
 def summarise(config: Config, folder: RunFolder) -> None:
     """Writes summary.json from the results of all seeds, and says it."""
-    results = [RunFolder(path).read("results.json") for _, path in runs_of(config, folder.path) if _tested(path)]
+    runs = [RunFolder(path) for _, path in runs_of(config, folder.path)]
+    results = [run.read("results.json") for run in runs if (run.path / "results.json").is_file()]
     if not results:
         say("There is no test split, so there is nothing to sum up.")
         return
@@ -65,10 +72,6 @@ def summarise(config: Config, folder: RunFolder) -> None:
     folder.write("summary.json", {"seeds": [found["seed"] for found in results], **figures})
     say_table(f"{results[0]['dataset']}, {results[0]['split']}, {len(results)} seeds", _rows(figures))
     say(f"In {folder.path}: summary.json, and a folder for each seed")
-
-
-def _tested(path: Path) -> bool:
-    return (path / "results.json").is_file()
 
 
 def _rows(figures: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:

@@ -49,8 +49,12 @@ def create(
 ) -> TrainState:
     """The state before the first step, on every device of the mesh.
 
-    `ema`: with a moving average of the parameters. `fixed` has those that are computed from the data, by path.
+    `ema`: with a moving average of the parameters. `fixed` has those that are computed from the data, by path; raises
+    ValueError for one that the module doesn't have.
     """
+    paths = {path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract_params(module))}
+    if unknown := (fixed or {}).keys() - paths:
+        raise ValueError(f"the module has no parameters {sorted(unknown)}")
 
     def init(seed: jax.Array) -> TrainState:
         params = init_params(module, seed)

@@ -41,8 +41,8 @@ def train_step(
 
     All randomness is fold_in(key of the seed, state.step). The step's place among the run's `total` (schedules.py) is
     state.step or, where the run follows the clock, pace[0] + ahead * pace[1]. The metrics, () float32 each, are those
-    of this batch, before the update: loss (that of the targets, mixed and smoothed if the config says so), top1, top5,
-    grad_norm, learning_rate.
+    of this batch, before the update: loss (that of the targets, mixed and smoothed if the config says so), top1, top5
+    (of an image mixed of two by the first one's label), grad_norm, learning_rate.
     """
     place = state.step if pace is None else pace[0] + ahead * pace[1]
     key = jax.random.fold_in(states.keys(state.seed)[1], state.step)
@@ -56,7 +56,7 @@ def train_step(
         config.augment,
         module.input_size or module.cfg.image_size,
         ramp(config.augment.ramp, place, total),
-        place < (1 - config.augment.off_last) * total if config.augment.off_last else True,
+        1.0 - place / total,
     )  # (B, S, S, 3)
     frozen = jax.tree.map(lambda share: share == 0, rates(config.optim, state.params))
     drop_path_share = ramp(module.cfg.drop_path_ramp, place, total)

@@ -45,7 +45,7 @@ def train(
     """
     entered = time.monotonic()
     check_config(config, jax.device_count())
-    if peers and durations.parse(config.train.length, "config.train.length")[1] in durations.SECONDS:
+    if jax.process_count() > 1 and durations.seconds_of(config.train.length, "config.train.length") is not None:
         raise UserError(
             f"config.train.length={config.train.length!r} is a time, and the clocks of a job's processes differ; give "
             "steps or epochs"
@@ -76,7 +76,7 @@ def train(
         )
         with stop.deferred():
             _loop(job, state, evaluated, clock, checkpoints, stop, watchdog)
-        _finish(job, checkpoints, _check(stop, watchdog))
+        _finish(job, checkpoints, clock, _check(stop, watchdog))
 
 
 def _set_damaged_aside(run: RunFolder, checkpoints: Checkpoints) -> None:
@@ -120,7 +120,7 @@ def _at_the_end(run: RunFolder) -> tuple[bool, dict[str, Any] | None]:
         checkpoints = Checkpoints(run.path)
         step = checkpoints.resolve("latest")
         meta = checkpoints.meta(step)
-        if not (meta["total_steps"] == step and meta["evaluated"]):
+        if not (step and meta["total_steps"] == step and meta["evaluated"]):
             return False, None
         if "[" in config.data.test or config.data.test in run.read("data.json")["examples"]:
             results = run.read("results.json")
@@ -155,7 +155,9 @@ def _loop(
 ) -> None:
     """Steps, figures, evaluations and checkpoints up to the last step."""
     step = saved = int(state.step)
-    before = job.plan.place(step, clock)
+    ended = job.plan.ended(step, clock)
+    # The place and the steps of the last call, and how far it is from step to step; None after a pause.
+    before, done, distance = None, 1, 0.0
     feed, vote = _feed(job, step), distributed.StopVote(job.mesh)
     with Log(job, step, evaluated, clock) as log:
 
@@ -164,7 +166,8 @@ def _loop(
                 return
             log.sync()
             try:
-                checkpoints.save(state, meta_of(job.plan, step, job.parts, clock, evaluated), scores)
+                total = job.plan.steps_in_all(step, ended)
+                checkpoints.save(state, meta_of(total, job.parts, clock, evaluated), scores)
             except NotFinite as error:
                 raise Diverged(f"{error} ({log.last()})") from error
 
@@ -176,24 +179,32 @@ def _loop(
                     log.flush()
                     scores = _evaluate(job, state, step, clock, log, _check(stop, watchdog))
                     evaluated, state = True, _without_totals(job, state)
+                    ended = job.plan.ended(step, clock)  # that may have taken what was left of the time
                     save(scores)
-                    saved = step
+                    saved, before = step, None
                     give_memory_back()
                 elif step in job.due["checkpoint"] and step != saved:
                     log.flush()
                     clock.pause()
                     save(None)
-                    saved = step
+                    saved, before = step, None
                 if signum := vote(stop.signum):
                     raise Stopped(signum)
                 if ended:
+                    if not step:
+                        raise UserError(
+                            f"config.train.length={job.config.train.length!r} is over before the first step: starting "
+                            f"up took {clock.since_start():.1f} s, and {job.plan.reserve:.1f} s are kept for the end; "
+                            "give it more, in another --workdir"
+                        )
                     break
                 clock.resume()
                 dispatched, place = time.monotonic(), job.plan.place(step, clock)
                 count, phase = _steps_in_a_call(job, step), job.phase_at(place)
                 step_fn = phase.step_fn if count == 1 else phase.steps_fn
-                state, figures = step_fn(state, next(feed), _pace(job, place, (place - before) / count))
-                step, before, evaluated = step + count, place, False
+                distance = distance if before is None else (place - before) / done
+                state, figures = step_fn(state, next(feed), _pace(job, place, distance))
+                step, before, done, evaluated = step + count, place, count, False
                 log.put(step, figures, dispatched, phase.flops_per_image)
                 watchdog.beat()
         except Stopped:
@@ -276,7 +287,7 @@ def _without_totals(job: Job, state: TrainState) -> TrainState:
     return state.replace(totals=zeros)
 
 
-def _finish(job: Job, checkpoints: Checkpoints, check: Callable[[], None]) -> None:
+def _finish(job: Job, checkpoints: Checkpoints, clock: metrics.Clock, check: Callable[[], None]) -> None:
     """Pictures, and the test of the selected checkpoint."""
     if job.run.writes:
         size, grid = job.module.cfg.image_size, grid_size(job.module.cfg)
@@ -290,5 +301,5 @@ def _finish(job: Job, checkpoints: Checkpoints, check: Callable[[], None]) -> No
         job.run, job.config, checkpoints, name, job.parts.test, job.evaluator, job.module, job.mesh, check
     )
     if job.run.writes:
-        report.write_results(job.run, results, matrix)
+        report.write_results(job.run, results | {"total_seconds": clock.totals()["wall"]}, matrix)
     report.say_results(job.run.path, results)

@@ -19,7 +19,13 @@ def curves(rows: list[dict[str, Any]], path: Path) -> None:
     """Accuracy above loss, train and validation, by epoch, from the rows of metrics.jsonl."""
     plt = _pyplot()
     figure, axes = plt.subplots(2, 1, figsize=(8, 8), sharex=True, layout="constrained")
-    for split, label in (("train_epoch", "train"), ("validation", "validation")):
+    for split, label in (
+        ("train_epoch", "train"),
+        ("validation", "validation"),
+        ("validation_ema", "validation, averaged parameters"),
+    ):
+        if split == "validation_ema" and not any(row["split"] == split for row in rows):
+            continue
         points = [row for row in rows if row["split"] == split]
         epochs = [row["epoch"] for row in points]
         marker = "o" if len(points) < 30 else None

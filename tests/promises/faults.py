@@ -44,7 +44,7 @@ def injected(faults: Faults) -> Iterator[None]:
 
     points = {
         "data": (sources, "load"),
-        "compile": (prepare, "compiled_step"),
+        "compile": (prepare, "compile_phases"),
         "step": (Log, "put"),
         "evaluation": (Evaluator, "logits"),
         "saving": (Checkpoints, "_save"),

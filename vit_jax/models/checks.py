@@ -4,7 +4,7 @@ import math
 
 from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
-from vit_jax.models.stems import conv_sides, patch_input_size
+from vit_jax.models.stems import conv_sides, input_channels, patch_input_size, value_at
 
 _CHOICES = {
     "posemb": ("learned", "sincos2d", "rope2d", "none"),
@@ -120,13 +120,13 @@ def _check_conv_shapes(cfg: ModelConfig) -> None:
         raise UserError(f"{at}.pool and {at}.pools are two ways of pooling; set one of them")
     if stem.whiten < 0 or (stem.whiten and cfg.image_size % stem.whiten):
         raise UserError(f"{at}.whiten={stem.whiten} does not divide the {cfg.image_size} pixels of an image")
-    channels = 6 * stem.whiten**2 if stem.whiten else 3
+    channels = input_channels(stem)
     for i, width in enumerate(stem.widths):
-        stride, pool = (values[i] if values else 1 for values in (stem.strides, stem.pools))
+        stride, pool = value_at(stem.strides, i, 1), value_at(stem.pools, i, 1)
         side = conv_sides(cfg)[i][0]
         if side % pool:
             raise UserError(f"{at}.pools: {pool} does not divide the {side} pixels of convolution {i}'s output")
-        if stem.residual and stem.residual[i] and (width, stride, pool) != (channels, 1, 1):
+        if value_at(stem.residual, i, False) and (width, stride, pool) != (channels, 1, 1):
             raise UserError(
                 f"{at}.residual: convolution {i} turns {channels} channels into {width} with stride {stride} and "
                 f"pooling {pool}; one that keeps them can have its input added"

@@ -4,7 +4,7 @@ import itertools
 import re
 
 from vit_jax.config import ModelConfig
-from vit_jax.models.stems import conv_sides, grid_size
+from vit_jax.models.stems import conv_sides, grid_size, input_channels
 
 
 def forward(cfg: ModelConfig) -> int:
@@ -16,8 +16,8 @@ def forward(cfg: ModelConfig) -> int:
     macs, channels = 0, 3
     if cfg.stem.kind == "conv":
         if cfg.stem.whiten:
-            patch, channels = cfg.stem.whiten**2 * channels, 2 * cfg.stem.whiten**2 * channels
-            macs += (cfg.image_size // cfg.stem.whiten) ** 2 * patch * channels
+            channels = input_channels(cfg.stem)
+            macs += (cfg.image_size // cfg.stem.whiten) ** 2 * (cfg.stem.whiten**2 * 3) * channels
         for width, (side, _) in zip(cfg.stem.widths, conv_sides(cfg), strict=True):
             macs += side * side * cfg.stem.kernel_size**2 * channels * width
             channels = width

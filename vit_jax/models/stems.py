@@ -7,22 +7,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax.config import ModelConfig
+from vit_jax.config import ModelConfig, StemConfig
 from vit_jax.models import inits, ops
 from vit_jax.models.layers import ACTIVATIONS, Dense, LayerNorm
+
+WHITENING = "stem/whitening/kernel"  # the path of the kernel that isn't trained
 
 
 def conv_sides(cfg: ModelConfig) -> list[tuple[int, int]]:
     """For each convolution of the stem: pixels a side of its output, before and after pooling."""
     stem, sides, side = cfg.stem, [], cfg.image_size // (cfg.stem.whiten or 1)
     for i in range(len(stem.widths)):
-        conv = -(-side // _at(stem.strides, i, 1))  # "SAME" padding rounds up
-        side = -(-conv // 2) if stem.pool else conv // _at(stem.pools, i, 1)
+        conv = -(-side // value_at(stem.strides, i, 1))  # "SAME" padding rounds up
+        side = -(-conv // 2) if stem.pool else conv // value_at(stem.pools, i, 1)
         sides.append((conv, side))
     return sides
 
 
-def _at(values: tuple, i: int, default: Any) -> Any:
+def input_channels(stem: StemConfig) -> int:
+    """Of the first convolution: the image's, or those of the whitening layer."""
+    return 2 * stem.whiten**2 * 3 if stem.whiten else 3
+
+
+def value_at(values: tuple, i: int, default: Any) -> Any:
     """Of a key with a value for each convolution, or none for all to have the default."""
     return values[i] if values else default
 
@@ -80,7 +87,7 @@ class Whitening(nn.Module):
 def whitening_kernel(images: np.ndarray, patch_size: int, epsilon: float = 5e-4) -> np.ndarray:
     """Kernel (P*P*3, 2*P*P*3) float32 of `Whitening`, from normalised images (N, H, W, 3) float32.
 
-    Its columns are the eigenvectors of the patches' covariance over the square root of (eigenvalue + epsilon).
+    Its columns are the eigenvectors of the patches' second moments over the square root of (eigenvalue + epsilon).
     """
     h, w = (side // patch_size * patch_size for side in images.shape[1:3])
     patches = patchify(images[:, :h, :w], patch_size)  # (N, patches, P*P*3)
@@ -108,7 +115,7 @@ class ConvStem(nn.Module):
             x = Whitening(self.cfg, self.dtype, name="whitening")(x)
         for i, width in enumerate(stem.widths):
             y = self._convolution(x, i, width)
-            x = x + y if _at(stem.residual, i, False) else y
+            x = x + y if value_at(stem.residual, i, False) else y
             if stem.pool:
                 x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         if stem.project:
@@ -120,13 +127,13 @@ class ConvStem(nn.Module):
         x = nn.Conv(
             width,
             (stem.kernel_size, stem.kernel_size),
-            (_at(stem.strides, i, 1),) * 2,
+            (value_at(stem.strides, i, 1),) * 2,
             use_bias=stem.bias and stem.norm == "none",
             kernel_init=nn.initializers.he_normal(),
             dtype=self.dtype,
             name=f"conv_{i}",
         )(x)
-        if (pool := _at(stem.pools, i, 1)) > 1:
+        if (pool := value_at(stem.pools, i, 1)) > 1:
             b, h, w, c = x.shape  # by reshaping: its gradient is much faster than a window's on a CPU
             x = x.reshape(b, h // pool, pool, w // pool, pool, c).max(axis=(2, 4))  # (B, H/pool, W/pool, C)
         if stem.norm == "layer":
