@@ -107,6 +107,7 @@ def policy(name, **options):
     return jax.jit(lambda key, strength: policies.apply_policy(key, jnp.asarray([PICTURE] * 200), cfg, strength))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["trivialaugment", "randaugment"])
 def test_images_of_a_batch_are_changed_each_in_its_own_way(name):
     out = np.asarray(policy(name)(jax.random.key(0), 1.0))

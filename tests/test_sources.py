@@ -407,6 +407,7 @@ def test_a_damaged_tfds_folder_is_named(prepared, damage):
         load("cifar10", dir=str(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the real CIFAR-10")
 def test_real_cifar10_is_whole():
     dataset = load("cifar10", dir=str(REAL))
