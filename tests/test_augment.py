@@ -51,6 +51,7 @@ def test_crop_and_flip_are_padding_cropping_and_mirroring():
     assert set(ys) == set(xs) == set(range(5)) and 20 < sum(flips) < 44
 
 
+@pytest.mark.slow
 def test_sampling_is_tensorflows_projective_transform():
     """The operation under Keras' RandomRotation and RandomZoom, borders reflected."""
     tf = pytest.importorskip("tensorflow")

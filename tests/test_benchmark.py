@@ -100,6 +100,7 @@ def run(tmp_path, *args):
     return json.loads(out.read_text()), done.stdout
 
 
+@pytest.mark.slow
 def test_a_step_is_measured_and_written_as_json(tmp_path):
     report, printed = run(tmp_path, "--model=tiny", "--contestants=vit_jax_1")
     (row,) = report["rows"]

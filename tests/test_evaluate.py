@@ -23,6 +23,7 @@ CONFIG = Config(
 )
 
 
+@pytest.mark.slow
 def test_ten_thousand_are_ten_thousand():
     """The same logits, in order, at batch sizes that divide the set, don't, or exceed it, on 1, 3 and 8 devices."""
     images = np.random.RandomState(0).randint(256, size=(10_000, 8, 8, 3)).astype(np.uint8)

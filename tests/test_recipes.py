@@ -107,7 +107,8 @@ def test_lengths_that_a_time_excludes_are_refused(command, tmp_path, flags, mess
     assert code == 2 and message in printed and not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("test", ["", pytest.param("test", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("test", ["", "test"])
 def test_a_run_by_the_clock_that_was_killed_at_once_is_not_complete(command, tmp_path, test):
     """Only the checkpoint of its start is there then."""
     args = [*RUN, "--config.train.length=2 s", "--config.train.clock=train", "--config.eval.every=0 steps"]

@@ -140,6 +140,7 @@ def test_evaluation_has_no_randomness(plain):
     assert logits.shape == (50, 5) and logits.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_the_average_follows_the_parameters():
     train = dataclasses.replace(CONFIG.train, ema=0.6)
     expected, steps = None, 3

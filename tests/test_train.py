@@ -122,6 +122,7 @@ def test_a_changed_config_is_refused_with_the_difference(straight, command):
     assert digests(straight) == before
 
 
+@pytest.mark.slow
 def test_a_config_that_leaves_less_open_or_more_is_still_the_runs(straight, command, tmp_path):
     """What the run has resolved stays: statistics given at the start aren't recomputed on resuming."""
     workdir = tmp_path / "run"
@@ -145,6 +146,7 @@ def test_a_run_from_before_a_key_was_born_is_still_the_runs(straight, command, t
     assert code == 0 and "already complete" in printed
 
 
+@pytest.mark.slow
 def test_a_result_from_before_the_end_does_not_end_the_run(straight, command, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(straight, copy)
@@ -376,6 +378,7 @@ def test_checkpoints_without_a_config_are_not_taken_over(straight, command, tmp_
     assert code == 2 and "no config.json" in printed
 
 
+@pytest.mark.slow
 def test_a_stem_whose_tokens_are_no_squares_of_the_image(command, tmp_path):
     args = ["--config.model.image_size=35", "--config.model.stem.kind=conv", "--config.model.stem.widths=(8,)"]
     args += ["--config.model.stem.strides=(3,)", "--config.model.patch_size=1", f"--workdir={tmp_path / 'run'}"]
@@ -391,6 +394,7 @@ def test_a_wrong_class_count_names_the_right_one(command, tmp_path):
     assert code == 2 and "--config.model.num_classes=10" in printed
 
 
+@pytest.mark.slow
 def test_tensorboard_events_hold_the_metrics(command, tmp_path):
     pytest.importorskip("tensorflow")
     pytest.importorskip("tensorboard")
@@ -407,6 +411,7 @@ def test_tensorboard_events_hold_the_metrics(command, tmp_path):
     assert found == pytest.approx({r["step"]: r["top1"] for r in rows(workdir, "validation")})
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_finite_can_be_left_out(command, tmp_path, monkeypatch):
     """Those whose first example is of class 3, here: each is told and logged, the rest go on, and all stays finite."""
     import jax
