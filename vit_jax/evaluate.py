@@ -1,6 +1,5 @@
 """Evaluation that counts every image exactly once. N examples, B batch, C classes."""
 
-import dataclasses
 import time
 from collections.abc import Callable
 from functools import partial
@@ -10,12 +9,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vit_jax import checkpoint, environment, metrics, report
+from vit_jax import checkpoint, environment, metrics, report, trained
 from vit_jax import state as states
-from vit_jax.config import Config, ModelConfig
+from vit_jax.config import Config
 from vit_jax.data import sources
 from vit_jax.data.dataset import Examples, take
-from vit_jax.errors import RunError, UserError
+from vit_jax.errors import RunError
 from vit_jax.losses import rank_of_label
 from vit_jax.metrics import Clock
 from vit_jax.models import VisionTransformer, create
@@ -65,14 +64,6 @@ class Evaluator:
 SELECTED = {"best": "best on validation", "latest": "last"}  # names of checkpoints, as results.json says them
 
 
-def name_of(config: Config) -> str:
-    """The checkpoint that the config selects for the test: "best" or "latest"."""
-    return {"best": "best", "last": "latest"}[config.eval.select]
-
-
-PARAMS = {"raw": "params", "ema": "ema"}  # where config.eval.params lie in a state
-
-
 def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Mean cross-entropy in nats, top-1 and top-5 as fractions, and how many images that is of."""
     logits = logits.astype(np.float64)
@@ -120,7 +111,7 @@ def test(
     Gives the content of results.json and the confusion matrix (C, C).
     """
     step = checkpoints.resolve(name)
-    abstract, place = states.abstract_params(module), PARAMS[config.eval.params]
+    abstract, place = states.abstract_params(module), trained.PARAMS[config.eval.params]
     params = checkpoints.restore(step, {place: abstract}, mesh)[place]
     started = time.monotonic()
     with doing("Testing"):
@@ -173,13 +164,6 @@ def _speed(clock: dict[str, float], module: VisionTransformer) -> tuple[float | 
     return rate, flops / images if flops else flop_count.training(module.cfg)
 
 
-def _usable_here(model: ModelConfig) -> ModelConfig:
-    """The same model where a run's own way of computing attention can't be had: another is equal up to rounding."""
-    if model.attention == "cudnn" and jax.default_backend() != "gpu":
-        return dataclasses.replace(model, attention="auto")
-    return model
-
-
 def evaluate(workdir: str, name: str | None, check: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Rebuilds a run from its folder alone and tests a checkpoint; by default the one that its config selects.
 
@@ -187,13 +171,11 @@ def evaluate(workdir: str, name: str | None, check: Callable[[], None] = lambda:
     warning. Raises UserError for a run, checkpoint or data that can't be used.
     """
     run = RunFolder(workdir)
-    config = run.config()
-    if config.seeds > 1:
-        raise UserError(f"{run.path} holds runs of several seeds; name one of them: --workdir={workdir}/seed_N")
-    name = name or name_of(config)
+    config = trained.single(run)
+    name = name or trained.name_of(config)
     with checkpoint.Checkpoints(run.path) as checkpoints:
         step = checkpoints.resolve(name)
-        mesh, module = make_mesh(), create(_usable_here(config.model))
+        mesh, module = make_mesh(), create(trained.usable_here(config.model))
         with doing("Reading the data"):
             dataset = sources.load(config.data, config.model.image_size, must_find_dir=False)
             run.check_data(dataset)

@@ -4,6 +4,7 @@ import re
 import typing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -12,10 +13,26 @@ from vit_jax.config import Config, from_config_dict, keys_of, unknown
 from vit_jax.errors import UserError
 from vit_jax.run import RunFolder
 
-MODES = ("train", "evaluate")
 RESUME = ("auto", "never", "must")
 
+# Which flags each mode takes, besides those that each takes.
+_FLAGS = {
+    "train": ("workdir", "config", "resume", "coordinator_address", "num_processes", "process_id", "peer_timeout"),
+    "evaluate": ("workdir", "checkpoint"),
+    "predict": ("workdir", "checkpoint", "images", "top_k", "format"),
+    "export": ("workdir", "checkpoint", "format", "output"),
+    "fewshot": ("workdir", "checkpoint", "shots"),
+    "list": ("image_size", "num_classes"),
+    "doctor": (),
+}
+MODES = tuple(_FLAGS)
+FORMATS = {
+    "predict": ("table", "csv", "json"),
+    "export": ("safetensors", "huggingface", "timm", "jax", "onnx", "savedmodel"),
+}
+
 _HELP = {
+    "format": "Of predictions: table, csv, json. Of an export: safetensors, huggingface, timm, jax, onnx, savedmodel.",
     "coordinator_address": "host:port of process 0 of a job of several processes; auto: ask the cluster for all three.",
     "peer_timeout": "Seconds to wait for the job's other processes; without a step for twice that, the job ends.",
 }
@@ -34,31 +51,30 @@ class Peers:
 @dataclass(frozen=True)
 class Command:
     mode: str
-    workdir: str
-    config: Config | None  # None except to train
-    resume: str
-    checkpoint: str | None
+    workdir: str = ""
+    config: Config | None = None  # of training
+    resume: str = "auto"
+    checkpoint: str | None = None
     peers: Peers | None = None
+    images: tuple[str, ...] = ()  # files and folders to predict
+    top_k: int = 5
+    format: str = ""  # of predictions or of an export
+    output: str | None = None  # folder of an export
+    shots: tuple[int, ...] = ()  # images of each class that few-shot evaluation learns from
+    image_size: int = 32
+    num_classes: int = 10
 
 
 def parse(argv: list[str]) -> Command:
     """The command of an argument list, program name first. Raises UserError; for --help, SystemExit."""
-    values = flags.FlagValues()
-    flags.DEFINE_enum("mode", "train", MODES, "What to do.", flag_values=values)
-    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
-    flags.DEFINE_enum("resume", "auto", RESUME, "Whether to go on with a run in the workdir.", flag_values=values)
-    flags.DEFINE_string("checkpoint", None, "Which to evaluate: best, latest or a step.", flag_values=values)
-    flags.DEFINE_string("coordinator_address", None, _HELP["coordinator_address"], flag_values=values)
-    flags.DEFINE_integer("num_processes", None, "Processes of the job.", flag_values=values)
-    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", flag_values=values)
-    flags.DEFINE_integer("peer_timeout", 300, _HELP["peer_timeout"], lower_bound=1, flag_values=values)
-    flags.DEFINE_bool("help", False, "Show this.", short_name="h", flag_values=values)
+    values = _defined()
     if any(arg in ("-h", "--help", "-help") for arg in argv[1:]):
         from vit_jax import main
 
         print(f"{main.__doc__}\nFlags:\n{values.get_help()}\n--config.KEY=VALUE for each key in vit_jax/config.py")
         raise SystemExit(0)
 
+    argv = _spelt_out(argv)
     _check_names(argv, values)
     argv, unset = _take_unset(argv)
     config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
@@ -74,22 +90,89 @@ def parse(argv: list[str]) -> Command:
         raise UserError(f"the config can't be read: {_first_line(error)}") from error
     if rest[1:]:
         raise UserError(f"arguments that belong to no flag: {' '.join(rest[1:])}; write --flag=value")
-    if not values.workdir:
-        raise UserError("--workdir is missing: the folder of the run, like --workdir=runs/first")
-    mode, workdir, peers = values.mode, values.workdir, _peers(values)
-    if mode == "evaluate":
-        if given is not None:
-            raise UserError("--mode=evaluate takes no --config: a run describes itself")
-        if peers:
-            raise UserError("--mode=evaluate needs one process; leave --coordinator_address out")
-        return Command(mode, workdir, None, values.resume, values.checkpoint)
-    if values.checkpoint:
-        raise UserError("--checkpoint belongs to --mode=evaluate; training goes on from the latest")
+    mode = values.mode
+    _check_mode(mode, values)
+    if mode == "train":
+        return _training(values, given, unset)
+    if mode in FORMATS and values.format not in (None, *FORMATS[mode]):
+        raise UserError(f"--format={values.format} is not one of {', '.join(FORMATS[mode])}")
+    if mode == "predict" and not values.images:
+        raise UserError("--images is missing: files or folders, like --images cat.png pictures/")
+    return Command(
+        mode,
+        values.workdir or "",
+        checkpoint=values.checkpoint,
+        images=tuple(values.images or ()),
+        top_k=values.top_k,
+        format=values.format or FORMATS.get(mode, ("",))[0],
+        output=values.output,
+        shots=tuple(map(int, values.shots)),
+        image_size=values.image_size,
+        num_classes=values.num_classes,
+    )
+
+
+def _defined() -> flags.FlagValues:
+    values = flags.FlagValues()
+    flags.DEFINE_enum("mode", "train", MODES, "What to do; may also be the first word.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+    flags.DEFINE_enum("resume", "auto", RESUME, "Whether to go on with a run in the workdir.", flag_values=values)
+    flags.DEFINE_string("checkpoint", None, "Which to use: best, latest or a step.", flag_values=values)
+    flags.DEFINE_multi_string("images", None, "Files and folders to predict, PNG and JPEG.", flag_values=values)
+    flags.DEFINE_integer("top_k", 5, "Classes to name for each image.", lower_bound=1, flag_values=values)
+    flags.DEFINE_string("format", None, _HELP["format"], flag_values=values)
+    flags.DEFINE_string("output", None, "Folder of an export.", flag_values=values)
+    flags.DEFINE_list("shots", ["1", "5", "10"], "Images of each class to learn from.", flag_values=values)
+    flags.DEFINE_integer("image_size", 32, "Pixels a side, of list.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("num_classes", 10, "Classes, of list.", lower_bound=1, flag_values=values)
+    flags.DEFINE_string("coordinator_address", None, _HELP["coordinator_address"], flag_values=values)
+    flags.DEFINE_integer("num_processes", None, "Processes of the job.", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", flag_values=values)
+    flags.DEFINE_integer("peer_timeout", 300, _HELP["peer_timeout"], lower_bound=1, flag_values=values)
+    flags.DEFINE_bool("help", False, "Show this.", short_name="h", flag_values=values)
+    flags.register_validator(
+        "shots",
+        lambda shots: bool(shots) and all(re.fullmatch("[1-9][0-9]*", shot) for shot in shots),
+        "numbers above 0, like 1,5,10",
+        flag_values=values,
+    )
+    return values
+
+
+def _training(values: flags.FlagValues, given: Any, unset: list[str]) -> Command:
+    peers = _peers(values)
     if given is None:
-        if not RunFolder(workdir).exists():
+        if not RunFolder(values.workdir).exists():
             raise UserError("--config is missing: a file like configs/quickstart.py")
-        return Command(mode, workdir, RunFolder(workdir).config(), values.resume, None, peers)
-    return Command(mode, workdir, _typed(given, unset), values.resume, None, peers)
+        return Command("train", values.workdir, RunFolder(values.workdir).config(), values.resume, peers=peers)
+    return Command("train", values.workdir, _typed(given, unset), values.resume, peers=peers)
+
+
+def _check_mode(mode: str, values: flags.FlagValues) -> None:
+    """Raises UserError for a flag that the mode doesn't take, and for a missing workdir."""
+    for name in {name for names in _FLAGS.values() for name in names}:
+        if values[name].present and name not in _FLAGS[mode]:
+            if name == "config" and "workdir" in _FLAGS[mode]:
+                raise UserError(f"--mode={mode} takes no --config: a run describes itself")
+            takers = ", ".join(f"--mode={other}" for other, names in _FLAGS.items() if name in names)
+            raise UserError(f"--{name} doesn't belong to --mode={mode}; it belongs to {takers}")
+    if "workdir" in _FLAGS[mode] and not values.workdir:
+        raise UserError("--workdir is missing: the folder of the run, like --workdir=runs/first")
+
+
+def _spelt_out(argv: list[str]) -> list[str]:
+    """`list` as the first word is --mode=list; `--images a.png b.png` is --images=a.png --images=b.png."""
+    program, *args = argv
+    if args and args[0] in MODES:
+        args[0] = f"--mode={args[0]}"
+    spelt, of_images = [], False
+    for arg in args:
+        if arg.startswith("-"):
+            of_images = arg in ("--images", "-images")
+            spelt += [] if of_images else [arg]
+        else:
+            spelt.append(f"--images={arg}" if of_images else arg)
+    return [program, *spelt]
 
 
 def _peers(values: flags.FlagValues) -> Peers | None:

@@ -3,6 +3,11 @@
 python -m vit_jax.main --config=configs/X.py --workdir=DIR [--config.key=value ...]   trains, or goes on
 python -m vit_jax.main --workdir=DIR                                                  goes on with the run in DIR
 python -m vit_jax.main --mode=evaluate --workdir=DIR [--checkpoint=best|latest|STEP]  tests a run
+python -m vit_jax.main --mode=predict --workdir=DIR --images PATH ...                 classifies your own images
+python -m vit_jax.main --mode=export --workdir=DIR --format=FORMAT                    writes the model for other programs
+python -m vit_jax.main --mode=fewshot --workdir=DIR                                   tests features on few examples
+python -m vit_jax.main --mode=list                                                    the models that have a name
+python -m vit_jax.main --mode=doctor                                                  what is installed and found here
 
 Exit codes: 0 done; 2 a mistake in what was asked, in one message; 128 + the signal's number (130 Ctrl-C, 138 SIGUSR1,
 143 SIGTERM) stopped after saving; 1 anything else.
@@ -13,9 +18,14 @@ import os
 import sys
 import time
 import traceback
+from typing import TYPE_CHECKING
 
 from vit_jax.errors import RunError, UserError
 from vit_jax.stop import Stopped, StopRequest
+
+if TYPE_CHECKING:
+    from vit_jax.config import Config
+    from vit_jax.flags import Command
 
 
 def main(argv: list[str], age: float = 0.0) -> int:
@@ -45,6 +55,14 @@ def _dispatch(argv: list[str], started: float, stop: StopRequest) -> None:
     from vit_jax.flags import parse
 
     command = parse(argv)
+    if command.mode == "list":
+        from vit_jax.listing import list_models
+
+        return list_models(command.image_size, command.num_classes)
+    if command.mode == "doctor":
+        from vit_jax.doctor import examine
+
+        return examine()
     from vit_jax.compilation import use_cache, use_deterministic_ops
     from vit_jax.devices import use_cpu_cores
     from vit_jax.run import RunFolder
@@ -64,25 +82,45 @@ def _dispatch(argv: list[str], started: float, stop: StopRequest) -> None:
     import jax
 
     from vit_jax.distributed import explained, is_first
-    from vit_jax.evaluate import evaluate
     from vit_jax.progress import console
-    from vit_jax.seeds import train_each
-    from vit_jax.train import train
 
     console.quiet = not is_first()
     try:
-        if command.mode == "evaluate":
-            evaluate(command.workdir, command.checkpoint, stop.check)
-        elif config.seeds > 1:
-            if peers:
-                raise UserError("config.seeds needs one process; start a job for each seed, with --config.seed=N")
-            train_each(config, command.workdir, command.resume, started, lambda *one: train(*one, stop))
-        else:
-            train(command.config, command.workdir, command.resume, started, stop, peers)
+        _run_mode(command, config, started, stop)
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         if reason := explained(error):
             raise RunError(reason) from error
         raise
+
+
+def _run_mode(command: "Command", config: "Config", started: float, stop: StopRequest) -> None:
+    if command.mode == "evaluate":
+        from vit_jax.evaluate import evaluate
+
+        evaluate(command.workdir, command.checkpoint, stop.check)
+    elif command.mode == "predict":
+        from vit_jax.predict import predict
+
+        predict(command.workdir, command.checkpoint, command.images, command.top_k, command.format, stop.check)
+    elif command.mode == "export":
+        from vit_jax.export import export
+
+        export(command.workdir, command.checkpoint, command.format, command.output)
+    elif command.mode == "fewshot":
+        from vit_jax.fewshot import fewshot
+
+        fewshot(command.workdir, command.checkpoint, command.shots, stop.check)
+    elif config.seeds > 1:
+        from vit_jax.seeds import train_each
+        from vit_jax.train import train
+
+        if command.peers:
+            raise UserError("config.seeds needs one process; start a job for each seed, with --config.seed=N")
+        train_each(config, command.workdir, command.resume, started, lambda *one: train(*one, stop))
+    else:
+        from vit_jax.train import train
+
+        train(config, command.workdir, command.resume, started, stop, command.peers)
 
 
 def run() -> None:

@@ -136,7 +136,14 @@ class RunFolder:
 
 def _description(dataset: DataSet) -> dict[str, Any]:
     sizes = {split: len(examples.labels) for split, examples in dataset.splits.items()}
-    return {"name": dataset.name, "classes": list(dataset.classes), "examples": sizes, "sha256": dataset.sha256}
+    stored = next(iter(dataset.splits.values())).images.shape[1:3]
+    return {
+        "name": dataset.name,
+        "classes": list(dataset.classes),
+        "examples": sizes,
+        "image_size": list(map(int, stored)),  # as stored, height and width; the model's own is in config.json
+        "sha256": dataset.sha256,
+    }
 
 
 def with_sizes(model: ModelConfig) -> ModelConfig:

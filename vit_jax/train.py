@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vit_jax import distributed, durations, evaluate, metrics, report
+from vit_jax import distributed, durations, evaluate, metrics, report, trained
 from vit_jax.checkpoint import Checkpoints, NotFinite
 from vit_jax.checks import check_config
 from vit_jax.config import Config
@@ -125,7 +125,7 @@ def _at_the_end(run: RunFolder) -> tuple[bool, dict[str, Any] | None]:
         if "[" in config.data.test or config.data.test in run.read("data.json")["examples"]:
             results = run.read("results.json")
             # It may also be of an evaluation before the end.
-            if (results["steps"], results["selected"]) != (step, evaluate.SELECTED[evaluate.name_of(config)]):
+            if (results["steps"], results["selected"]) != (step, evaluate.SELECTED[trained.name_of(config)]):
                 return False, None
         checkpoints.check(step)  # of a run that goes on, all are checked later
     except (UserError, KeyError):  # absent or damaged: what can be made again is made again
@@ -296,7 +296,7 @@ def _finish(job: Job, checkpoints: Checkpoints, clock: metrics.Clock, check: Cal
     if job.parts.test is None:
         say("There is no test split, so there is no test.")
         return
-    name = evaluate.name_of(job.config)
+    name = trained.name_of(job.config)
     results, matrix = evaluate.test(
         job.run, job.config, checkpoints, name, job.parts.test, job.evaluator, job.module, job.mesh, check
     )
