@@ -1,6 +1,7 @@
 """Models: sizes, options, and what must hold whatever the weights. B batch, N tokens, D width, C classes."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from vit_jax.config import ModelConfig, StemConfig, from_config_dict
 from vit_jax.errors import UserError
 from vit_jax.models import flops, posembs
 from vit_jax.models.presets import PRESETS
-from vit_jax.models.stems import grid_size, patchify, whitening_kernel
+from vit_jax.models.stems import grid_shape, patchify, whitening_kernel
 
 TINY = ModelConfig(num_classes=5, image_size=16, patch_size=4, width=16, depth=2, heads=2, mlp_dim=32, init="keras2")
 IMAGES = np.random.RandomState(0).normal(size=(3, 16, 16, 3)).astype(np.float32)
@@ -44,7 +45,7 @@ def test_parameter_counts_of_all_presets():
 @pytest.mark.parametrize(("patch_size", "tokens"), [(2, 256), (8, 16), (16, 4)])
 def test_variants_take_any_patch_size(patch_size, tokens):
     cfg = models.resolve(ModelConfig(variant=f"S/{patch_size}", num_classes=10))
-    assert cfg.width == 384 and grid_size(cfg) ** 2 == tokens
+    assert cfg.width == 384 and math.prod(grid_shape(cfg)) == tokens
 
 
 def test_own_sizes_go_before_the_variants():
@@ -109,7 +110,7 @@ def test_every_option_gives_float32_logits_and_gradients(options):
         assert (np.abs(g).max() > 0) == ("whitening" not in str(path)), path
     cfg = module.cfg
     prefix = cfg.registers + (cfg.pool == "token")
-    assert aux["tokens"].shape == (3, prefix + grid_size(cfg) ** 2, 16)
+    assert aux["tokens"].shape == (3, prefix + math.prod(grid_shape(cfg)), 16)
     assert aux["block_00"]["attn_weights"].shape == (3, 2, *aux["tokens"].shape[1:2] * 2)
     np.testing.assert_allclose(aux["block_00"]["attn_weights"].sum(-1), 1, atol=1e-5)
 
@@ -142,7 +143,7 @@ def test_without_positions_the_order_of_patches_is_nothing():
 
 
 def test_sincos_channels():
-    table = posembs.sincos2d(3, 8)
+    table = posembs.sincos2d((3, 3), 8)
     omega = np.array([1.0, 1e-4])
     assert table.shape == (9, 8)
     y, x = 2, 1  # token 7
@@ -151,7 +152,7 @@ def test_sincos_channels():
 
 
 def test_rotary_scores_depend_on_the_difference_of_places():
-    angles = posembs.rope2d_angles(4, 8, prefix=1)
+    angles = posembs.rope2d_angles((4, 4), 8, prefix=1)
     assert (angles[0] == 0).all()
     rng = np.random.RandomState(0)
     q, k = (np.broadcast_to(rng.normal(size=(1, 1, 1, 8)), (1, 17, 1, 8)).astype(np.float32) for _ in range(2))
@@ -195,7 +196,7 @@ def test_ccts_tokenizer_can_be_expressed():
     """CCT-7/3x1: one 3x3 convolution to 256 channels, ReLU, 3x3 max pooling with stride 2: 256 tokens."""
     config = from_config_dict(cct7_cifar10.get_config())
     module = models.create(dataclasses.replace(config.model, num_classes=10))
-    assert grid_size(module.cfg) == 16
+    assert grid_shape(module.cfg) == (16, 16)
     shapes = states.abstract_params(module)
     assert set(shapes["stem"]) == {"conv_0"} and set(shapes["stem"]["conv_0"]) == {"kernel"}
     assert shapes["stem"]["conv_0"]["kernel"].shape == (3, 3, 3, 256)
@@ -227,11 +228,13 @@ def test_the_same_parameters_take_images_of_another_size(posemb):
 
 
 def test_positions_of_another_grid_lie_between_the_models_own():
-    np.testing.assert_allclose(posembs.sincos2d(4, 16, here=4), posembs.sincos2d(4, 16))
+    np.testing.assert_allclose(posembs.sincos2d((4, 4), 16, here=(4, 4)), posembs.sincos2d((4, 4), 16))
     # Two tokens a side stand at 0.5 and 2.5 of four; eight at -0.25, 0.25, 0.75, ...
     ramp = jnp.repeat(jnp.arange(4.0), 4)[:, None]  # (N, 1): the row
-    np.testing.assert_allclose(posembs.resized(ramp, 8)[8:48:8, 0], [0.25, 0.75, 1.25, 1.75, 2.25], atol=1e-6)
-    angles = posembs.rope2d_angles(4, 8, prefix=0, here=2)
+    np.testing.assert_allclose(
+        posembs.resized(ramp, (4, 4), (8, 8))[8:48:8, 0], [0.25, 0.75, 1.25, 1.75, 2.25], atol=1e-6
+    )
+    angles = posembs.rope2d_angles((4, 4), 8, prefix=0, here=(2, 2))
     np.testing.assert_allclose(angles[:, 0], [0.5, 0.5, 2.5, 2.5])
 
 

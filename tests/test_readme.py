@@ -9,6 +9,7 @@ import pytest
 
 from scripts.release_check import commands
 from vit_jax import flags
+from vit_jax.run import RunFolder
 
 README = Path("README.md").read_text()
 
@@ -29,8 +30,8 @@ def test_every_command_is_understood(command, monkeypatch, tmp_path):
         return
     if not any(arg.startswith("--config=") for arg in args):
         args = [arg for arg in args if "workdir" not in arg]
-        monkeypatch.setattr(flags.RunFolder, "exists", lambda self: True)
-        monkeypatch.setattr(flags.RunFolder, "config", lambda self: None)
+        monkeypatch.setattr(RunFolder, "exists", lambda self: True)
+        monkeypatch.setattr(RunFolder, "config", lambda self: None)
         args.append(f"--workdir={tmp_path}")
     flags.parse([program, *args])
 

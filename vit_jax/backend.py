@@ -26,6 +26,8 @@ def attention(cfg: ModelConfig, dtype: Any) -> str:
     """The way of computing attention that a config's name stands for: "auto" is the fastest that can."""
     if cfg.attention != "auto":
         return cfg.attention
+    if cfg.token_mlp_dim is not None:  # an MLP-Mixer has none
+        return "xla"
     platform = jax.default_backend()
     if platform == "cpu":
         return "chunked"

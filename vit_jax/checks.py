@@ -21,6 +21,11 @@ def check_config(config: Config, device_count: int) -> None:
     # Where the class count is left to the data, any will do here.
     classes = 10 if config.model.num_classes is None else config.model.num_classes
     module = create(dataclasses.replace(config.model, num_classes=classes))
+    if config.model.image_width not in (None, config.model.image_size):
+        raise UserError(
+            f"config.model.image_width={config.model.image_width}: training takes square images; unset it, and "
+            "config.model.image_size holds for both sides"
+        )
     _check_optim(config)
     optim.optimizer(config.optim, states.abstract_params(module))
     _check_train(config, device_count)

@@ -55,8 +55,9 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class StemConfig:
-    kind: str = "patch"  # patch: linear patches | conv: a stack of convolutions, then linear patches
-    widths: tuple[int, ...] = ()  # output channels of each convolution
+    kind: str = "patch"  # linear patches, alone (patch) or behind convolutions (conv) or a ResNet (resnet)
+    widths: tuple[int, ...] = ()  # conv: output channels of each convolution; resnet: of its root, a single one
+    units: tuple[int, ...] = ()  # resnet: bottleneck units of each stage; (): the root alone
     strides: tuple[int, ...] = ()  # stride of each; (): all 1
     kernel_size: int = 3
     norm: str = "none"  # after each convolution: none | layer | group
@@ -76,20 +77,23 @@ class ModelConfig:
     variant: str | None = None  # "Ti/4": width, depth, heads, mlp_dim and patch_size of a preset
     num_classes: int | None = None  # None: as many as the data set has
     image_size: int = 32  # pixels of the square that the model sees; stored images are resized to it
+    image_width: int | None = None  # of images that are image_size high and not square; training takes squares only
     patch_size: int | None = None
     width: int | None = None
     depth: int | None = None
     heads: int | None = None
     head_dim: int | None = None  # None: width / heads
     mlp_dim: int | None = None
+    token_mlp_dim: int | None = None  # MLP-Mixer: tokens are mixed by an MLP of this width, not by attention
     stem: StemConfig = field(default_factory=StemConfig)
     posemb: str = "learned"  # learned | sincos2d | rope2d | none
     pool: str = "mean"  # token | mean | map: attention | sequence: CCT's | flatten
+    norm_after_pool: bool = False  # the last norm is of the pooled vector, not of every token
     registers: int = 0  # extra learned tokens that the pooling leaves out
     representation_dim: int | None = None  # width of a tanh layer before the head
     head_mlp: tuple[int, ...] = ()  # widths of dense layers before the classifier
     mlp_output_activation: bool = False  # activation after the MLP's second dense layer too
-    activation: str = "gelu"  # gelu: exact, with erf | gelu_tanh
+    activation: str = "gelu"  # gelu: exact, with erf | gelu_tanh | relu
     norm_eps: float = 1e-6
     layer_scale: float | None = None  # initial value; None: no LayerScale
     qk_norm: bool = False
@@ -167,6 +171,7 @@ class LogConfig:
 @dataclass(frozen=True)
 class Config:
     seed: int = 0
+    init_from: str | None = None  # weights to start from (vit_jax/pretrained): a file or folder, or a run's workdir
     seeds: int = 1  # runs, with `seed` and those after it, one after the other, each in a folder of its own
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

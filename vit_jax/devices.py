@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import dataclasses
+import math
 import os
 
 import jax
@@ -10,7 +11,7 @@ import jax
 from vit_jax.config import Config
 from vit_jax.models import flops, resolve
 from vit_jax.models.checks import check_model
-from vit_jax.models.stems import grid_size
+from vit_jax.models.stems import grid_shape
 
 # On two cores, two devices beat one by up to a quarter: the loops between matmuls then run on both, too. Below this
 # work for each in a step, handing it out costs more than it gives (4 GFLOP in a step: even; RECORDS.md).
@@ -84,9 +85,9 @@ def micro_batches(config: Config, devices: int) -> int:
     `config.model` must be resolved.
     """
     cfg, share = config.model, config.train.batch_size // devices
-    if jax.default_backend() != "cpu" or cfg.stem.kind == "conv":
+    if jax.default_backend() != "cpu" or cfg.stem.kind != "patch":
         return 1
-    widest = 4 * grid_size(cfg) ** 2 * max(3 * cfg.heads * cfg.head_dim, cfg.mlp_dim)
+    widest = 4 * math.prod(grid_shape(cfg)) * max(cfg.mlp_dim, 0 if cfg.token_mlp_dim else 3 * cfg.heads * cfg.head_dim)
     work = flops.training(cfg) * config.train.batch_size / flops.kernel_entries(cfg)
     most = min(share * widest / _ACTIVATION_BYTES, work / _LEAST_FLOPS_PER_ENTRY)
     return max((n for n in range(1, int(most) + 1) if share % n == 0), default=1)

@@ -11,7 +11,6 @@ from ml_collections import ConfigDict, config_flags
 
 from vit_jax.config import Config, from_config_dict, keys_of, unknown
 from vit_jax.errors import UserError
-from vit_jax.run import RunFolder
 
 RESUME = ("auto", "never", "must")
 
@@ -140,6 +139,8 @@ def _defined() -> flags.FlagValues:
 
 
 def _training(values: flags.FlagValues, given: Any, unset: list[str]) -> Command:
+    from vit_jax.run import RunFolder  # imports JAX, without which the other modes' flags can be read
+
     peers = _peers(values)
     if given is None:
         if not RunFolder(values.workdir).exists():

@@ -4,7 +4,7 @@ python -m vit_jax.main --config=configs/X.py --workdir=DIR [--config.key=value .
 python -m vit_jax.main --workdir=DIR                                                  goes on with the run in DIR
 python -m vit_jax.main --mode=evaluate --workdir=DIR [--checkpoint=best|latest|STEP]  tests a run
 python -m vit_jax.main --mode=predict --workdir=DIR --images PATH ...                 classifies your own images
-python -m vit_jax.main --mode=export --workdir=DIR --format=FORMAT                    writes the model for other programs
+python -m vit_jax.main --mode=export --workdir=DIR --format=FORMAT                    writes it for other programs
 python -m vit_jax.main --mode=fewshot --workdir=DIR                                   tests features on few examples
 python -m vit_jax.main --mode=list                                                    the models that have a name
 python -m vit_jax.main --mode=doctor                                                  what is installed and found here
@@ -75,6 +75,10 @@ def _dispatch(argv: list[str], started: float, stop: StopRequest) -> None:
         with stop.unguarded():
             join(peers)
     config = command.config or RunFolder(command.workdir).config()
+    if config.init_from and command.mode == "train":
+        from vit_jax.pretrained.start import with_model
+
+        config = with_model(config, command.workdir)
     if config.train.deterministic:
         use_deterministic_ops()
     use_cpu_cores(config, peers.num_processes or 1 if peers else 1)

@@ -29,6 +29,7 @@ from vit_jax.metrics import Clock
 from vit_jax.models import VisionTransformer, create, flops, resolve
 from vit_jax.models.stems import WHITENING, whitening_kernel
 from vit_jax.phases import Phase, compile_phases
+from vit_jax.pretrained.start import params_of
 from vit_jax.plan import Due, Plan, due_of, plan_of, reserve_of, warmup_places
 from vit_jax.progress import doing, say
 from vit_jax.run import RunFolder
@@ -149,8 +150,12 @@ def build(
     tx = optim.optimizer(config.optim, shapes)
     report.say_run(run.path, config, module, shapes, parts, plan)
 
-    fixed = {} if checkpoints.steps() else _fixed(config, parts)  # a checkpoint has them
+    fresh = not checkpoints.steps()  # a checkpoint has all that is computed here
+    fixed = _fixed(config, parts) if fresh and config.init_from is None else {}
     state = states.create(module, tx, config.seed, mesh, config.train.ema is not None, fixed)
+    if fresh and config.init_from is not None:
+        state = states.with_params(state, params_of(config, module), mesh)
+        say(f"Starting from the weights in {config.init_from}")
     evaluated, carried = True, None
     if run.writes and checkpoints.steps()[-1:] != [plan.total]:
         checkpoints.check_space(state)

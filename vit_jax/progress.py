@@ -24,11 +24,11 @@ def say(text: str) -> None:
     console.print(text, markup=False)
 
 
-def say_table(title: str, rows: Iterable[tuple[str, str]]) -> None:
-    """Prints a small table of names and figures."""
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column(justify="left")
-    table.add_column(justify="right")
+def say_table(title: str, rows: Iterable[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
+    """Prints a small table: of names and figures or, with a header, of as many columns as that has."""
+    table = Table(title=title, title_justify="left", show_header=bool(header))
+    for i, name in enumerate(header or ("", "")):
+        table.add_column(name, justify="right" if i else "left")
     for row in rows:
         table.add_row(*row)
     console.print(table)

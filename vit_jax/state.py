@@ -65,6 +65,14 @@ def create(
     return jax.jit(init, out_shardings=replicated(mesh))(jnp.uint32(seed))
 
 
+def with_params(state: TrainState, params: Any, mesh: Mesh) -> TrainState:
+    """The state before the first step with other parameters (float32, on the host), the average starting there, too."""
+
+    # Each its own buffers: a step gives them up one by one.
+    copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=replicated(mesh))
+    return state.replace(params=copied(params), ema=None if state.ema is None else copied(params))
+
+
 def init_params(module: VisionTransformer, seed: jax.Array) -> Any:
     size = module.cfg.image_size
     return module.init(keys(seed)[0], jnp.zeros((1, size, size, 3)))["params"]

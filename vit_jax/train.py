@@ -20,7 +20,7 @@ from vit_jax.devices import give_memory_back
 from vit_jax.errors import UserError
 from vit_jax.flags import Peers
 from vit_jax.log import Diverged, Log
-from vit_jax.models.stems import grid_size
+from vit_jax.models.stems import grid_shape
 from vit_jax.prepare import Job, build, digest_of, meta_of, resolve_config
 from vit_jax.progress import doing, say
 from vit_jax.run import RunFolder
@@ -290,7 +290,7 @@ def _without_totals(job: Job, state: TrainState) -> TrainState:
 def _finish(job: Job, checkpoints: Checkpoints, clock: metrics.Clock, check: Callable[[], None]) -> None:
     """Pictures, and the test of the selected checkpoint."""
     if job.run.writes:
-        size, grid = job.module.cfg.image_size, grid_size(job.module.cfg)
+        size, grid = job.module.cfg.image_size, grid_shape(job.module.cfg)[0]
         with doing("Drawing"):
             report.write_pictures(job.run.path, job.parts.train.images[0], size, grid)
     if job.parts.test is None:

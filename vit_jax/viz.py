@@ -5,6 +5,9 @@ from typing import Any
 
 import numpy as np
 
+# From black over violet and orange to a light yellow, evenly in lightness: some colours of matplotlib's "inferno".
+_RAMP = np.array([[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]], float)
+
 
 def _pyplot() -> Any:
     import matplotlib
@@ -86,3 +89,36 @@ def confusion(matrix: np.ndarray, classes: list[str], path: Path) -> None:
     axis.set(xlabel="predicted", ylabel="true", title=f"{100 * accuracy:.2f} % of {matrix.sum():,} images correct")
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def coloured(values: np.ndarray) -> np.ndarray:
+    """Values in [0, 1] (...) -> colours (..., 3) uint8, dark for the least and light for the greatest."""
+    places = np.linspace(0, 1, len(_RAMP))
+    channels = [np.interp(values, places, _RAMP[:, channel]) for channel in range(3)]
+    return np.stack(channels, axis=-1).round().astype(np.uint8)
+
+
+def overlay(image: np.ndarray, weights: np.ndarray, side: int = 128, opacity: float = 0.6) -> np.ndarray:
+    """Weights (H, W), enlarged, over an image (h, w, 3) uint8 in grey: (side, side * w / h, 3) uint8.
+
+    The colours go from the least weight to the greatest.
+    """
+    from PIL import Image
+
+    size = round(side * image.shape[1] / image.shape[0]), side
+    grey = Image.fromarray(np.asarray(image)).resize(size, Image.Resampling.BICUBIC).convert("L")
+    spread = (weights - weights.min()) / max(weights.max() - weights.min(), 1e-12)
+    fine = Image.fromarray(spread.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+    mixed = (1 - opacity) * np.asarray(grey, float)[..., None] + opacity * coloured(np.asarray(fine))
+    return mixed.round().astype(np.uint8)
+
+
+def tiles(pictures: np.ndarray, columns: int, scale: int = 1, gap: int = 2) -> np.ndarray:
+    """Pictures (n, h, w, 3) uint8 in a grid, pixels `scale` wide: (rows, columns, 4) uint8, with transparent gaps."""
+    n, h, w, _ = pictures.shape
+    rows = -(-n // columns)
+    large = pictures.repeat(scale, axis=1).repeat(scale, axis=2)  # (n, h * scale, w * scale, 3)
+    grid = np.zeros((rows * columns, h * scale + gap, w * scale + gap, 4), np.uint8)
+    grid[:n, : h * scale, : w * scale] = np.concatenate([large, np.full((*large.shape[:3], 1), 255, np.uint8)], axis=-1)
+    grid = grid.reshape(rows, columns, *grid.shape[1:]).swapaxes(1, 2)  # (rows, height, columns, width, 4)
+    return grid.reshape(rows * grid.shape[1], columns * grid.shape[3], 4)[:-gap, :-gap]

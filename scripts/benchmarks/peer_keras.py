@@ -1,5 +1,7 @@
 """The same model and step in Keras, from its own layers. B batch, N tokens, D width."""
 
+import math
+
 from collections.abc import Callable
 
 import keras
@@ -7,7 +9,7 @@ import numpy as np
 from keras import layers
 
 from vit_jax.config import Config
-from vit_jax.models.stems import grid_size
+from vit_jax.models.stems import grid_shape
 
 
 @keras.saving.register_keras_serializable()
@@ -44,7 +46,7 @@ def _model(config: Config) -> keras.Model:
             x = layers.LayerNormalization(epsilon=cfg.norm_eps)(x)
             x = layers.Activation("gelu")(x)
     x = layers.Conv2D(cfg.width, cfg.patch_size, cfg.patch_size)(x)
-    x = layers.Reshape((grid_size(cfg) ** 2, cfg.width))(x)
+    x = layers.Reshape((math.prod(grid_shape(cfg)), cfg.width))(x)
     x = Positions(cfg.posemb == "learned")(x)
     for _ in range(cfg.depth):
         y = layers.LayerNormalization(epsilon=cfg.norm_eps)(x)

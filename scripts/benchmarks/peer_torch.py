@@ -1,5 +1,7 @@
 """The same model and step in PyTorch, from its own layers. B batch, N tokens, D width, K heads, E head dim."""
 
+import math
+
 from collections.abc import Callable
 
 import numpy as np
@@ -8,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vit_jax.config import Config, ModelConfig
-from vit_jax.models.stems import grid_size
+from vit_jax.models.stems import grid_shape
 
 
 class Attention(nn.Module):
@@ -62,7 +64,7 @@ class ViT(nn.Module):
                 stem += [ChannelNorm(width, cfg.norm_eps), nn.GELU()]
                 channels = width
         self.stem = nn.Sequential(*stem, nn.Conv2d(channels, cfg.width, cfg.patch_size, cfg.patch_size))
-        tokens = grid_size(cfg) ** 2
+        tokens = math.prod(grid_shape(cfg))
         self.posemb = nn.Parameter(torch.randn(1, tokens, cfg.width) * 0.02, requires_grad=cfg.posemb == "learned")
         self.blocks = nn.Sequential(*[Block(cfg) for _ in range(cfg.depth)])
         self.norm = nn.LayerNorm(cfg.width, cfg.norm_eps)

@@ -2,12 +2,15 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vit_jax.data.dataset import DataSet, Examples
 from vit_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 MAX_PIXELS = 50_000_000  # a phone's picture; decoded it has 150 MB
@@ -61,7 +64,7 @@ def read_image(file: Path, size: int) -> np.ndarray:
     Raises UserError for another format and for more than MAX_PIXELS, before it is decoded; for a broken file, whatever
     Pillow raises.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     too_many = f"more than the {MAX_PIXELS:,} pixels that an image may have"
     with warnings.catch_warnings():
@@ -75,10 +78,17 @@ def read_image(file: Path, size: int) -> np.ndarray:
     with image:
         if image.width * image.height > MAX_PIXELS:
             raise UserError(f"{too_many}: {image.width} x {image.height} = {image.width * image.height:,}")
-        if image.mode.startswith("I"):  # 16-bit grey: convert() would clip it at 255
-            image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).clip(0, 255).astype(np.uint8))
-        image = ImageOps.exif_transpose(image).convert("RGB")
-        return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
+        return square(image, size)
+
+
+def square(image: "Image.Image", size: int) -> np.ndarray:
+    """An image of any mode as (size, size, 3) uint8: its central square, resized to `size` pixels a side."""
+    from PIL import Image, ImageOps
+
+    if image.mode.startswith("I"):  # 16-bit grey: convert() would clip it at 255
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).clip(0, 255).astype(np.uint8))
+    image = ImageOps.exif_transpose(image).convert("RGB")
+    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
 
 
 def _classes(root: Path) -> tuple[str, ...]:

@@ -34,12 +34,12 @@ SIZES = {
 }
 
 
-def load(data: DataConfig, image_size: int, *, must_find_dir: bool = True) -> DataSet:
+def load(data: DataConfig, image_size: int, *, must_find_dir: bool = True, download: bool = True) -> DataSet:
     """The data set that `data` names, from its cached arrays if there are any.
 
     `image_size` is the side in pixels at which `image_folder` and `fake` store images where config.data.image_size
-    is None. Raises UserError if the data can't be had; with `must_find_dir`, also if config.data.dir doesn't exist
-    though cached arrays would do (a typing mistake).
+    is None. Raises UserError if the data can't be had (without `download`, if they aren't here); with `must_find_dir`,
+    also if config.data.dir doesn't exist though cached arrays would do (a typing mistake).
     """
     image_size = data.image_size or image_size
     if data.name == "fake":
@@ -55,6 +55,8 @@ def load(data: DataConfig, image_size: int, *, must_find_dir: bool = True) -> Da
     except OSError as error:
         raise UserError(f"the cache {path} can't be read ({error.strerror}); mend its permissions") from error
     if dataset is None:
+        if not (identity or download):
+            raise UserError(f"{data.name} isn't here (config.data.dir={data.dir!r}); bring it to where it was")
         if identity:
             print(f"Decoding {data.name} into arrays, once ...", flush=True)
         dataset = reader()
@@ -66,21 +68,31 @@ def load(data: DataConfig, image_size: int, *, must_find_dir: bool = True) -> Da
 Source = tuple[dict[str, Any] | None, Callable[[], DataSet]]
 
 
+def places(configured: str | None) -> list[Path]:
+    """Where the data sets of TFDS are looked for, in this order: as configured, in $TFDS_DATA_DIR, in its default."""
+    given = [configured, os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets"]
+    return [Path(place).expanduser() for place in given if place]
+
+
+def prepared(name: str, where: list[Path]) -> Path | None:
+    """The folder of the newest version of a data set of TFDS, in the first of the places that has one."""
+    found = (sorted(place.glob(f"{name}/*/dataset_info.json")) for place in where)
+    return next((versions[-1].parent for versions in found if versions), None)
+
+
 def _cifar(data: DataConfig, _: int) -> Source:
-    """TFDS's cifar10 or cifar100, looked for in config.data.dir, TFDS_DATA_DIR and TFDS's default, in this order."""
-    places = [data.dir, os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets"]
-    places = [Path(place).expanduser() for place in places if place]
-    for place in places:
-        versions = sorted(place.glob(f"{data.name}/*/dataset_info.json"))
-        if versions:
-            try:
-                info = json.loads(versions[-1].read_text())
-                # Names the content wherever the folder lies: a moved or copied folder keeps its cached arrays.
-                identity = {"version": info["version"], "splits": info["splits"]}
-            except (OSError, ValueError, KeyError) as error:
-                raise UserError(f"{versions[-1]} can't be read ({error}); prepare the data set again") from error
-            return identity, partial(_read_tfds, data.name, versions[-1].parent)
-    return None, lambda: _read_tfds(data.name, _download(data.name, places))
+    """TFDS's cifar10 or cifar100."""
+    where = places(data.dir)
+    folder = prepared(data.name, where)
+    if folder is None:
+        return None, lambda: _read_tfds(data.name, _download(data.name, where))
+    try:
+        info = json.loads((folder / "dataset_info.json").read_text())
+        # Names the content wherever the folder lies: a moved or copied folder keeps its cached arrays.
+        identity = {"version": info["version"], "splits": info["splits"]}
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}/dataset_info.json can't be read ({error}); prepare the data set again") from error
+    return identity, partial(_read_tfds, data.name, folder)
 
 
 def _read_tfds(name: str, folder: Path) -> DataSet:

@@ -2,21 +2,21 @@
 
 import math
 
-from vit_jax.config import ModelConfig
+from vit_jax.config import ModelConfig, StemConfig
 from vit_jax.errors import UserError
-from vit_jax.models.stems import conv_sides, input_channels, patch_input_size, value_at
+from vit_jax.models.stems import conv_sides, image_shape, input_channels, patch_input_side, value_at
 
 _CHOICES = {
     "posemb": ("learned", "sincos2d", "rope2d", "none"),
     "pool": ("token", "mean", "map", "sequence", "flatten"),
     "drop_path_ramp": ("constant", "linear"),
     "init": ("vit", "keras2"),
-    "activation": ("gelu", "gelu_tanh"),
+    "activation": ("gelu", "gelu_tanh", "relu"),
     "attention": ("auto", "xla", "chunked", "cudnn"),
     "dtype": ("float32", "bfloat16", "auto"),
 }
 _STEM_CHOICES = {
-    "kind": ("patch", "conv"),
+    "kind": ("patch", "conv", "resnet"),
     "norm": ("none", "layer", "group"),
     "activation": ("gelu", "gelu_tanh", "relu"),
 }
@@ -40,20 +40,11 @@ def check_model(cfg: ModelConfig) -> None:
     at = "config.model"
     for key, allowed in _CHOICES.items():
         one_of(f"{at}.{key}", getattr(cfg, key), allowed)
-    for key in (
-        "image_size",
-        "patch_size",
-        "width",
-        "depth",
-        "heads",
-        "head_dim",
-        "mlp_dim",
-        "num_classes",
-        "norm_eps",
-    ):
+    for key in ("image_size", "patch_size", "width", "depth", "mlp_dim", "num_classes", "norm_eps"):
         positive(f"{at}.{key}", getattr(cfg, key))
-    if cfg.representation_dim is not None:
-        positive(f"{at}.representation_dim", cfg.representation_dim)
+    for key in ("image_width", "heads", "head_dim", "token_mlp_dim", "representation_dim"):
+        if getattr(cfg, key) is not None:
+            positive(f"{at}.{key}", getattr(cfg, key))
     for width in cfg.head_mlp:
         positive(f"{at}.head_mlp", width)
     if cfg.registers < 0:
@@ -62,6 +53,11 @@ def check_model(cfg: ModelConfig) -> None:
         if not 0 <= getattr(cfg, key) < 1:
             raise UserError(f"{at}.{key} must be at least 0 and below 1; found {getattr(cfg, key)!r}")
     _check_stem(cfg)
+    if cfg.token_mlp_dim is not None and (cfg.posemb == "rope2d" or cfg.qk_norm or cfg.attention_dropout):
+        raise UserError(
+            f"{at}.token_mlp_dim={cfg.token_mlp_dim} puts an MLP in the place of attention; "
+            f'{at}.posemb="rope2d", .qk_norm and .attention_dropout belong to attention'
+        )
     if cfg.posemb == "sincos2d" and cfg.width % 4:
         raise UserError(f'{at}.posemb="sincos2d" needs a width that 4 divides; found {at}.width={cfg.width}')
     if cfg.posemb == "rope2d" and cfg.head_dim % 4:
@@ -98,34 +94,49 @@ def _check_stem(cfg: ModelConfig) -> None:
                 f"widths[-1] equal to width; found patch_size={cfg.patch_size}, widths={stem.widths}, "
                 f"width={cfg.width}"
             )
-    elif stem.widths or stem.strides or stem.pool or stem.pools or stem.residual or stem.whiten:
+        if stem.units:
+            raise UserError(f'{at}.units belongs to {at}.kind="resnet"; found kind="conv"')
+    elif stem.strides or stem.pool or stem.pools or stem.residual or stem.whiten:
         raise UserError(
-            f'{at}.widths, .strides, .pool, .pools, .residual and .whiten belong to {at}.kind="conv"; found '
-            f"kind={stem.kind!r}"
+            f'{at}.strides, .pool, .pools, .residual and .whiten belong to {at}.kind="conv"; found kind={stem.kind!r}'
         )
     elif not stem.project:
         raise UserError(f'{at}.project=False belongs to {at}.kind="conv"')
-    side = patch_input_size(cfg)
-    if side % cfg.patch_size or side < cfg.patch_size:
-        fits = [p for p in range(1, side + 1) if side % p == 0]
+    elif stem.kind == "resnet":
+        _check_resnet(stem)
+    elif stem.widths or stem.units:
+        raise UserError(f'{at}.widths and .units belong to {at}.kind="conv" or "resnet"; found kind="patch"')
+    height, width = (patch_input_side(cfg, side) for side in image_shape(cfg))
+    if any(side % cfg.patch_size or side < cfg.patch_size for side in (height, width)):
+        fits = [p for p in range(1, height + 1) if height % p == width % p == 0]
         raise UserError(
-            f"config.model.patch_size={cfg.patch_size} does not divide the {side} x {side} "
+            f"config.model.patch_size={cfg.patch_size} does not divide the {height} x {width} "
             f"{'image' if stem.kind == 'patch' else 'output of the stem'}; these do: {', '.join(map(str, fits))}"
         )
+
+
+def _check_resnet(stem: StemConfig) -> None:
+    at = "config.model.stem"
+    if len(stem.widths) != 1:
+        raise UserError(f'{at}.kind="resnet" needs {at}.widths with the channels of its root alone, like (64,)')
+    if stem.widths[0] % 32:
+        raise UserError(f'{at}.kind="resnet" makes 32 groups; found {at}.widths={stem.widths}')
+    for units in stem.units:
+        positive(f"{at}.units", units)
 
 
 def _check_conv_shapes(cfg: ModelConfig) -> None:
     at, stem = "config.model.stem", cfg.stem
     if stem.pool and stem.pools:
         raise UserError(f"{at}.pool and {at}.pools are two ways of pooling; set one of them")
-    if stem.whiten < 0 or (stem.whiten and cfg.image_size % stem.whiten):
+    if stem.whiten < 0 or (stem.whiten and any(side % stem.whiten for side in image_shape(cfg))):
         raise UserError(f"{at}.whiten={stem.whiten} does not divide the {cfg.image_size} pixels of an image")
     channels = input_channels(stem)
     for i, width in enumerate(stem.widths):
         stride, pool = value_at(stem.strides, i, 1), value_at(stem.pools, i, 1)
-        side = conv_sides(cfg)[i][0]
-        if side % pool:
-            raise UserError(f"{at}.pools: {pool} does not divide the {side} pixels of convolution {i}'s output")
+        for side in (conv_sides(cfg, side)[i][0] for side in image_shape(cfg)):
+            if side % pool:
+                raise UserError(f"{at}.pools: {pool} does not divide the {side} pixels of convolution {i}'s output")
         if value_at(stem.residual, i, False) and (width, stride, pool) != (channels, 1, 1):
             raise UserError(
                 f"{at}.residual: convolution {i} turns {channels} channels into {width} with stride {stride} and "

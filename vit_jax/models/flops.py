@@ -1,10 +1,12 @@
 """Floating-point operations of a model, counted from its shape, and the share of an accelerator's peak they make."""
 
 import itertools
+import math
 import re
 
 from vit_jax.config import ModelConfig
-from vit_jax.models.stems import conv_sides, grid_size, input_channels
+from vit_jax.models import resnet
+from vit_jax.models.stems import conv_sides, grid_shape, image_shape, input_channels
 
 
 def forward(cfg: ModelConfig) -> int:
@@ -17,21 +19,29 @@ def forward(cfg: ModelConfig) -> int:
     if cfg.stem.kind == "conv":
         if cfg.stem.whiten:
             channels = input_channels(cfg.stem)
-            macs += (cfg.image_size // cfg.stem.whiten) ** 2 * (cfg.stem.whiten**2 * 3) * channels
-        for width, (side, _) in zip(cfg.stem.widths, conv_sides(cfg), strict=True):
-            macs += side * side * cfg.stem.kernel_size**2 * channels * width
+            macs += math.prod(side // cfg.stem.whiten for side in image_shape(cfg)) * cfg.stem.whiten**2 * 3 * channels
+        rows, columns = (conv_sides(cfg, side) for side in image_shape(cfg))
+        for width, (row, _), (column, _) in zip(cfg.stem.widths, rows, columns, strict=True):
+            macs += row * column * cfg.stem.kernel_size**2 * channels * width
             channels = width
-    patches, width = grid_size(cfg) ** 2, cfg.width
-    if cfg.stem.kind == "patch" or cfg.stem.project:
+    elif cfg.stem.kind == "resnet":
+        macs, channels = resnet.macs(cfg, image_shape(cfg)), resnet.output_channels(cfg)
+    patches, width = math.prod(grid_shape(cfg)), cfg.width
+    if cfg.stem.project:
         macs += patches * cfg.patch_size**2 * channels * width
 
     tokens = patches + cfg.registers + (cfg.pool == "token")
-    inner = cfg.heads * cfg.head_dim
-    macs += cfg.depth * tokens * (4 * width * inner + 2 * tokens * inner + 2 * width * cfg.mlp_dim)
+    if cfg.token_mlp_dim is None:
+        inner = cfg.heads * cfg.head_dim
+        macs += cfg.depth * tokens * (4 * width * inner + 2 * tokens * inner)
+    else:
+        macs += cfg.depth * 2 * tokens * width * cfg.token_mlp_dim
+    macs += cfg.depth * tokens * 2 * width * cfg.mlp_dim
 
     if cfg.pool == "sequence":
         macs += 2 * patches * width
     elif cfg.pool == "map":
+        inner = cfg.heads * cfg.head_dim
         macs += 2 * patches * width * inner + 2 * patches * inner + inner * width + 2 * width * cfg.mlp_dim
     macs += sum(a * b for a, b in itertools.pairwise(_head_widths(cfg)))
     return 2 * macs
@@ -39,12 +49,17 @@ def forward(cfg: ModelConfig) -> int:
 
 def kernel_entries(cfg: ModelConfig) -> int:
     """Numbers in the kernels of a resolved `cfg`'s blocks and head: nearly all of its parameters."""
-    blocks = cfg.depth * (4 * cfg.width * cfg.heads * cfg.head_dim + 2 * cfg.width * cfg.mlp_dim)
-    return blocks + sum(a * b for a, b in itertools.pairwise(_head_widths(cfg)))
+    if cfg.token_mlp_dim is None:
+        mixing = 4 * cfg.width * cfg.heads * cfg.head_dim
+    else:
+        mixing = 2 * math.prod(grid_shape(cfg)) * cfg.token_mlp_dim
+    return cfg.depth * (mixing + 2 * cfg.width * cfg.mlp_dim) + sum(
+        a * b for a, b in itertools.pairwise(_head_widths(cfg))
+    )
 
 
 def _head_widths(cfg: ModelConfig) -> list[int]:
-    widths = [cfg.width * grid_size(cfg) ** 2 if cfg.pool == "flatten" else cfg.width]
+    widths = [cfg.width * math.prod(grid_shape(cfg)) if cfg.pool == "flatten" else cfg.width]
     widths += [cfg.representation_dim] if cfg.representation_dim is not None else []
     return [*widths, *cfg.head_mlp, cfg.num_classes]
 

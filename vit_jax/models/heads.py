@@ -75,6 +75,8 @@ class Head(nn.Module):
             x = AttentionPool(cfg, self.dtype, self.train, name="pool")(patches)
         else:  # flatten
             x = patches.reshape(patches.shape[0], -1)  # (B, N*D)
+        if cfg.norm_after_pool:
+            x = LayerNorm(cfg.norm_eps, self.dtype, name="norm")(x)
         aux["pooled"] = x
         if cfg.representation_dim is not None:
             x = nn.tanh(Dense((cfg.representation_dim,), self.dtype, name="representation")(x))

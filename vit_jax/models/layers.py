@@ -90,17 +90,18 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """x (B, N, D) -> (B, N, D) through F hidden channels."""
+    """x (B, N, D) -> (B, N, D) through F hidden channels, `hidden` or, without one, cfg.mlp_dim."""
 
     cfg: ModelConfig
     dtype: Any
     train: bool
+    hidden: int | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         cfg, width = self.cfg, x.shape[-1]
         activation = ACTIVATIONS[cfg.activation]
-        x = activation(Dense((cfg.mlp_dim,), self.dtype, name="dense_0")(x))  # (B, N, F)
+        x = activation(Dense((self.hidden or cfg.mlp_dim,), self.dtype, name="dense_0")(x))  # (B, N, F)
         x = Dropout(cfg.mlp_dropout, self.train)(x)
         x = Dense((width,), self.dtype, name="dense_1")(x)
         if cfg.mlp_output_activation:
@@ -110,6 +111,8 @@ class Mlp(nn.Module):
 
 class Block(nn.Module):
     """A pre-norm encoder block (Dosovitskiy et al. 2021), x (B, N, D) -> (B, N, D) and its intermediates.
+
+    It mixes tokens by attention or, where `cfg.token_mlp_dim` is given, by an MLP over them.
 
     `drop_path_share` () of the rate of stochastic depth is in force.
     """
@@ -125,10 +128,14 @@ class Block(nn.Module):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         cfg, aux = self.cfg, {}
         y = LayerNorm(cfg.norm_eps, self.dtype, name="norm_0")(x)
-        y, weights = Attention(cfg, self.dtype, self.train, name="attention")(y, angles)
+        if cfg.token_mlp_dim is not None:  # Tolstikhin et al. 2021, "MLP-Mixer"
+            mixer = Mlp(cfg, self.dtype, self.train, cfg.token_mlp_dim, name="token_mlp")
+            y = mixer(y.swapaxes(1, 2)).swapaxes(1, 2)  # (B, D, N) and back
+        else:
+            y, weights = Attention(cfg, self.dtype, self.train, name="attention")(y, angles)
+            if weights is not None:
+                aux["attn_weights"] = weights
         aux["attn"] = y
-        if weights is not None:
-            aux["attn_weights"] = weights
         x = x + self._branch(y, "scale_0", drop_path_share)
         y = LayerNorm(cfg.norm_eps, self.dtype, name="norm_1")(x)
         y = aux["mlp"] = Mlp(cfg, self.dtype, self.train, name="mlp")(y)

@@ -1,45 +1,43 @@
-"""Positions of a square grid of tokens. H/W tokens a side, N = H*W tokens, D width, E head dim.
+"""Positions of a grid of tokens. H/W tokens along each side, N = H*W tokens, D width, E head dim.
 
-`side` is of the grid that the model is made for; `here`, where given, of the one at hand, spread over the same square.
+`grid` (H, W) is the one that the model is made for; `here`, where given, the one at hand, spread over the same area.
 """
-
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+Grid = tuple[int, int]
 
-def _places(side: int, here: int | None) -> np.ndarray:
+
+def _places(grid: Grid, here: Grid | None) -> np.ndarray:
     """Rows and columns (2, N, 1) of the tokens at hand, in units of the model's grid."""
-    here = here or side
-    along = (np.arange(here) + 0.5) * (side / here) - 0.5  # (H,)
-    return np.stack(np.meshgrid(along, along, indexing="ij")).reshape(2, -1, 1)
+    along = [(np.arange(h) + 0.5) * (g / h) - 0.5 for g, h in zip(grid, here or grid, strict=True)]  # (H,), (W,)
+    return np.stack(np.meshgrid(*along, indexing="ij")).reshape(2, -1, 1)
 
 
-def resized(table: jax.Array, here: int) -> jax.Array:
-    """A learned table (N, D) of a square grid, bilinearly resized to another (here * here, D)."""
-    side = math.isqrt(len(table))
-    if side == here:
+def resized(table: jax.Array, grid: Grid, here: Grid) -> jax.Array:
+    """A learned table (N, D) of one grid, bilinearly resized to another (here[0] * here[1], D)."""
+    if grid == here:
         return table
-    grid = table.reshape(side, side, -1)  # (H, W, D)
-    return jax.image.resize(grid, (here, here, grid.shape[-1]), "bilinear").reshape(here * here, -1)
+    image = table.reshape(*grid, -1)  # (H, W, D)
+    return jax.image.resize(image, (*here, image.shape[-1]), "bilinear").reshape(here[0] * here[1], -1)
 
 
-def sincos2d(side: int, width: int, here: int | None = None, temperature: float = 10_000.0) -> np.ndarray:
+def sincos2d(grid: Grid, width: int, here: Grid | None = None, temperature: float = 10_000.0) -> np.ndarray:
     """Fixed embedding, (N, D) float32.
 
     A quarter of the channels each: sin x, cos x, sin y, cos y, after MoCo v3 (Chen, Xie and He 2021); the frequencies
     reach 1/temperature exactly, as big_vision has them.
     """
     omega = temperature ** -(np.arange(width // 4) / max(width // 4 - 1, 1))  # (D/4,)
-    y, x = _places(side, here)  # (N, 1) each
+    y, x = _places(grid, here)  # (N, 1) each
     angles = [x * omega, y * omega]  # (N, D/4) each
     return np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1).astype(np.float32)
 
 
 def rope2d_angles(
-    side: int, head_dim: int, prefix: int, here: int | None = None, temperature: float = 100.0
+    grid: Grid, head_dim: int, prefix: int, here: Grid | None = None, temperature: float = 100.0
 ) -> np.ndarray:
     """Rotation angles of axial rotary positions, (prefix + N, E/2) float32.
 
@@ -49,7 +47,7 @@ def rope2d_angles(
     """
     quarter = head_dim // 4
     omega = temperature ** -(np.arange(quarter) / quarter)  # (E/4,)
-    y, x = _places(side, here)  # (N, 1) each
+    y, x = _places(grid, here)  # (N, 1) each
     angles = np.concatenate([y * omega, x * omega], axis=1)  # (N, E/2)
     return np.concatenate([np.zeros((prefix, 2 * quarter)), angles]).astype(np.float32)
 

@@ -40,9 +40,9 @@ def resolve(model: ModelConfig, num_classes: int | None = None) -> ModelConfig:
                 "change one of them or set config.model.head_dim"
             )
         model = dataclasses.replace(model, head_dim=model.width // model.heads)
-    missing = [
-        k for k in ("patch_size", "width", "depth", "heads", "mlp_dim", "num_classes") if getattr(model, k) is None
-    ]
+    attends = model.token_mlp_dim is None or model.pool == "map"
+    sizes = ("patch_size", "width", "depth", *(("heads",) if attends else ()), "mlp_dim", "num_classes")
+    missing = [k for k in sizes if getattr(model, k) is None]
     if missing:
         raise UserError(
             f"config.model.{', config.model.'.join(missing)}: not set; set a variant like 'Ti/4' or each of them"

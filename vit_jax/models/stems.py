@@ -1,4 +1,4 @@
-"""From images (B, H, W, 3) to a square grid of tokens (B, N, D). P patch size."""
+"""From images (B, H, W, 3) to a grid of tokens (B, N, D). P patch size."""
 
 from typing import Any
 
@@ -8,15 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.config import ModelConfig, StemConfig
-from vit_jax.models import inits, ops
+from vit_jax.models import inits, ops, resnet
 from vit_jax.models.layers import ACTIVATIONS, Dense, LayerNorm
 
 WHITENING = "stem/whitening/kernel"  # the path of the kernel that isn't trained
 
 
-def conv_sides(cfg: ModelConfig) -> list[tuple[int, int]]:
-    """For each convolution of the stem: pixels a side of its output, before and after pooling."""
-    stem, sides, side = cfg.stem, [], cfg.image_size // (cfg.stem.whiten or 1)
+def image_shape(cfg: ModelConfig) -> tuple[int, int]:
+    """Height and width in pixels of the images that the model sees."""
+    return cfg.image_size, cfg.image_width or cfg.image_size
+
+
+def conv_sides(cfg: ModelConfig, side: int) -> list[tuple[int, int]]:
+    """For each convolution of the stem: pixels along an axis of its output, before and after pooling.
+
+    `side` is of the image along that axis.
+    """
+    stem, sides, side = cfg.stem, [], side // (cfg.stem.whiten or 1)
     for i in range(len(stem.widths)):
         conv = -(-side // value_at(stem.strides, i, 1))  # "SAME" padding rounds up
         side = -(-conv // 2) if stem.pool else conv // value_at(stem.pools, i, 1)
@@ -34,14 +42,17 @@ def value_at(values: tuple, i: int, default: Any) -> Any:
     return values[i] if values else default
 
 
-def patch_input_size(cfg: ModelConfig) -> int:
-    """Pixels a side of what is cut into patches: the image, or the output of the convolutions."""
-    return conv_sides(cfg)[-1][1] if cfg.stem.kind == "conv" else cfg.image_size
+def patch_input_side(cfg: ModelConfig, side: int) -> int:
+    """Pixels along an axis of what is cut into patches: the image, of `side`, or the output of the convolutions."""
+    if cfg.stem.kind == "resnet":
+        return resnet.output_side(cfg, side)
+    return conv_sides(cfg, side)[-1][1] if cfg.stem.kind == "conv" else side
 
 
-def grid_size(cfg: ModelConfig) -> int:
-    """Tokens along each side of the image."""
-    return patch_input_size(cfg) // cfg.patch_size
+def grid_shape(cfg: ModelConfig) -> tuple[int, int]:
+    """Rows and columns of tokens."""
+    height, width = (patch_input_side(cfg, side) // cfg.patch_size for side in image_shape(cfg))
+    return height, width
 
 
 def patchify(images: jax.Array, patch_size: int) -> jax.Array:
@@ -62,6 +73,18 @@ class PatchStem(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         patches = patchify(x, self.cfg.patch_size)  # (B, N, P*P*C)
         return Dense((self.cfg.width,), self.dtype, inits.patches(self.cfg), name="proj")(patches)
+
+
+class ResNetStem(nn.Module):
+    """Linear patches of a ResNet's output: the hybrids of Dosovitskiy et al. 2021."""
+
+    cfg: ModelConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = resnet.ResNet(self.cfg, self.dtype, name="resnet")(x)
+        return PatchStem(self.cfg, self.dtype, name="patches")(x)
 
 
 class Whitening(nn.Module):

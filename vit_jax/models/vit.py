@@ -21,7 +21,7 @@ from vit_jax.models.dropout import Dropout
 from vit_jax.models.heads import Head
 from vit_jax.models.layers import Block, LayerNorm
 from vit_jax.models.presets import resolve
-from vit_jax.models.stems import ConvStem, PatchStem, grid_size
+from vit_jax.models.stems import ConvStem, PatchStem, ResNetStem, grid_shape, image_shape
 
 
 class VisionTransformer(nn.Module):
@@ -35,7 +35,8 @@ class VisionTransformer(nn.Module):
         stem            (B, N, D)  patches, before positions
         tokens          (B, prefix + N, D)  input of the first block; prefix: class token, then registers
         block_00, ...   attn, mlp, out: (B, prefix + N, D); attn_weights (B, K, prefix + N, prefix + N), not with cudnn
-        encoded         (B, prefix + N, D)  after the last norm
+                        and not of an MLP-Mixer
+        encoded         (B, prefix + N, D)  after the last norm, unless that comes after pooling
         pooled, pre_logits  (B, ...)  before and after the head's hidden layers
     """
 
@@ -47,22 +48,22 @@ class VisionTransformer(nn.Module):
     def __call__(
         self, images: jax.Array, train: bool = False, drop_path_share: float | jax.Array = 1.0
     ) -> tuple[jax.Array, dict[str, Any]]:
-        cfg, aux, size = self.cfg, {}, self.input_size or self.cfg.image_size
-        if images.shape[1:] != (size, size, 3):
-            raise ValueError(f"images must be (B, {size}, {size}, 3); found {images.shape}")
-        stem = ConvStem if cfg.stem.kind == "conv" else PatchStem
+        cfg, aux = self.cfg, {}
+        seen = cfg if self.input_size is None else dataclasses.replace(cfg, image_size=self.input_size)
+        if images.shape[1:] != (*image_shape(seen), 3):
+            raise ValueError(f"images must be (B, {', '.join(map(str, image_shape(seen)))}, 3); found {images.shape}")
+        stem = {"patch": PatchStem, "conv": ConvStem, "resnet": ResNetStem}[cfg.stem.kind]
         x = aux["stem"] = stem(cfg, self.dtype, name="stem")(images.astype(self.dtype))  # (B, N, D)
 
-        side, angles = grid_size(cfg), None
-        here = grid_size(dataclasses.replace(cfg, image_size=size))  # of images of this size
+        grid, here, angles = grid_shape(cfg), grid_shape(seen), None
         if cfg.posemb == "learned":
-            table = self.param("posemb", inits.posemb(cfg), (side * side, cfg.width), jnp.float32)
-            x = x + posembs.resized(table, here).astype(self.dtype)
+            table = self.param("posemb", inits.posemb(cfg), (grid[0] * grid[1], cfg.width), jnp.float32)
+            x = x + posembs.resized(table, grid, here).astype(self.dtype)
         elif cfg.posemb == "sincos2d":
-            x = x + posembs.sincos2d(side, cfg.width, here).astype(self.dtype)
+            x = x + posembs.sincos2d(grid, cfg.width, here).astype(self.dtype)
         prefix = cfg.registers + (cfg.pool == "token")
         if cfg.posemb == "rope2d":
-            angles = posembs.rope2d_angles(side, cfg.head_dim, prefix, here)
+            angles = posembs.rope2d_angles(grid, cfg.head_dim, prefix, here)
 
         # Class token and registers (Darcet et al. 2024) come after the positions: they have no place in the image.
         if prefix:
@@ -77,7 +78,9 @@ class VisionTransformer(nn.Module):
             x, aux[f"block_{i:02d}"] = block(cfg, self.dtype, train, drop_path, name=f"block_{i:02d}")(
                 x, angles, drop_path_share
             )
-        x = aux["encoded"] = LayerNorm(cfg.norm_eps, self.dtype, name="norm")(x)
+        if not cfg.norm_after_pool:
+            x = LayerNorm(cfg.norm_eps, self.dtype, name="norm")(x)
+        aux["encoded"] = x
         logits, head_aux = Head(cfg, self.dtype, train, prefix, name="head")(x)
         return logits, {**aux, **head_aux}
 

@@ -1,0 +1,1 @@
+"""One HTML page about runs (scripts/report.py): no script, no font and no picture from anywhere else."""

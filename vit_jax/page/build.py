@@ -1,0 +1,45 @@
+"""Puts the page together and writes it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vit_jax.disk import write_whole
+from vit_jax.errors import UserError
+from vit_jax.page import configs, curves, html, inside, results
+from vit_jax.page.html import Section, paragraph
+from vit_jax.page.runs import Entry, read_all
+
+
+def write(workdirs: Sequence[str], output: str | None) -> Path:
+    """Writes the page about the runs in these folders to `output`, by default report.html in the first; gives its path.
+
+    A folder holds a run, finished or not, or those of several seeds. Raises UserError for a folder without a run, for
+    one that is damaged, and for a place that can't be written.
+    """
+    entries = read_all(workdirs)
+    path = Path(output or Path(workdirs[0]) / "report.html").expanduser().absolute()
+    if not path.parent.is_dir():  # told before minutes are spent
+        raise UserError(f"--output={path}: there is no folder {path.parent}; make it, or name another")
+    text = page_of(entries)
+    try:
+        write_whole(path, text)
+    except OSError as error:
+        raise UserError(f"{path} can't be written ({error.strerror}); name another file with --output") from error
+    return path
+
+
+def page_of(entries: Sequence[Entry]) -> str:
+    """The HTML document."""
+    runs = [run for entry in entries for run in entry.runs]
+    sections: list[Section] = [
+        results.section(entries),
+        curves.section(entries),
+        configs.section(entries),
+        *(inside.section(i, entry) for i, entry in enumerate(entries)),
+        configs.environment(entries),
+    ]
+    data = ", ".join(dict.fromkeys(f"{run.config.data.name}, {len(run.classes)} classes" for run in runs))
+    names = ", ".join(entry.name for entry in entries)
+    lead = paragraph(f"{names}: {len(runs)} {'run' if len(runs) == 1 else 'runs'} of vit_jax on {data}.")
+    title = names if len(entries) < 4 else f"{len(entries)} runs"
+    return html.page(f"Report: {title}", lead, sections)

@@ -1,0 +1,215 @@
+"""A look into one run: what its model took its images for, what it attended to, what it has learned. N images."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vit_jax import attention_maps, evaluate, filters, trained, viz
+from vit_jax.checkpoint import Checkpoints
+from vit_jax.data import sources
+from vit_jax.data.dataset import Examples, take
+from vit_jax.errors import UserError
+from vit_jax.models.stems import grid_shape
+from vit_jax.page import classes
+from vit_jax.page.html import Html, Section, element, join, paragraph, picture
+from vit_jax.page.runs import Entry, Run
+from vit_jax.progress import doing, percent, say
+from vit_jax.sharding import make_mesh
+from vit_jax.trained import Trained
+
+_MISTAKES = 24
+_MAPS = 10  # images with attention maps, of as many classes
+_THUMBNAIL = 96  # pixels of the longer side, at most, of an image among many
+_COMPONENTS = 28  # as in figure 7 of the ViT paper
+_KERNELS = 64  # of a convolution, at most
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Labelled images and what the model gives for them."""
+
+    split: str
+    examples: Examples
+    logits: np.ndarray  # (N, C) float32
+
+
+def section(index: int, entry: Entry) -> Section:
+    """Everything about the run that stands for the entry; what can't be had is said in its place.
+
+    Raises UserError for a damaged checkpoint.
+    """
+    run, prefix = entry.shown(), f"run-{index}"
+    model, seen, reason = look(run)
+    matrix = run.matrix
+    if matrix is None and seen is not None:
+        matrix = evaluate.confusion(seen.logits, seen.examples.labels)
+    parts = []
+    if matrix is not None:
+        split = run.results.get("split", "test") if run.results else run.config.data.validation
+        parts += classes.sections(prefix, matrix, run.classes, f"{matrix.sum():,} images of {split}")
+    missing = paragraph(reason, kind="note")
+    worst, maps = (missing, missing) if seen is None else (mistakes(seen, run.classes), attention(model, seen))
+    parts.append(Section(f"{prefix}-mistakes", "Most confident mistakes", worst))
+    parts.append(Section(f"{prefix}-attention", "Attention", maps))
+    learned = missing if model is None else join([input_filters(model), positions(model)])
+    parts.append(Section(f"{prefix}-filters", "Learned filters and positions", learned))
+    return Section(prefix, entry.name, _lead(entry, run, model), tuple(parts))
+
+
+def _lead(entry: Entry, run: Run, model: Trained | None) -> Html:
+    told = [f"Seed {run.config.seed}, {'the first tested ' if run.results else 'one '}of {len(entry.runs)}. "]
+    told = told if len(entry.runs) > 1 else []
+    if model:
+        told.append(f"Pictures are of the checkpoint of step {model.step:,}.")
+    if not run.results:
+        told.append(" The run isn't tested: what follows is of its validation images.")
+    return paragraph("".join(told), kind="note")
+
+
+def look(run: Run) -> tuple[Trained | None, Seen | None, str]:
+    """The model and what it gives for the images to show; the reason where one of them can't be had.
+
+    The images are those of the test if the run was tested, by the checkpoint that was. They are looked at, and no
+    result is changed. Before the test those of the validation split, so that the test's stay unseen.
+    """
+    with Checkpoints(run.folder.path) as checkpoints:
+        steps = checkpoints.steps()
+    step = run.results["checkpoint"] if run.results else None
+    if not steps or (step is not None and step not in steps):
+        return None, None, f"The checkpoint{'' if step is None else f' of step {step}, which was tested,'} isn't there."
+    # Before the end no checkpoint need have been evaluated, so the best can't be asked for.
+    model = trained.load(str(run.folder.path), "latest" if step is None else str(step))
+    data = run.config.data
+    split, key = (data.test, "config.data.test") if run.results else (data.validation, "config.data.validation")
+    if not split:
+        return model, None, "There are no images to show: the run has no validation split and wasn't tested."
+    try:
+        with doing("Reading the data"):
+            dataset = sources.load(data, run.config.model.image_size, must_find_dir=False, download=False)
+        run.folder.check_data(dataset)
+        examples = take(dataset, split, key)
+    except UserError as error:
+        return model, None, f"The images can't be shown. {str(error)[:1].upper()}{str(error)[1:]}."
+    say(f"Looking at {len(examples.labels):,} images of {split} with checkpoint {model.step} of {run.name} ...")
+    with doing("Computing"):
+        evaluator = evaluate.Evaluator(model.module, run.config, make_mesh(), model.params, examples.images.shape[1:])
+        return model, Seen(split, examples, evaluator.logits(model.params, examples.images)), ""
+
+
+def mistakes(seen: Seen, names: tuple[str, ...]) -> Html:
+    """The images whose wrong class was given the greatest probability."""
+    chosen, probabilities = worst_mistakes(seen.logits, seen.examples.labels, _MISTAKES)
+    if not len(chosen):
+        return paragraph("There are none.", kind="note")
+    figures = []
+    for i, probs in zip(chosen, probabilities, strict=True):
+        true, guess = names[seen.examples.labels[i]], names[probs.argmax()]
+        told = join([
+            element("strong", guess), f" {percent(probs.max())}", element("br"),
+            "is ", element("strong", true), f" {percent(probs[seen.examples.labels[i]])}",
+        ])  # fmt: skip
+        alt = f"{true}, taken for {guess} with {percent(probs.max())}; image {i} of {seen.split}"
+        figures.append(
+            element("figure", picture(_thumbnail(seen.examples.images[i]), alt), element("figcaption", told))
+        )
+    lead = f"Images of {seen.split} that were taken for another class with the greatest probability."
+    return join([paragraph(lead, kind="note"), element("div", *figures, class_="pictures")])
+
+
+def worst_mistakes(logits: np.ndarray, labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (n,) of the most confident mistakes, the worst first, at most `count`; and their probabilities (n, C)."""
+    logits = logits.astype(np.float64)
+    probs = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probs /= probs.sum(axis=1, keepdims=True)  # (N, C)
+    wrong = np.flatnonzero(logits.argmax(axis=1) != labels)
+    chosen = wrong[np.argsort(-probs[wrong].max(axis=1), kind="stable")[:count]]
+    return chosen, probs[chosen]
+
+
+def attention(model: Trained, seen: Seen) -> Html:
+    """For the first image of each class: attention of the last block, and rollout over all, over the image."""
+    cfg = model.module.cfg
+    if not attention_maps.has_weights(cfg):
+        return paragraph("An MLP-Mixer has no attention.", kind="note")
+    chosen = np.unique(seen.examples.labels, return_index=True)[1][:_MAPS]
+    images = np.asarray(seen.examples.images[np.sort(chosen)])
+    weights = attention_maps.weights_of(model.module, model.params, images, model.config.augment)
+    prefix, by_token = cfg.registers + (cfg.pool == "token"), cfg.pool == "token"
+    grid = grid_shape(cfg)
+    kinds = {
+        "last block": attention_maps.seen_by_output(weights[-1], prefix, by_token),
+        "rollout": attention_maps.seen_by_output(attention_maps.rollout(weights), prefix, by_token),
+    }
+    figures = []
+    for row, i in enumerate(np.sort(chosen)):
+        true, guess = model.classes[seen.examples.labels[i]], model.classes[seen.logits[i].argmax()]
+        cells = [element("div", picture(_thumbnail(images[row]), f"the image, {true}"), element("span", "image"))]
+        for kind, maps in kinds.items():
+            drawn = picture(viz.overlay(images[row], maps[row].reshape(grid)), f"attention on a {true}, {kind}")
+            most = maps[row].max() * maps.shape[1]
+            cells.append(element("div", drawn, element("span", f"{kind}, most {most:.1f} x the mean")))
+        told = [element("strong", true), "" if guess == true else f", taken for {guess}"]
+        figures.append(element("figure", element("figcaption", *told), element("div", *cells)))
+    whose = "of the class token" if by_token else "of all the image's tokens on average"
+    lead = paragraph(
+        f"Attention {whose}, averaged over the heads: of the last block, and by rollout through all {cfg.depth} (Abnar "
+        "and Zuidema 2020), which mixes half of the identity into each block for its residual connection. Each picture "
+        "goes from its least weight, dark, to its greatest, light; below it, how far the greatest is above the mean.",
+        kind="note",
+    )
+    return join([lead, element("div", *figures, class_="maps")])
+
+
+def input_filters(model: Trained) -> Html:
+    """Principal components of the first layer's filters and, of a convolution, the filters themselves."""
+    name, kernels = filters.input_filters(model.module.cfg, model.params)
+    components, shares = filters.principal_components(kernels, _COMPONENTS)
+    size, alike = kernels.shape[1], f"{len(kernels)} filters of {kernels.shape[1]} x {kernels.shape[1]} pixels"
+    scale = max(40 // size, 1)
+    drawn = viz.tiles(filters.filter_pictures(components), 7, scale, gap=4)
+    figures = [
+        element(
+            "figure",
+            picture(drawn, f"{len(components)} principal components of the {name}", "tiles"),
+            element(
+                "figcaption",
+                f"The first {len(components)} principal components of the {name} ({alike}): {percent(shares.sum())} of "
+                "their variance, in order. Grey is 0.",
+            ),
+        )
+    ]
+    if model.module.cfg.stem.kind != "patch":
+        several = kernels[:_KERNELS]
+        drawn = viz.tiles(filters.filter_pictures(several), 8, scale, gap=4)
+        caption = f"{'The' if len(several) == len(kernels) else 'Of the'} {alike}: {len(several)}."
+        figures.append(
+            element("figure", picture(drawn, f"Filters of the {name}", "tiles"), element("figcaption", caption))
+        )
+    return element("div", *figures, class_="charts")
+
+
+def positions(model: Trained) -> Html:
+    """How alike the learned positions are."""
+    cfg = model.module.cfg
+    if cfg.posemb != "learned":
+        return paragraph(f"Its positions are not learned: config.model.posemb is {cfg.posemb}.", kind="note")
+    similarity = filters.position_similarity(np.asarray(model.params["posemb"]))
+    drawn, columns = filters.similarity_pictures(similarity, grid_shape(cfg))
+    caption = (
+        f"Learned positions: each tile is the cosine similarity of one place's embedding, where the tile stands, with "
+        f"those of all {len(similarity):,}. From {similarity.min():.2f}, dark, to 1, light."
+    )
+    return element(
+        "figure",
+        picture(viz.tiles(drawn, columns, max(48 // drawn.shape[2], 1), gap=4), "Similarity of positions", "tiles"),
+        element("figcaption", caption),
+    )
+
+
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    """An image (H, W, 3) uint8, smaller where it is large: a page holds many."""
+    from PIL import Image
+
+    small = Image.fromarray(np.asarray(image))
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    return np.asarray(small)

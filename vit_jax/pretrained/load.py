@@ -1,0 +1,134 @@
+"""Weights in: a file or folder of another project, or of ours, becomes a module and its parameters."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vit_jax import trained
+from vit_jax.config import ModelConfig, from_mapping, unknown
+from vit_jax.errors import UserError
+from vit_jax.models import VisionTransformer, create, resolve
+from vit_jax.models.stems import grid_shape
+from vit_jax.optim import path_of
+from vit_jax.pretrained import google, huggingface, own, timm
+from vit_jax.pretrained.files import Weights, open_weights
+from vit_jax.pretrained.pieces import check, convert
+from vit_jax.pretrained.positions import Grid, Resize
+from vit_jax.pretrained.source import Layout, Source, pair
+from vit_jax.progress import say
+
+_SOURCES = (own.SOURCE, google.SOURCE, huggingface.SOURCE, timm.SOURCE)
+_LOGITS = "head/logits/"
+
+
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """Weights, read up to their names and shapes."""
+
+    source: Source
+    weights: Weights
+    model: dict[str, Any]  # the keys of a ModelConfig that they and what was given by hand say
+    stored_classes: int | None  # None: there is no classifier
+    without: tuple[str, ...]  # beginnings of names that aren't wanted; the head that follows on them isn't, either
+    layout: Layout
+
+
+def load(path: str | Path, **overrides: Any) -> tuple[VisionTransformer, dict[str, Any]]:
+    """(module, params) of published weights: `module.apply({"params": params}, images)` gives the source's logits.
+
+    The source is recognised: files of google-research/vision_transformer (.npz), folders of Hugging Face's ViT, state
+    dicts of timm's VisionTransformer (.safetensors, .npz), our own exports and workdirs. Epsilon, GELU and pooling
+    follow it. `overrides` are keys of config.model: what a file doesn't tell (timm's `heads`), or what is wanted
+    otherwise: `image_size` (a number, or height and width) resizes positions in the source's way, another `num_classes`
+    puts a new head of zeros in the place of the old one, and says so. `stored_image_size` tells the size that positions
+    are for where it can't be read off.
+
+    Images (B, H, W, 3) come as the source wants them: in [-1, 1] for Google's files. Raises UserError for a file that
+    can't be read, and with every mismatch of names and shapes at once, before an array is read.
+    """
+    described = describe(path, overrides)
+    module = create(trained.usable_here(resolve(from_mapping(ModelConfig, described.model, "model"))))
+    return module, params_for(module, described)
+
+
+def describe(path: str | Path, given: Mapping[str, Any]) -> Described:
+    """Recognises the weights at `path` and reads off what their names and shapes say; `given` says the rest.
+
+    Raises UserError for weights of no known source, and asks by name for what they don't tell.
+    """
+    known = [*(field.name for field in dataclasses.fields(ModelConfig)), "stored_image_size"]
+    for key in given:
+        if key not in known:
+            raise UserError(unknown("key", key, known))
+    weights = _open(Path(path).expanduser())
+    source = next((source for source in _SOURCES if source.recognises(weights)), None)
+    if source is None:
+        names = ", ".join(list(weights.shapes)[:4]) or "no array at all"
+        raise UserError(
+            f"{weights.path}: the names are of none of the projects that are known "
+            f"({', '.join(source.name for source in _SOURCES)}); found {names}"
+        )
+    found = source.fields(weights, given)
+    by_hand = {key: value for key, value in given.items() if key not in ("image_size", "stored_image_size")}
+    model = found | by_hand
+    layout = source.layout(weights, model, given)
+    size = pair(given.get("image_size")) or layout.image_size
+    for key, value, what in (
+        ("heads", model.get("heads") or model.get("token_mlp_dim"), "the number of attention heads: heads=12"),
+        ("activation", model.get("activation"), "the kind of GELU: activation='gelu' or 'gelu_tanh'"),
+        ("num_classes", model.get("num_classes"), "the number of classes, having no classifier: num_classes=10"),
+        ("image_size", size, "the size of the images: image_size=224"),
+    ):
+        if value is None:
+            raise UserError(f"{weights.path} doesn't tell {what}; say {key} by name")
+    height, width = size
+    model |= {"image_size": height, "image_width": None if width == height else width}
+    drops = found.get("representation_dim") is not None and model["representation_dim"] is None
+    without = ("pre_logits/", "head/representation/") if drops else ()
+    return Described(source, weights, model, found.get("num_classes"), without, layout)
+
+
+def _open(path: Path) -> Weights:
+    """A file or folder of weights; a run's workdir becomes one like an export of ours."""
+    if not (path / "checkpoints").is_dir():
+        return open_weights(path)
+    run = trained.load(str(path))
+    flat = {path_of(where): x for where, x in jax.tree_util.tree_leaves_with_path(run.params)}
+    shapes = {name: x.shape for name, x in flat.items()}
+    return Weights(path, shapes, lambda name: np.asarray(flat[name]), metadata=own.metadata(run.config.model))
+
+
+def params_for(module: VisionTransformer, described: Described) -> dict[str, Any]:
+    """The parameters (float32) of a module whose config follows from what is described; the head may be a new one."""
+    source, weights, cfg = described.source, described.weights, module.cfg
+    before, grid, _ = described.layout
+    pieces = source.pieces(cfg, weights.shapes, before, grid)
+    shapes, fresh, replaced = own.paths(module), {}, set()
+    if described.without or cfg.num_classes != described.stored_classes:
+        replaced = {name for piece in pieces if piece.ours.startswith(_LOGITS) for name in piece.theirs}
+        pieces = [piece for piece in pieces if not piece.ours.startswith(_LOGITS)]
+        fresh = {path: np.zeros(shape, np.float32) for path, shape in shapes.items() if path.startswith(_LOGITS)}
+    check(weights, pieces, lambda name: name in replaced or name.startswith(described.without) or source.ignored(name))
+    flat = convert(weights, pieces) | fresh
+    if grid is not None:
+        flat["posemb"] = _resized(flat["posemb"], grid, grid_shape(cfg), source.resize)
+    if {path: x.shape for path, x in flat.items()} != shapes:
+        differ = sorted(flat.keys() ^ shapes.keys()) or [path for path in shapes if flat[path].shape != shapes[path]]
+        raise UserError(f"{weights.path}: weights of {source.name} make no such model: {', '.join(differ[:6])} differ")
+    if fresh:
+        old = described.stored_classes
+        what = f"The head of {old} classes is replaced by" if old else "The file has no head: there is"
+        say(f"{what} a new one of {cfg.num_classes}, all zeros.")
+    return own.nested({path: flat[path] for path in shapes})
+
+
+def _resized(table: np.ndarray, grid: Grid, here: Grid, resize: Resize) -> np.ndarray:
+    """A table (N, D) of one grid for another."""
+    if grid == here:
+        return table
+    say(f"Positions of {grid[0]} x {grid[1]} patches are resized to {here[0]} x {here[1]}.")
+    return resize(table.reshape(*grid, -1), here).reshape(here[0] * here[1], -1)  # (N', D)

@@ -1,0 +1,76 @@
+"""Our own exports: model.safetensors with the parameters by their paths, and the model's config in its metadata."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from vit_jax import state as states
+from vit_jax.config import ModelConfig, from_mapping, to_dict
+from vit_jax.errors import UserError
+from vit_jax.models import VisionTransformer, create
+from vit_jax.models.stems import grid_shape, image_shape
+from vit_jax.optim import path_of
+from vit_jax.pretrained.files import Shape, Weights
+from vit_jax.pretrained.pieces import Piece, same
+from vit_jax.pretrained.positions import Grid, bilinear
+from vit_jax.pretrained.source import Layout, Source, nothing
+
+FORMAT = "vit_jax"
+
+
+def metadata(model: ModelConfig) -> dict[str, str]:
+    """What marks a file as ours."""
+    return {"format": FORMAT, "model": json.dumps(to_dict(model))}
+
+
+def recognises(weights: Weights) -> bool:
+    return weights.metadata.get("format") == FORMAT
+
+
+def config_of(weights: Weights) -> ModelConfig:
+    """The model's config; raises UserError where the metadata hold none that this version knows."""
+    try:
+        mapping = json.loads(weights.metadata["model"])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{weights.path} says that it is ours and has no model in its metadata ({error})") from error
+    return from_mapping(ModelConfig, mapping, f"{weights.path}: model")
+
+
+def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
+    return to_dict(config_of(weights))
+
+
+def layout(weights: Weights, model: Mapping[str, Any], given: Mapping[str, Any]) -> Layout:
+    cfg = config_of(weights)
+    return Layout(0, grid_shape(cfg) if cfg.posemb == "learned" else None, image_shape(cfg))
+
+
+def paths(module: VisionTransformer) -> dict[str, Shape]:
+    """Shapes of a module's parameters by path."""
+    return {path_of(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(states.abstract_params(module))}
+
+
+def pieces(cfg: ModelConfig, shapes: dict[str, Shape], before: int, grid: Grid | None) -> list[Piece]:
+    """Each parameter is itself."""
+    ours = paths(create(cfg))
+    found = [same(path, path, shape) for path, shape in ours.items() if path != "posemb"]
+    if grid and "posemb" in ours:  # before it is resized
+        found.append(same("posemb", "posemb", (grid[0] * grid[1], cfg.width)))
+    return found
+
+
+def nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """ "a/b" -> {"a": {"b": ...}}."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = value
+    return tree
+
+
+SOURCE = Source("vit_jax", recognises, fields, layout, pieces, bilinear, nothing)

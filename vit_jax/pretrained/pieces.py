@@ -1,0 +1,149 @@
+"""What corresponds to what between a model of ours and one of another project, and the way from one to the other.
+
+P patch size, C channels, D width, K heads, E head dim, N patches, F any features.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from vit_jax.errors import UserError
+from vit_jax.pretrained.files import Shape, Weights
+from vit_jax.pretrained.positions import Grid
+
+
+class Piece(NamedTuple):
+    """One parameter of ours and the arrays of the other project that it is made of."""
+
+    ours: str  # its path
+    theirs: dict[str, Shape]  # by name, in the order in which `into` takes them
+    into: Callable[..., np.ndarray]
+    out: Callable[[np.ndarray], dict[str, np.ndarray]]  # the other way; arrays that several pieces share, once
+
+
+def same(ours: str, theirs: str, shape: Shape) -> Piece:
+    """Alike in both, but for axes of length 1 and the way a shape is written."""
+    return reshaped(ours, theirs, shape, shape)
+
+
+def reshaped(ours: str, theirs: str, shape: Shape, our_shape: Shape) -> Piece:
+    return Piece(ours, {theirs: shape}, lambda x: x.reshape(our_shape), lambda x: {theirs: x.reshape(shape)})
+
+
+def norm(ours: str, theirs: str, width: int, names: tuple[str, str]) -> list[Piece]:
+    """Scale and bias of a norm, called `names` there."""
+    return [same(f"{ours}/{k}", theirs + name, (width,)) for k, name in zip(("scale", "bias"), names, strict=True)]
+
+
+def zeros(ours: str, shape: Shape) -> Piece:
+    """A parameter that the other model does without."""
+    return Piece(ours, {}, lambda: np.zeros(shape, np.float32), lambda x: {})
+
+
+def torch_dense(ours: str, theirs: str, ins: Shape, outs: Shape, bias: bool = True) -> list[Piece]:
+    """A torch.nn.Linear: its weight is (out, in), each flattened; ours (*ins, *outs) in its flattened input."""
+    n_in, n_out = math.prod(ins), math.prod(outs)
+    kernel = Piece(
+        f"{ours}/kernel",
+        {f"{theirs}.weight": (n_out, n_in)},
+        lambda w: w.T.reshape(n_in, *outs),
+        lambda x: {f"{theirs}.weight": x.reshape(n_in, n_out).T},
+    )
+    if not bias:
+        return [kernel, zeros(f"{ours}/bias", outs)]
+    return [kernel, reshaped(f"{ours}/bias", f"{theirs}.bias", (n_out,), outs)]
+
+
+def torch_dense_stack(ours: str, theirs: list[str], n_in: int, outs: Shape, bias: bool) -> list[Piece]:
+    """Several torch.nn.Linear of outputs `outs` side by side in one of ours: kernel (n_in, len(theirs), *outs)."""
+    n_out, count = math.prod(outs), len(theirs)
+
+    def kernels_out(x: np.ndarray) -> dict[str, np.ndarray]:
+        return {f"{name}.weight": x[:, i].reshape(n_in, n_out).T for i, name in enumerate(theirs)}
+
+    def biases_out(x: np.ndarray) -> dict[str, np.ndarray]:
+        return {f"{name}.bias": x[i].reshape(n_out) for i, name in enumerate(theirs)}
+
+    kernel = Piece(
+        f"{ours}/kernel",
+        {f"{name}.weight": (n_out, n_in) for name in theirs},
+        lambda *w: np.stack([one.T.reshape(n_in, *outs) for one in w], axis=1),
+        kernels_out,
+    )
+    if not bias:
+        return [kernel, zeros(f"{ours}/bias", (count, *outs))]
+    names = {f"{name}.bias": (n_out,) for name in theirs}
+    return [kernel, Piece(f"{ours}/bias", names, lambda *b: np.stack([one.reshape(outs) for one in b]), biases_out)]
+
+
+def torch_patches(ours: str, theirs: str, patch: int, channels: int, width: int, bias: bool = True) -> list[Piece]:
+    """A torch.nn.Conv2d of stride P as linear patches: (D, C, P, P) there, (P*P*C, D) here."""
+    kernel = Piece(
+        f"{ours}/kernel",
+        {f"{theirs}.weight": (width, channels, patch, patch)},
+        lambda w: w.transpose(2, 3, 1, 0).reshape(patch * patch * channels, width),
+        lambda x: {f"{theirs}.weight": x.reshape(patch, patch, channels, width).transpose(3, 2, 0, 1)},
+    )
+    if not bias:
+        return [kernel, zeros(f"{ours}/bias", (width,))]
+    return [kernel, same(f"{ours}/bias", f"{theirs}.bias", (width,))]
+
+
+def positions_table(theirs: str, before: int, grid: Grid, width: int) -> Piece:
+    """Learned positions (1, before + N, D) there, of which ours (N, D) are those of patches."""
+    return Piece(
+        "posemb",
+        {theirs: (1, before + grid[0] * grid[1], width)},
+        lambda table: table[0, before:],
+        lambda x: {theirs: np.concatenate([np.zeros((before, width), x.dtype), x])[None]},
+    )
+
+
+def prefix(theirs: dict[str, int], table: str | None, before: int, grid: Grid, width: int) -> Piece:
+    """Class token and registers, (1, count, D) each there, ours (prefix, D).
+
+    Ours have no positions: the first `before` rows of the other's table are added to them once and for all.
+    """
+    names = {name: (1, count, width) for name, count in theirs.items()}
+    if table and before:
+        names[table] = (1, before + grid[0] * grid[1], width)
+
+    def into(*arrays: np.ndarray) -> np.ndarray:
+        tokens = np.concatenate([array[0] for array in arrays[: len(theirs)]])
+        return tokens + arrays[-1][0, :before] if table and before else tokens
+
+    def out(x: np.ndarray) -> dict[str, np.ndarray]:
+        ends = np.cumsum(list(theirs.values()))[:-1]
+        return {name: part[None] for name, part in zip(theirs, np.split(x, ends), strict=True)}
+
+    return Piece("prefix", names, into, out)
+
+
+def mismatches(weights: Weights, pieces: Iterable[Piece], ignored: Callable[[str], bool]) -> list[str]:
+    """One line for each array that the file lacks, has in another shape, or has without anything to take it."""
+    lines, taken = [], set()
+    for piece in pieces:
+        for name, shape in piece.theirs.items():
+            taken.add(name)
+            found = weights.shapes.get(name)
+            if found is None:
+                lines.append(f"{name}: missing in the file, {shape} in the model ({piece.ours})")
+            elif found != shape:
+                lines.append(f"{name}: {found} in the file, {shape} in the model ({piece.ours})")
+    extra = [name for name in weights.shapes if name not in taken and not ignored(name)]
+    lines += [f"{name}: {weights.shapes[name]} in the file, nothing in the model" for name in extra]
+    return list(dict.fromkeys(lines))
+
+
+def check(weights: Weights, pieces: Iterable[Piece], ignored: Callable[[str], bool]) -> None:
+    """Raises UserError with every mismatch at once."""
+    if lines := mismatches(weights, pieces, ignored):
+        title = f"{weights.path} and the model don't fit in {len(lines)} places; nothing was loaded:"
+        raise UserError("\n".join([title, *(f"  {line}" for line in lines)]))
+
+
+def convert(weights: Weights, pieces: Iterable[Piece]) -> dict[str, np.ndarray]:
+    """Our parameters by path, read from the file."""
+    return {piece.ours: piece.into(*(weights.read(name) for name in piece.theirs)) for piece in pieces}

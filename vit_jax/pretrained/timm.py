@@ -1,0 +1,154 @@
+"""Weights of timm's VisionTransformer: a state dict as .safetensors or .npz, or a folder with config.json, too.
+
+What a state dict doesn't say is read from "model_args" of such a config.json, or asked for by name: the number of heads
+and, of attention pooling, the kind of GELU. Epsilon is 1e-6, GELU is exact unless said otherwise.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from vit_jax.config import ModelConfig
+from vit_jax.errors import UserError
+from vit_jax.pretrained.files import Shape, Weights
+from vit_jax.pretrained.pieces import (
+    Piece,
+    norm,
+    positions_table,
+    prefix,
+    same,
+    torch_dense,
+    torch_patches,
+)
+from vit_jax.pretrained.positions import Grid, bicubic_antialiased, grid_of
+from vit_jax.pretrained.source import Layout, Source, nothing, over, pair, pixels_of_a_patch
+
+_NORM = (".weight", ".bias")
+_POOLS = {"token": "token", "avg": "mean", "map": "map"}
+_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "relu": "relu"}
+# Of the named architectures: what their names say (timm/models/vision_transformer.py).
+_HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16}
+
+
+def recognises(weights: Weights) -> bool:
+    return any(re.match(r"blocks\.\d+\.", name) for name in weights.shapes)
+
+
+def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a ModelConfig that the arrays' shapes, config.json and the pooling that is `given` say."""
+    shapes, config = weights.shapes, weights.config
+    args, name = config.get("model_args", {}), str(config.get("architecture", ""))
+    width = shapes.get("patch_embed.proj.weight", (1,))[0]
+    pooling = args.get("global_pool", "map" if any(n.startswith("attn_pool.") for n in shapes) else None)
+    if pooling not in (None, *_POOLS):
+        raise UserError(f"config.json says global_pool={pooling!r}; what there is: {', '.join(_POOLS)}")
+    if pooling is None:
+        # timm's own default; a norm after pooling comes by default with the mean alone.
+        pooling = "token" if "cls_token" in shapes and "fc_norm.weight" not in shapes else "avg"
+    pool = given.get("pool", _POOLS[pooling])
+    found = {
+        "patch_size": shapes.get("patch_embed.proj.weight", (1,))[-1],
+        "width": width,
+        "depth": max(int(match[1]) for n in shapes if (match := re.match(r"blocks\.(\d+)\.", n))) + 1,
+        "mlp_dim": shapes.get("blocks.0.mlp.fc1.weight", (1,))[0],
+        "pool": pool,
+        "norm_after_pool": "fc_norm.weight" in shapes,
+        # A class token that isn't pooled is as good as a register.
+        "registers": shapes.get("reg_token", (1, 0))[1] + ("cls_token" in shapes and pool != "token"),
+        "posemb": "learned" if "pos_embed" in shapes else "none",
+        "qk_norm": "blocks.0.attn.q_norm.weight" in shapes,
+        "layer_scale": float(args.get("init_values") or 1e-5) if "blocks.0.ls1.gamma" in shapes else None,
+        "norm_eps": 1e-6,
+    }
+    if "head.weight" in shapes:
+        found["num_classes"] = shapes["head.weight"][0]
+    if found["qk_norm"]:  # it is of each head apart
+        found["heads"] = width // shapes["blocks.0.attn.q_norm.weight"][0]
+    elif "num_heads" in args:
+        found["heads"] = args["num_heads"]
+    elif match := re.match(r"vit_(tiny|small|base|large)_patch", name):
+        found["heads"] = _HEADS[match[1]]
+    act = args.get("act_layer", None if pool == "map" and not config else "gelu")
+    if act is not None:
+        if act not in _ACTIVATIONS:
+            raise UserError(f"config.json says act_layer={act!r}; what there is: {', '.join(_ACTIVATIONS)}")
+        found["activation"] = _ACTIVATIONS[act]
+    return found
+
+
+def layout(weights: Weights, model: Mapping[str, Any], given: Mapping[str, Any]) -> Layout:
+    """With `no_embed_class` the table has no rows for class token and registers."""
+    shapes, pixels = weights.shapes, pixels_of_a_patch(model)
+    asked, stored = pair(given.get("image_size")), pair(given.get("stored_image_size") or _image_size(weights.config))
+    if "pos_embed" not in shapes:
+        return Layout(0, None, asked or stored)
+    before = int("cls_token" in shapes) + shapes.get("reg_token", (1, 0))[1]
+    ways = [before, 0] if before else [0]
+    before, grid = grid_of(shapes["pos_embed"][1], ways, over(stored, pixels), over(asked, pixels))
+    return Layout(before, grid, (grid[0] * pixels, grid[1] * pixels))
+
+
+def _image_size(config: Mapping[str, Any]) -> int | list[int] | None:
+    size, seen = config.get("model_args", {}).get("img_size"), config.get("pretrained_cfg", {}).get("input_size")
+    return size or (seen[1:] if seen else None)  # (C, H, W)
+
+
+def pieces(cfg: ModelConfig, shapes: dict[str, Shape], before: int, grid: Grid | None) -> list[Piece]:
+    """All of a model's; with no `shapes`, those that timm would save."""
+
+    def has(name: str) -> bool:
+        return not shapes or name in shapes
+
+    d, table = cfg.width, "pos_embed" if cfg.posemb == "learned" else None
+    found = torch_patches("stem/proj", "patch_embed.proj", cfg.patch_size, 3, d, has("patch_embed.proj.bias"))
+    class_token = "cls_token" in shapes if shapes else cfg.pool == "token"
+    registers = cfg.registers + (cfg.pool == "token") - class_token
+    tokens = {"cls_token": int(class_token), "reg_token": registers}
+    if any(tokens.values()):
+        found.append(prefix({k: n for k, n in tokens.items() if n}, table, before, grid, d))
+    if table:
+        found.append(positions_table(table, before, grid, d))
+    for i in range(cfg.depth):
+        found += _block(cfg, f"block_{i:02d}", f"blocks.{i}", shapes)
+    found += norm(*(("head/norm", "fc_norm") if cfg.norm_after_pool else ("norm", "norm")), d, _NORM)
+    if cfg.pool == "map":
+        found += _attention_pool(cfg)
+    return found + torch_dense("head/logits", "head", (d,), (cfg.num_classes,), has("head.bias"))
+
+
+def _block(cfg: ModelConfig, ours: str, theirs: str, shapes: dict[str, Shape]) -> list[Piece]:
+    d, inner = cfg.width, cfg.heads * cfg.head_dim
+    qkv, out, fc1, fc2 = (
+        not shapes or f"blocks.0.{part}.bias" in shapes for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    )
+    found = norm(f"{ours}/norm_0", f"{theirs}.norm1", d, _NORM)
+    found += torch_dense(f"{ours}/attention/qkv", f"{theirs}.attn.qkv", (d,), (3, cfg.heads, cfg.head_dim), qkv)
+    if cfg.qk_norm:
+        for kind in "qk":
+            found += norm(f"{ours}/attention/{kind}_norm", f"{theirs}.attn.{kind}_norm", cfg.head_dim, _NORM)
+    found += torch_dense(f"{ours}/attention/out", f"{theirs}.attn.proj", (inner,), (d,), out)
+    found += norm(f"{ours}/norm_1", f"{theirs}.norm2", d, _NORM)
+    found += torch_dense(f"{ours}/mlp/dense_0", f"{theirs}.mlp.fc1", (d,), (cfg.mlp_dim,), fc1)
+    found += torch_dense(f"{ours}/mlp/dense_1", f"{theirs}.mlp.fc2", (cfg.mlp_dim,), (d,), fc2)
+    if cfg.layer_scale is not None:
+        found += [same(f"{ours}/scale_{i}", f"{theirs}.ls{i + 1}.gamma", (d,)) for i in range(2)]
+    return found
+
+
+def _attention_pool(cfg: ModelConfig) -> list[Piece]:
+    d, heads, at = cfg.width, (cfg.heads, cfg.head_dim), "head/pool"
+    latent = Piece(
+        f"{at}/probe", {"attn_pool.latent": (1, 1, d)}, lambda x: x[0], lambda x: {"attn_pool.latent": x[None]}
+    )
+    return [
+        latent,
+        *torch_dense(f"{at}/query", "attn_pool.q", (d,), heads),
+        *torch_dense(f"{at}/kv", "attn_pool.kv", (d,), (2, *heads)),
+        *torch_dense(f"{at}/out", "attn_pool.proj", (cfg.heads * cfg.head_dim,), (d,)),
+        *norm(f"{at}/norm", "attn_pool.norm", d, _NORM),
+        *torch_dense(f"{at}/mlp/dense_0", "attn_pool.mlp.fc1", (d,), (cfg.mlp_dim,)),
+        *torch_dense(f"{at}/mlp/dense_1", "attn_pool.mlp.fc2", (cfg.mlp_dim,), (d,)),
+    ]
+
+
+SOURCE = Source("timm", recognises, fields, layout, pieces, bicubic_antialiased, nothing)

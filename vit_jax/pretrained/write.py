@@ -1,0 +1,238 @@
+"""Weights out: a trained model's parameters as safetensors, by our names or by those of Hugging Face or timm."""
+
+import dataclasses
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors.numpy import save_file
+
+from vit_jax.config import ModelConfig
+from vit_jax.errors import RunError, UserError
+from vit_jax.models import VisionTransformer, posembs
+from vit_jax.models.stems import grid_shape
+from vit_jax.optim import path_of
+from vit_jax.pretrained import huggingface, own, timm
+from vit_jax.pretrained.load import load
+from vit_jax.pretrained.pieces import Piece
+from vit_jax.trained import Trained
+
+_LARGEST_DIFFERENCE = 1e-4  # of logits, as a part of the largest: float32, summed in another order
+
+
+def write_weights(model: Trained, format: str, folder: Path) -> dict[str, Any]:
+    """Writes model.safetensors and what belongs beside it; `format`: "safetensors", "huggingface" or "timm".
+
+    What was written is loaded again, by the library that it is for, too, where that is installed, and its logits are
+    compared with the model's. Gives what a description is to say. Raises UserError for a model that the other project
+    can't express and RunError for weights that give other logits.
+    """
+    cfg, params = model.module.cfg, jax.tree.map(np.asarray, model.params)
+    if format == "safetensors":
+        flat = {path_of(path): x for path, x in jax.tree_util.tree_leaves_with_path(params)}
+        _save(flat, folder, own.metadata(cfg))
+        loaded_by: dict[str, Callable] = {}
+    else:
+        if obstacles := _OBSTACLES[format](cfg):
+            raise UserError(f"{format} has no model with {', '.join(obstacles)}; use --format=safetensors, jax or onnx")
+        cfg, params = _with_learned_positions(cfg, params)
+        _save(_renamed(_PIECES[format](cfg), params), folder, {"format": "pt"})
+        for name, content in _CONFIGS[format](model, cfg).items():
+            (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+        loaded_by = {format: _LIBRARIES[format]} if _installed(format) else {}
+    return {
+        "preprocessing": {
+            "image_size": model.module.cfg.image_size,
+            "mean": list(model.config.augment.mean),
+            "std": list(model.config.augment.std),
+        },
+        "largest_difference": _compared(model, folder, {"vit_jax": _by_us, **loaded_by}),
+        "loaded_by": ["vit_jax", *loaded_by],
+    }
+
+
+def _save(arrays: dict[str, np.ndarray], folder: Path, metadata: dict[str, str]) -> None:
+    save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, folder / "model.safetensors", metadata)
+
+
+def _compared(model: Trained, folder: Path, loaded_by: dict[str, Callable]) -> float:
+    """The largest difference of logits on random images; raises RunError where it is no rounding."""
+    size = model.module.cfg.image_size
+    images = np.random.RandomState(0).normal(size=(4, size, size, 3)).astype(np.float32)
+    module = VisionTransformer(dataclasses.replace(model.module.cfg, attention="xla"), np.float32)
+    with jax.default_matmul_precision("highest"):
+        expected = np.asarray(module.apply({"params": model.params}, images)[0])
+        found = {name: np.asarray(run(folder, images)) for name, run in loaded_by.items()}
+    largest = {name: float(np.abs(logits - expected).max()) for name, logits in found.items()}
+    for name, difference in largest.items():
+        if not difference <= _LARGEST_DIFFERENCE * max(float(np.abs(expected).max()), 1e-3):
+            raise RunError(f"loaded again by {name}, the weights give other logits: they differ by up to {difference:.3g}")
+    return max(largest.values())
+
+
+def _by_us(folder: Path, images: np.ndarray) -> jax.Array:
+    module, params = load(folder, dtype="float32", attention="xla")
+    return module.apply({"params": params}, images)[0]
+
+
+def _by_huggingface(folder: Path, images: np.ndarray) -> np.ndarray:
+    import torch
+    from transformers import ViTForImageClassification
+
+    with torch.inference_mode():
+        model = ViTForImageClassification.from_pretrained(folder).eval()
+        return model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).logits.numpy()
+
+
+def _by_timm(folder: Path, images: np.ndarray) -> np.ndarray:
+    import timm
+    import torch
+
+    with torch.inference_mode():
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        return model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+
+
+_LIBRARIES = {"huggingface": _by_huggingface, "timm": _by_timm}
+
+
+def _installed(format: str) -> bool:
+    names = {"huggingface": ("torch", "transformers"), "timm": ("torch", "timm")}[format]
+    return all(importlib.util.find_spec(name) is not None for name in names)
+
+
+def _renamed(pieces: list[Piece], params: dict[str, Any]) -> dict[str, np.ndarray]:
+    flat = {path_of(path): x for path, x in jax.tree_util.tree_leaves_with_path(params)}
+    found: dict[str, np.ndarray] = {}
+    for piece in pieces:
+        found |= piece.out(flat[piece.ours])
+    return found
+
+
+def _with_learned_positions(cfg: ModelConfig, params: dict[str, Any]) -> tuple[ModelConfig, dict[str, Any]]:
+    """The same model with its fixed positions, or none, as a learned table."""
+    if cfg.posemb == "learned":
+        return cfg, params
+    grid = grid_shape(cfg)
+    zeros = np.zeros((grid[0] * grid[1], cfg.width), np.float32)
+    table = posembs.sincos2d(grid, cfg.width) if cfg.posemb == "sincos2d" else zeros
+    return dataclasses.replace(cfg, posemb="learned"), {**params, "posemb": table}
+
+
+def _common_obstacles(cfg: ModelConfig) -> list[str]:
+    checks = {
+        f"stem.kind={cfg.stem.kind}": cfg.stem.kind != "patch",
+        f"posemb={cfg.posemb}": cfg.posemb == "rope2d",
+        f"token_mlp_dim={cfg.token_mlp_dim}": cfg.token_mlp_dim is not None,
+        f"representation_dim={cfg.representation_dim}": cfg.representation_dim is not None,
+        f"head_mlp={cfg.head_mlp}": bool(cfg.head_mlp),
+        "mlp_output_activation=True": cfg.mlp_output_activation,
+        f"head_dim={cfg.head_dim}": cfg.token_mlp_dim is None and cfg.head_dim * cfg.heads != cfg.width,
+    }
+    return [name for name, found in checks.items() if found]
+
+
+def _huggingface_obstacles(cfg: ModelConfig) -> list[str]:
+    checks = {
+        f"pool={cfg.pool}": cfg.pool != "token",
+        f"registers={cfg.registers}": cfg.registers > 0,
+        "norm_after_pool=True": cfg.norm_after_pool,
+        "layer_scale": cfg.layer_scale is not None,
+        "qk_norm=True": cfg.qk_norm,
+    }
+    return _common_obstacles(cfg) + [name for name, found in checks.items() if found]
+
+
+def _timm_obstacles(cfg: ModelConfig) -> list[str]:
+    checks = {f"pool={cfg.pool}": cfg.pool not in _TIMM_POOLS, f"norm_eps={cfg.norm_eps}": cfg.norm_eps != 1e-6}
+    return _common_obstacles(cfg) + [name for name, found in checks.items() if found]
+
+
+_OBSTACLES = {"huggingface": _huggingface_obstacles, "timm": _timm_obstacles}
+_TIMM_POOLS = {"token": "token", "mean": "avg", "map": "map"}
+_PIECES: dict[str, Callable[[ModelConfig], list[Piece]]] = {
+    "huggingface": lambda cfg: huggingface.pieces(cfg, {}, 1, grid_shape(cfg)),
+    "timm": lambda cfg: timm.pieces(cfg, {}, cfg.registers + (cfg.pool == "token"), grid_shape(cfg)),
+}
+
+
+def _huggingface_configs(model: Trained, cfg: ModelConfig) -> dict[str, Any]:
+    labels = dict(enumerate(model.classes))
+    activations = {ours: theirs for theirs, ours in reversed(huggingface.ACTIVATIONS.items())}
+    config = {
+        "architectures": ["ViTForImageClassification"],
+        "model_type": "vit",
+        "hidden_size": cfg.width,
+        "num_hidden_layers": cfg.depth,
+        "num_attention_heads": cfg.heads,
+        "intermediate_size": cfg.mlp_dim,
+        "hidden_act": activations[cfg.activation],
+        "layer_norm_eps": cfg.norm_eps,
+        "image_size": cfg.image_size,
+        "patch_size": cfg.patch_size,
+        "num_channels": 3,
+        "qkv_bias": True,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "id2label": labels,
+        "label2id": {name: i for i, name in labels.items()},
+        "dtype": "float32",
+    }
+    processor = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": cfg.image_size, "width": cfg.image_size},
+        "resample": 2,  # Pillow's bilinear
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(model.config.augment.mean),
+        "image_std": list(model.config.augment.std),
+    }
+    return {"config.json": config, "preprocessor_config.json": processor}
+
+
+def _timm_configs(model: Trained, cfg: ModelConfig) -> dict[str, Any]:
+    args = {
+        "img_size": cfg.image_size,
+        "patch_size": cfg.patch_size,
+        "embed_dim": cfg.width,
+        "depth": cfg.depth,
+        "num_heads": cfg.heads,
+        "mlp_ratio": (cfg.mlp_dim + 0.5) / cfg.width,  # timm rounds the product down
+        "global_pool": _TIMM_POOLS[cfg.pool],
+        "class_token": cfg.pool == "token",
+        "fc_norm": cfg.norm_after_pool,
+        "reg_tokens": cfg.registers,
+        "qk_norm": cfg.qk_norm,
+        "init_values": cfg.layer_scale,
+        "act_layer": cfg.activation,
+    }
+    seen = {
+        "input_size": [3, cfg.image_size, cfg.image_size],
+        "fixed_input_size": True,
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "mean": list(model.config.augment.mean),
+        "std": list(model.config.augment.std),
+        "num_classes": cfg.num_classes,
+        "label_names": list(model.classes),
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+    }
+    return {
+        "config.json": {
+            "architecture": "vit_base_patch16_224",  # of which model_args change each size
+            "num_classes": cfg.num_classes,
+            "num_features": cfg.width,
+            "model_args": args,
+            "pretrained_cfg": seen,
+        }
+    }
+
+
+_CONFIGS = {"huggingface": _huggingface_configs, "timm": _timm_configs}
