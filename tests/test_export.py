@@ -11,14 +11,14 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax import export as exports
 from vit_jax import models, trained
 from vit_jax.config import ModelConfig, StemConfig
+from vit_jax.export import programs
 from vit_jax.state import init_params
 from vit_jax.step import eval_step
 
 GOLDEN = Path(__file__).parent / "golden" / "0.1.0"
-needs_onnx = pytest.mark.skipif(importlib.util.find_spec("jax2onnx") is None, reason="jax2onnx is not installed")
+needs_onnx = pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
 FORMATS = [
     "jax",
     pytest.param("onnx", marks=[needs_onnx, pytest.mark.slow]),
@@ -99,7 +99,7 @@ def untrained(name):
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("name", MODELS)
 def test_models_of_every_kind(tmp_path, name, format):
-    written = exports.write_program(untrained(name), format, tmp_path)
+    written = programs.write_program(untrained(name), format, tmp_path)
     assert written["output"]["shape"] == ["batch", 5] and written["largest_logit"] > 0.1
     assert written["largest_difference"] <= 2e-5 * written["largest_logit"]
 
@@ -107,12 +107,12 @@ def test_models_of_every_kind(tmp_path, name, format):
 def test_a_program_for_other_platforms_is_the_same(tmp_path):
     from jax import export
 
-    exports.write_program(trained.load(str(GOLDEN)), "jax", tmp_path)
+    programs.write_program(trained.load(str(GOLDEN)), "jax", tmp_path)
     assert {"cpu", "cuda", "tpu"} <= set(export.deserialize((tmp_path / "model.stablehlo").read_bytes()).platforms)
 
 
 def test_a_program_that_differs_is_not_left_behind(run, command, monkeypatch):
-    right = exports.program_of
+    right = programs.program_of
 
     def wrong(model):
         program = right(model)
@@ -124,7 +124,7 @@ def test_a_program_that_differs_is_not_left_behind(run, command, monkeypatch):
 
         return dataclasses.replace(program, logits=logits)
 
-    monkeypatch.setattr(exports, "program_of", wrong)
+    monkeypatch.setattr(programs, "program_of", wrong)
     code, printed = command("export", f"--workdir={run}", "--format=jax")
     assert code == 1 and "gives other logits" in printed and "Traceback" not in printed
     assert list((run / "export").iterdir()) == []
@@ -148,7 +148,7 @@ def test_an_earlier_export_is_replaced_and_nothing_else(run, command, tmp_path):
 
 @pytest.mark.parametrize(
     ("format", "module", "remedy"),
-    [("onnx", "jax2onnx", "pip install 'vit-jax[onnx]'"), ("savedmodel", "tensorflow", "pip install tensorflow")],
+    [("onnx", "onnx", "pip install 'vit-jax[onnx]'"), ("savedmodel", "tensorflow", "pip install tensorflow")],
 )
 def test_libraries_that_are_missing_are_named(run, command, monkeypatch, format, module, remedy):
     monkeypatch.setitem(sys.modules, module, None)

@@ -32,7 +32,7 @@ def input_filters(cfg: ModelConfig, params: Any) -> tuple[str, np.ndarray]:
 def principal_components(filters: np.ndarray, count: int = 28) -> tuple[np.ndarray, np.ndarray]:
     """Of filters (D, P, P, 3): the first components (n, P, P, 3), of length 1, and their shares (n,) of the variance.
 
-    n is `count` or, if less, how many there are. Of a component and its negative, which are as good, it is the one
+    n is `count` or, if less, how many directions the filters vary in. Of a component and its negative, which are as good, it is the one
     whose greatest entry is positive.
     """
     flat = filters.reshape(len(filters), -1)
@@ -40,6 +40,7 @@ def principal_components(filters: np.ndarray, count: int = 28) -> tuple[np.ndarr
     greatest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=1)[:, None], axis=1)  # (n, 1)
     vectors = vectors * np.where(greatest < 0, -1, 1)
     shares = values**2 / max((values**2).sum(), 1e-30)
+    count = min(count, int((shares > 1e-9).sum()))
     return vectors[:count].reshape(-1, *filters.shape[1:]), shares[:count]
 
 

@@ -29,8 +29,8 @@ from vit_jax.metrics import Clock
 from vit_jax.models import VisionTransformer, create, flops, resolve
 from vit_jax.models.stems import WHITENING, whitening_kernel
 from vit_jax.phases import Phase, compile_phases
-from vit_jax.pretrained.start import params_of
 from vit_jax.plan import Due, Plan, due_of, plan_of, reserve_of, warmup_places
+from vit_jax.pretrained.start import params_of
 from vit_jax.progress import doing, say
 from vit_jax.run import RunFolder
 from vit_jax.schedules import learning_rate

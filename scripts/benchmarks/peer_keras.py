@@ -1,7 +1,6 @@
 """The same model and step in Keras, from its own layers. B batch, N tokens, D width."""
 
 import math
-
 from collections.abc import Callable
 
 import keras

@@ -1,7 +1,6 @@
 """The same model and step in PyTorch, from its own layers. B batch, N tokens, D width, K heads, E head dim."""
 
 import math
-
 from collections.abc import Callable
 
 import numpy as np

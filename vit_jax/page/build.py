@@ -38,8 +38,7 @@ def page_of(entries: Sequence[Entry]) -> str:
         *(inside.section(i, entry) for i, entry in enumerate(entries)),
         configs.environment(entries),
     ]
-    data = ", ".join(dict.fromkeys(f"{run.config.data.name}, {len(run.classes)} classes" for run in runs))
-    names = ", ".join(entry.name for entry in entries)
-    lead = paragraph(f"{names}: {len(runs)} {'run' if len(runs) == 1 else 'runs'} of vit_jax on {data}.")
-    title = names if len(entries) < 4 else f"{len(entries)} runs"
+    data = ", ".join(dict.fromkeys(f"{run.config.data.name} ({len(run.classes)} classes)" for run in runs))
+    lead = paragraph(f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} of vit_jax on {data}.")
+    title = ", ".join(entry.name for entry in entries) if len(entries) < 4 else f"{len(entries)} folders of runs"
     return html.page(f"Report: {title}", lead, sections)

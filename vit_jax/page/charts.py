@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from vit_jax.page.html import Html, element, join
 
-# In units that are about a pixel on a phone; a desktop shows them a quarter larger.
-_WIDTH, _HEIGHT = 440, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 14, 12, 38
+# In units that are about a pixel on a phone; a desktop shows them a little larger.
+_WIDTH, _HEIGHT = 360, 230
+_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 12, 12, 38
 _FEW = 30  # points up to which each is marked
 _COLOURS = 8  # of the style sheet; further ones are taken from the colour wheel
 _TOLD = 12  # lines that the alternative text tells of
@@ -32,7 +32,7 @@ def series_colour(index: int) -> str:
     return f"--series: hsl({index * 137.5 % 360:.0f} 60% var(--series-lightness))"  # golden angle: none is near another
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
+def ticks(low: float, high: float, count: int = 6) -> list[float]:
     """About `count` round numbers from `low` to `high`, multiples of 1, 2 or 5 times a power of ten."""
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
@@ -78,7 +78,7 @@ def chart(title: str, x_label: str, lines: Sequence[Line], start: float | None =
         *(_line(line, [place(*point) for point in zip(line.x, line.y, strict=True)]) for line in drawn),
         viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
         role="img",
-        aria_label=f"{title}, by {x_label}. At the end, {'; '.join(told)}.",
+        aria_label=f"{title}. At the end, {'; '.join(told)}.",
     )
     return element("figure", heading, svg, class_="chart")
 
@@ -89,7 +89,7 @@ def _line(line: Line, points: list[tuple[float, float]]) -> Html:
     if len(points) == 1 or (len(points) < _FEW and line.style != "faint"):
         for (x, y), (a, b) in zip(points, zip(line.x, line.y, strict=True), strict=True):
             told = element("title", f"{line.name}: {_number(b)} at {_number(a)}")
-            parts.append(element("circle", told, cx=x, cy=y, r=3, class_=f"mark {line.style}"))
+            parts.append(element("circle", told, cx=x, cy=y, r=3.5, class_=f"mark {line.style}"))
     return element("g", join(parts), style=series_colour(line.colour))
 
 

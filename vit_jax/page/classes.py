@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vit_jax.page.html import Html, Section, element, join, paragraph, table
+from vit_jax.page.html import Html, Section, element, join, paragraph, scrolling, table
 from vit_jax.page.results import wilson
 from vit_jax.progress import percent
 
@@ -45,14 +45,18 @@ def _matrix(matrix: np.ndarray, classes: tuple[str, ...], images: str) -> Html:
         for i, name in enumerate(classes)
     ]
     heading = element(
-        "thead", element("tr", element("td"), *(element("th", element("span", name), scope="col") for name in classes))
+        "thead", element("tr", element("td"), *(element("th", _upright(name), scope="col") for name in classes))
     )
     caption = (
         f"{images}: rows are the true classes, columns the predicted ones. Right answers are blue by their share of "
-        f"the class, mistakes red by theirs, the darkest {percent(worst)}."
+        f"the class, mistakes red by theirs, the strongest {percent(worst)}."
     )
-    content = element("table", element("caption", caption), heading, element("tbody", *rows), class_="confusion")
-    return element("div", content, class_="scroll", role="region", aria_label="Confusion matrix", tabindex=0)
+    return scrolling(element("table", heading, element("tbody", *rows), class_="confusion"), caption)
+
+
+def _upright(name: str) -> str:
+    """A column's heading: along the column, unless it is short."""
+    return element("span", name) if len(name) > 3 else name
 
 
 def _pairs(matrix: np.ndarray, classes: tuple[str, ...], images: str) -> Html:

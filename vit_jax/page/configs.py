@@ -19,15 +19,17 @@ def section(entries: Sequence[Entry]) -> Section:
     apart = [key for key in base if len({repr(config[key]) for config in configs}) > 1]
     changed = [key for key in base if any(config[key] != base[key] for config in configs)]
     body = []
+    lead = "Keys are those of vit_jax/config.py, which says what each means."
+    body.append(paragraph(lead, kind="note"))
     if len(entries) > 1:
-        rows = [[key, *(shown(config[key]) for config in configs)] for key in apart]
+        rows = [[_key(key), *(shown(config[key]) for config in configs)] for key in apart]
         caption = "What differs between the runs." if apart else "The configs of the runs are the same."
         body.append(table(caption, ["key", *names], rows, "keys") if apart else paragraph(caption))
-    rows = [[key, shown(base[key]), *(_told(config[key], base[key]) for config in configs)] for key in changed]
+    rows = [[_key(key), shown(base[key]), *(_told(config[key], base[key]) for config in configs)] for key in changed]
     body.append(
         table("What differs from the base config (every key at its default).", ["key", "base", *names], rows, "keys")
     )
-    rows = [[key, *(shown(config[key]) for config in configs)] for key in base]
+    rows = [[_key(key), *(shown(config[key]) for config in configs)] for key in base]
     whole = table("Every key.", ["key", *names], rows, "keys tall")
     body.append(element("details", element("summary", "The whole config"), whole))
     return Section("config", "Config", join(body))
@@ -47,7 +49,11 @@ def environment(entries: Sequence[Entry]) -> Section:
     body = [table("Where the runs were trained and tested.", ["", *(entry.name for entry in entries)], rows, "keys")]
     for entry, found in zip(entries, results, strict=True):
         body.append(element("h3", f"To repeat {entry.name}"))
-        body.append(scrolling(element("pre", element("code", command(entry, found.get("git_commit")))), "Command"))
+        body.append(
+            scrolling(
+                element("pre", element("code", command(entry, found.get("git_commit")))), "In a checkout of vit_jax:"
+            )
+        )
     body.append(
         paragraph(
             "The base config with every key that the run has otherwise, also those that it filled in by itself for "
@@ -93,10 +99,16 @@ def leaves(config: Any, where: str = "config") -> dict[str, Any]:
 def shown(value: Any) -> str:
     """A value as a table has it: numbers to six digits, text without quotes."""
     if isinstance(value, tuple):
-        return f"({', '.join(map(shown, value))})"
+        return f"({', '.join(map(shown, value))}{',' * (len(value) == 1)})"
     if isinstance(value, float):
         return f"{value:g}"
     return {None: "none", "": '""'}.get(value, str(value))
+
+
+def _key(name: str) -> Html:
+    """A key without the "config." that all have, to be broken after its dots where a line ends."""
+    first, *others = name.removeprefix("config.").split(".")
+    return join([first, *(part for other in others for part in (".", element("wbr"), other))])
 
 
 def _told(value: Any, base: Any) -> Html | str:

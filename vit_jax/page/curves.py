@@ -15,7 +15,7 @@ _MOST = 250  # points of a line; of more, neighbours are averaged
 # Rows of metrics.jsonl, as the legend has them, and the style of their lines, from the back to the front.
 _SPLITS = {
     "train": ("train, single batches", "faint"),
-    "train_epoch": ("train, mean since the evaluation before", "dashed"),
+    "train_epoch": ("train, mean since the last evaluation", "dashed"),
     "validation_ema": ("validation, averaged parameters", "dotted"),
     "validation": ("validation", "solid"),
 }
@@ -40,10 +40,10 @@ def section(entries: Sequence[Entry]) -> Section:
 
     time, every = f"{unit} of training", tuple(_SPLITS)
     charts = [
-        chart("Top-1 accuracy (%)", "epoch", lines("top1", False, every, 100.0)),
-        chart("Top-1 accuracy (%)", time, lines("top1", True, every, 100.0)),
-        chart("Loss (nats)", "epoch", lines("loss", False, every)),
-        chart("Loss (nats)", time, lines("loss", True, every)),
+        chart("Top-1 accuracy (%) by epoch", "epoch", lines("top1", False, every, 100.0)),
+        chart("Top-1 accuracy (%) by time", time, lines("top1", True, every, 100.0)),
+        chart("Loss (nats) by epoch", "epoch", lines("loss", False, every)),
+        chart("Loss (nats) by time", time, lines("loss", True, every)),
         chart("Learning rate", "epoch", _solid(lines("learning_rate", False, ("train",))), start=0.0),
         chart("Training speed (images/s)", "epoch", _solid(lines("images_per_second", False, ("train",))), start=0.0),
     ]

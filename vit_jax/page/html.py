@@ -10,7 +10,7 @@ import numpy as np
 
 from vit_jax.page.style import STYLE
 
-_VOID = ("br", "img", "meta")  # elements without an end tag
+_VOID = ("br", "img", "meta", "wbr")  # elements without an end tag
 # A browser that knows no better than the page can't fetch anything either.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
@@ -75,13 +75,13 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], kind
         else:
             body.append(element("tr", element("th", first, scope="rowgroup", colspan=len(head), class_="group")))
     heading = element("thead", element("tr", *(element("th", name, scope="col") for name in head)))
-    content = element("table", element("caption", caption), heading, element("tbody", *body), class_=kind or None)
-    return scrolling(content, caption)
+    return scrolling(element("table", heading, element("tbody", *body), class_=kind or None), caption)
 
 
-def scrolling(content: Html, label: str) -> Html:
-    """A box that scrolls by itself, with the keyboard too."""
-    return element("div", content, class_="scroll", role="region", aria_label=label, tabindex=0)
+def scrolling(content: Html, caption: str) -> Html:
+    """A box that scrolls by itself, with the keyboard too, below a caption that doesn't."""
+    box = element("div", content, class_="scroll", role="region", aria_label=caption, tabindex=0)
+    return element("figure", element("figcaption", caption), box)
 
 
 def picture(pixels: np.ndarray, alt: str, kind: str | None = None) -> Html:

@@ -105,14 +105,17 @@ def mistakes(seen: Seen, names: tuple[str, ...]) -> Html:
     for i, probs in zip(chosen, probabilities, strict=True):
         true, guess = names[seen.examples.labels[i]], names[probs.argmax()]
         told = join([
-            element("strong", guess), f" {percent(probs.max())}", element("br"),
-            "is ", element("strong", true), f" {percent(probs[seen.examples.labels[i]])}",
+            element("strong", guess), f" {_short(probs.max())}", element("br"),
+            "is ", element("strong", true), f" {_short(probs[seen.examples.labels[i]])}",
         ])  # fmt: skip
         alt = f"{true}, taken for {guess} with {percent(probs.max())}; image {i} of {seen.split}"
         figures.append(
             element("figure", picture(_thumbnail(seen.examples.images[i]), alt), element("figcaption", told))
         )
-    lead = f"Images of {seen.split} that were taken for another class with the greatest probability."
+    lead = (
+        f"Images of {seen.split} that were taken for another class with the greatest probability. Above that class, "
+        "below it the true one."
+    )
     return join([paragraph(lead, kind="note"), element("div", *figures, class_="pictures")])
 
 
@@ -147,7 +150,7 @@ def attention(model: Trained, seen: Seen) -> Html:
         for kind, maps in kinds.items():
             drawn = picture(viz.overlay(images[row], maps[row].reshape(grid)), f"attention on a {true}, {kind}")
             most = maps[row].max() * maps.shape[1]
-            cells.append(element("div", drawn, element("span", f"{kind}, most {most:.1f} x the mean")))
+            cells.append(element("div", drawn, element("span", kind, element("br"), f"max {most:.1f} × mean")))
         told = [element("strong", true), "" if guess == true else f", taken for {guess}"]
         figures.append(element("figure", element("figcaption", *told), element("div", *cells)))
     whose = "of the class token" if by_token else "of all the image's tokens on average"
@@ -164,28 +167,20 @@ def input_filters(model: Trained) -> Html:
     """Principal components of the first layer's filters and, of a convolution, the filters themselves."""
     name, kernels = filters.input_filters(model.module.cfg, model.params)
     components, shares = filters.principal_components(kernels, _COMPONENTS)
-    size, alike = kernels.shape[1], f"{len(kernels)} filters of {kernels.shape[1]} x {kernels.shape[1]} pixels"
-    scale = max(40 // size, 1)
-    drawn = viz.tiles(filters.filter_pictures(components), 7, scale, gap=4)
-    figures = [
-        element(
-            "figure",
-            picture(drawn, f"{len(components)} principal components of the {name}", "tiles"),
-            element(
-                "figcaption",
-                f"The first {len(components)} principal components of the {name} ({alike}): {percent(shares.sum())} of "
-                "their variance, in order. Grey is 0.",
-            ),
-        )
-    ]
+    size, count = kernels.shape[1], len(kernels)
+    told = f"The first {len(components)} principal components of the {name}, {count} filters of {size} x {size} pixels"
+    figures = [_tiled(components, 7, f"{told}: {percent(shares.sum())} of their variance. Grey is 0.")]
     if model.module.cfg.stem.kind != "patch":
-        several = kernels[:_KERNELS]
-        drawn = viz.tiles(filters.filter_pictures(several), 8, scale, gap=4)
-        caption = f"{'The' if len(several) == len(kernels) else 'Of the'} {alike}: {len(several)}."
-        figures.append(
-            element("figure", picture(drawn, f"Filters of the {name}", "tiles"), element("figcaption", caption))
-        )
+        some = kernels[:_KERNELS]
+        which = f"The {count}" if len(some) == count else f"{len(some)} of the {count}"
+        figures.append(_tiled(some, 8, f"{which} filters of the {name}. Grey is 0."))
     return element("div", *figures, class_="charts")
+
+
+def _tiled(kernels: np.ndarray, columns: int, caption: str) -> Html:
+    """Filters (n, P, P, 3) side by side."""
+    drawn = viz.tiles(filters.filter_pictures(kernels), columns, max(40 // kernels.shape[1], 1), gap=4)
+    return element("figure", picture(drawn, caption.split(",")[0], "tiles"), element("figcaption", caption))
 
 
 def positions(model: Trained) -> Html:
@@ -204,6 +199,10 @@ def positions(model: Trained) -> Html:
         picture(viz.tiles(drawn, columns, max(48 // drawn.shape[2], 1), gap=4), "Similarity of positions", "tiles"),
         element("figcaption", caption),
     )
+
+
+def _short(probability: float) -> str:
+    return f"{100 * probability:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _thumbnail(image: np.ndarray) -> np.ndarray:

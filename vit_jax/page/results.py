@@ -49,9 +49,10 @@ def _card(index: int, entry: Entry) -> Html:
     tested, last = entry.tested(), _last_validation(entry.shown())
     if len(tested) > 1:
         found = spread([run.results["top1"] for run in tested])
-        figure, below = f"{100 * found['mean']:.2f} ± {100 * found['sd']:.2f} %", f"test top-1, {len(tested)} seeds"
+        figure = f"{100 * found['mean']:.2f} ± {100 * found['sd']:.2f} %"
+        below = f"test top-1, {len(tested)} seeds; 95 %: {100 * found['low']:.2f} to {100 * found['high']:.2f} %"
     elif tested:
-        figure, below = percent(tested[0].results["top1"]), f"test top-1, {_interval(tested[0], 'top1')}"
+        figure, below = percent(tested[0].results["top1"]), f"test top-1, 95 %: {_interval(tested[0], 'top1')} %"
     elif last:
         figure, below = percent(last[1]), f"validation top-1 at epoch {last[0]:.1f}; not tested"
     else:
@@ -69,7 +70,7 @@ def _last_validation(run: Run) -> tuple[float, float] | None:
 
 def _interval(run: Run, key: str) -> str:
     low, high = wilson(run.results[key], run.results["num_examples"])
-    return f"{100 * low:.2f} to {100 * high:.2f} %"
+    return f"{100 * low:.2f} to {100 * high:.2f}"
 
 
 def _table(entries: Sequence[Entry]) -> Html:
@@ -82,7 +83,7 @@ def _table(entries: Sequence[Entry]) -> Html:
             ("calibration error", "calibration_error", lambda x: f"{x:.4f}"),
             ("images", "num_examples", lambda x: f"{x:,}"),
         ],
-        "Test, logits averaged with those of the mirrored images": [
+        "Test, averaged with the mirrored images": [
             ("top-1, with flips", "top1_flips", percent),
             ("top-5, with flips", "top5_flips", percent),
             ("loss, with flips", "loss_flips", lambda x: f"{x:.4f}"),

@@ -1,6 +1,7 @@
 """Runs as their folders tell them, finished or not: what the page is made of. C classes."""
 
 import csv
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,7 +79,10 @@ def _entry(folder: RunFolder, name: str) -> Entry:
     begun = [one for one in folders if one.exists()]
     if not begun:
         raise UserError(f"{folder.path} is of {config.seeds} seeds, and none has begun; train there first")
-    return Entry(name, config, tuple(_run(one, f"{name}/{one.path.name}") for one in begun))
+    runs = tuple(_run(one, f"{name}/{one.path.name}") for one in begun)
+    # The folder's own config leaves open what each run has filled in for its data and its machine.
+    whole = dataclasses.replace(runs[0].config, seed=config.seed, seeds=config.seeds)
+    return Entry(name, whole, runs)
 
 
 def _run(folder: RunFolder, name: str) -> Run:

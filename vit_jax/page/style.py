@@ -28,12 +28,13 @@ body {
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .35rem; letter-spacing: -.01em; }
 h2 { font-size: 1.35rem; line-height: 1.25; margin: 0 0 1rem; letter-spacing: -.005em; }
 h3 { font-size: 1.05rem; line-height: 1.3; margin: 0 0 .6rem; }
+figcaption { max-width: 46rem; }
 p { margin: 0 0 .9rem; max-width: 46rem; }
 a { color: var(--accent); text-underline-offset: .15em; }
 a:focus-visible, .scroll:focus-visible, summary:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 header { margin: 0 0 1.75rem; }
-header p, .note, .small, figcaption, caption { color: var(--muted); }
-.note, figcaption, caption { font-size: .875rem; line-height: 1.45; }
+header p, .note, .small, figcaption { color: var(--muted); }
+.note, figcaption { font-size: .875rem; line-height: 1.45; }
 .small { display: block; font-size: .8125rem; line-height: 1.35; }
 nav { font-size: .9rem; line-height: 1.4; }
 nav h2 { font-size: .75rem; letter-spacing: .06em; text-transform: uppercase; color: var(--muted); margin: 0 0 .5rem; }
@@ -43,19 +44,13 @@ nav ul ul { display: flex; flex-wrap: wrap; gap: .1rem .9rem; margin: .1rem 0 .5
 nav a { color: inherit; text-decoration: none; display: inline-block; padding: .1rem 0; }
 nav a:hover { color: var(--accent); text-decoration: underline; }
 main > section {
-  background: var(--surface); border: 1px solid var(--rule); border-radius: .75rem; padding: 1.5rem 1.25rem;
+  background: var(--surface); border: 1px solid var(--rule); border-radius: .75rem; padding: 1.25rem 1rem;
   margin: 0 0 1.5rem; min-width: 0;
 }
+section > :last-child, .scroll > :last-child { margin-bottom: 0; }
 section section { margin: 2rem 0 0; }
 .columns > nav { margin: 0 0 1.75rem; }
-@media (min-width: 64rem) {
-  body { padding: 3rem 2rem 6rem; }
-  .columns { display: grid; grid-template-columns: 12.5rem minmax(0, 1fr); gap: 0 2.5rem; align-items: start; }
-  .columns > nav { position: sticky; top: 1.5rem; max-height: calc(100vh - 3rem); overflow-y: auto; }
-  nav ul ul { display: block; }
-  main > section { padding: 2rem; }
-}
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(12.5rem, 1fr)); gap: 1rem; margin: 0 0 1.5rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(14.5rem, 1fr)); gap: 1rem; margin: 0 0 1.5rem; }
 .card { border: 1px solid var(--rule); border-left: .3rem solid var(--series); border-radius: .5rem; }
 .card { padding: .8rem 1rem; }
 .card p { margin: 0; }
@@ -67,13 +62,13 @@ section section { margin: 2rem 0 0; }
 .scroll { overflow-x: auto; margin: 0 0 1.25rem; -webkit-overflow-scrolling: touch; }
 .scroll:has(.tall) { max-height: 32rem; overflow-y: auto; }
 table { border-collapse: separate; border-spacing: 0; font-size: .9375rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding: 0 0 .6rem; max-width: 46rem; }
+figure > .scroll { margin-top: .6rem; }
 th, td { padding: .4rem .9rem .4rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule); }
 thead th { font-weight: 600; vertical-align: bottom; border-bottom: 2px solid var(--rule); }
 tbody th { font-weight: 500; position: sticky; left: 0; background: var(--surface); max-width: 18rem; }
 tbody th.group { font-size: .8125rem; color: var(--muted); padding-top: 1.1rem; font-weight: 600; position: static; }
-.figures td { white-space: nowrap; padding-right: 1.6rem; }
-.keys td { max-width: 22rem; overflow-wrap: anywhere; }
+.figures td { white-space: nowrap; }
+.keys td { min-width: 5rem; max-width: 22rem; }
 .keys th, .keys td { font-size: .875rem; }
 .keys tbody th { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .8125rem; }
 .differs { font-weight: 650; }
@@ -85,11 +80,12 @@ tbody th.group { font-size: .8125rem; color: var(--muted); padding-top: 1.1rem; 
 .confusion thead th span { writing-mode: vertical-rl; transform: rotate(180deg); white-space: nowrap; }
 .right { background: rgb(var(--right) / calc(.7 * var(--share))); }
 .wrong { background: rgb(var(--wrong) / calc(.7 * var(--share))); }
-.bar { display: inline-block; vertical-align: middle; width: 7rem; height: .5rem; margin-right: .6rem; }
+.bar { display: inline-block; vertical-align: middle; width: 4rem; height: .5rem; margin-right: .6rem; }
 .bar { border-radius: 1rem; }
 .bar { background: linear-gradient(to right, rgb(var(--right)) calc(100% * var(--share)), var(--rule) 0); }
 .charts { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }
 figure { margin: 0; min-width: 0; }
+figure + p, .charts + figure, .charts + p { margin-top: 1.25rem; }
 .chart figcaption { color: var(--text); font-weight: 600; margin: 0 0 .35rem; }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { font-size: 11.5px; fill: var(--muted); font-variant-numeric: tabular-nums; }
@@ -98,13 +94,15 @@ svg text { font-size: 11.5px; fill: var(--muted); font-variant-numeric: tabular-
 .line { fill: none; stroke: var(--series); stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
 .line.dashed { stroke-dasharray: 6 4; stroke-width: 1.6; }
 .line.dotted { stroke-dasharray: 1 4; stroke-width: 2.2; }
-.line.faint { stroke-width: 1.2; opacity: .45; }
+.line.faint { stroke-width: 1.2; opacity: .55; }
 .mark { fill: var(--series); stroke: var(--surface); stroke-width: 1.5; }
 .mark.dashed, .mark.dotted { fill: var(--surface); stroke: var(--series); }
+.mark.faint { opacity: .55; }
 .legend { display: flex; flex-wrap: wrap; gap: .3rem 1.25rem; margin: 0 0 1rem; padding: 0; list-style: none; }
 .legend { font-size: .9rem; }
-.legend svg { display: inline-block; width: 2rem; height: .75rem; margin-right: .45rem; vertical-align: middle; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); gap: 1.1rem .9rem; }
+.legend li { display: flex; align-items: center; }
+.legend svg { flex: none; width: 2rem; height: .75rem; margin-right: .45rem; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.6rem, 1fr)); gap: 1.1rem .9rem; }
 .pictures { margin: 0 0 1rem; }
 .pictures img, .maps img { display: block; width: 100%; height: auto; border-radius: .35rem; background: var(--rule); }
 .pictures figcaption { margin-top: .35rem; font-size: .8125rem; overflow-wrap: anywhere; }
@@ -120,5 +118,14 @@ pre { background: var(--ground); }
 pre { overflow-x: auto; font: .8125rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 details { margin: 0 0 1rem; }
 summary { cursor: pointer; font-weight: 500; padding: .3rem 0; }
+@media (min-width: 64rem) {
+  body { padding: 3rem 2rem 6rem; }
+  .columns { display: grid; grid-template-columns: 12.5rem minmax(0, 1fr); gap: 0 2.5rem; align-items: start; }
+  .columns > nav { position: sticky; top: 1.5rem; max-height: calc(100vh - 3rem); overflow-y: auto; }
+  nav ul ul { display: block; }
+  main > section { padding: 2rem; }
+  .figures td { padding-right: 1.6rem; }
+  .bar { width: 7rem; }
+}
 @media print { body { background: none; } .columns > nav { display: none; } main > section { border: 0; padding: 0; } }
 """

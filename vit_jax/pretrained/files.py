@@ -52,7 +52,7 @@ def open_weights(path: str | Path) -> Weights:
         return _open_safetensors(path, _config_beside(path.parent))
     if path.suffix in _PICKLES:
         raise UserError(
-            f"{path} is a pickle, which runs code when it is loaded; where PyTorch is installed and the file is trusted, "
+            f"{path} is a pickle, which runs code when it is loaded; with PyTorch and a file that is trusted, "
             "safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors') makes a safe copy"
         )
     raise UserError(f"{path}: weights are read from .npz and .safetensors; found {path.suffix or 'no suffix'}")

@@ -1,4 +1,4 @@
-"""Training that starts from weights: `config.init_from`. They say what the config of the model leaves at its default."""
+"""Training that starts from weights, `config.init_from`, which say what the model's config leaves at its default."""
 
 import dataclasses
 from pathlib import Path
@@ -38,7 +38,9 @@ def with_model(config: Config, workdir: str) -> Config:
 
 
 def to_dict_of(chosen: dict[str, Any]) -> dict[str, Any]:
-    return {key: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for key, value in chosen.items()}
+    return {
+        key: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for key, value in chosen.items()
+    }
 
 
 def params_of(config: Config, module: VisionTransformer) -> dict[str, Any]:

@@ -70,7 +70,9 @@ def _compared(model: Trained, folder: Path, loaded_by: dict[str, Callable]) -> f
     largest = {name: float(np.abs(logits - expected).max()) for name, logits in found.items()}
     for name, difference in largest.items():
         if not difference <= _LARGEST_DIFFERENCE * max(float(np.abs(expected).max()), 1e-3):
-            raise RunError(f"loaded again by {name}, the weights give other logits: they differ by up to {difference:.3g}")
+            raise RunError(
+                f"loaded again by {name}, the weights give other logits: they differ by up to {difference:.3g}"
+            )
     return max(largest.values())
 
 

@@ -1,0 +1,193 @@
+"""Programs that compute a model's logits elsewhere. B batch, H/W pixels of the run's stored images, C classes.
+
+A program takes uint8 images (B, H, W, 3), any number of them, and gives logits (B, C) float32: preprocessing and
+parameters are part of it. Before it counts as written, the library that it is for loads it, and what it gives is
+compared with the model.
+"""
+
+import dataclasses
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.mlir import serialize_portable_artifact
+
+from vit_jax.errors import RunError, UserError
+from vit_jax.models import VisionTransformer
+from vit_jax.step import eval_step
+from vit_jax.tf import import_tensorflow
+from vit_jax.trained import Trained
+
+_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+_STABLEHLO = "1.8.0"  # of December 2024: TensorFlow's XLA is older than JAX's
+
+_COUNTS = (1, 3)  # batch sizes that are compared
+_LARGEST_DIFFERENCE = 1e-4  # of the logits of a program and the model's own, as a part of the largest logit
+_INLINE_BYTES = 2**30  # of parameters in an ONNX file: it can't have more than 2 GB, beside it they may have any size
+
+# uint8 (B, H, W, 3) -> float32 (B, C), by the library that a program is for.
+Loaded = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A model as a function of its parameters and images, the same on every platform."""
+
+    params: Any  # numpy arrays
+    image_shape: tuple[int, int, int]  # (H, W, 3)
+    logits: Callable[[Any, jax.Array], jax.Array]  # params, uint8 (B, H, W, 3) -> (B, C) float32
+
+    def images(self) -> jax.ShapeDtypeStruct:
+        """What it takes, the number of images left open."""
+        return jax.ShapeDtypeStruct((*jax.export.symbolic_shape("batch"), *self.image_shape), np.uint8)
+
+
+def write_program(model: Trained, format: str, folder: Path) -> dict[str, Any]:
+    """Writes a "jax", "onnx" or "savedmodel" program into an empty folder; gives what model.json is to say of it.
+
+    Raises UserError where the library isn't installed, and RunError for a program that can't be made or gives other
+    logits.
+    """
+    program = program_of(model)
+    try:
+        loaded, usage = WRITERS[format](program, folder)
+        largest, scale = difference(program, loaded)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # whatever other projects' libraries raise
+        reason = " ".join(str(error).split())[:300]
+        raise RunError(f"this model can't be written as {format}: {type(error).__name__}: {reason}") from error
+    # Written so that NaN doesn't pass.
+    if not largest <= _LARGEST_DIFFERENCE * scale:
+        raise RunError(
+            f"the {format} program gives other logits than the model: they differ by up to {largest:.3g}, where the "
+            f"largest is {scale:.3g}; nothing is written. Versions of the libraries may not fit together"
+        )
+    height, width, channels = program.image_shape
+    return {
+        "input": {"name": "images", "shape": ["batch", height, width, channels], "dtype": "uint8"},
+        "output": {"name": "logits", "shape": ["batch", len(model.classes)], "dtype": "float32"},
+        "largest_difference": largest,
+        "largest_logit": scale,
+        "usage": usage,
+    }
+
+
+def program_of(model: Trained) -> Program:
+    """The model in float32 throughout, with attention that every platform can compute."""
+    module = VisionTransformer(dataclasses.replace(model.module.cfg, attention="xla", remat=False), jnp.float32)
+
+    def logits(params: Any, images: jax.Array) -> jax.Array:
+        with jax.default_matmul_precision("highest"):  # accelerators would round the factors
+            return eval_step(params, images, module=module, config=model.config)
+
+    return Program(jax.tree.map(np.asarray, model.params), (*model.image_size, 3), logits)
+
+
+def difference(program: Program, loaded: Loaded) -> tuple[float, float]:
+    """The largest difference of the logits of random images, and the largest logit."""
+    images = np.random.RandomState(0).randint(256, size=(sum(_COUNTS), *program.image_shape)).astype(np.uint8)
+    expected = np.asarray(jax.jit(program.logits)(program.params, images))  # (B, C)
+    parts = np.split(images, np.cumsum(_COUNTS)[:-1])
+    found = np.concatenate([np.asarray(loaded(part)) for part in parts])
+    return float(np.abs(found - expected).max()), float(np.abs(expected).max())
+
+
+def _write_jax(program: Program, folder: Path) -> tuple[Loaded, list[str]]:
+    """model.stablehlo: jax.export's form, which later versions of JAX read, on any of _PLATFORMS."""
+    function, file = jax.jit(partial(program.logits, program.params)), folder / "model.stablehlo"
+    file.write_bytes(jax.export.export(function, platforms=_PLATFORMS)(program.images()).serialize())
+    usage = [
+        "from jax import export",
+        'model = export.deserialize(bytearray(open("model.stablehlo", "rb").read()))',
+        "logits = model.call(images)",
+    ]
+    return jax.export.deserialize(bytearray(file.read_bytes())).call, usage
+
+
+def _write_onnx(program: Program, folder: Path) -> tuple[Loaded, list[str]]:
+    """model.onnx and, where the parameters are large, model.onnx.data beside it."""
+    try:
+        import onnx
+        import onnxruntime
+
+        from vit_jax.export.onnx_rules import convert
+    except ImportError as error:
+        raise UserError(f"ONNX needs libraries that aren't installed ({error}): pip install 'vit-jax[onnx]'") from error
+
+    traced = jax.make_jaxpr(partial(program.logits, program.params))(program.images())
+    size = sum(x.nbytes for x in jax.tree.leaves(program.params))
+    onnx.save_model(
+        convert(traced, "images", "logits"),
+        folder / "model.onnx",
+        save_as_external_data=size > _INLINE_BYTES,
+        location="model.onnx.data",
+    )
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    usage = [
+        "import onnxruntime",
+        'session = onnxruntime.InferenceSession("model.onnx")',
+        'logits = session.run(["logits"], {"images": images})[0]',
+    ]
+    return lambda images: session.run(["logits"], {"images": images})[0], usage
+
+
+def _write_savedmodel(program: Program, folder: Path) -> tuple[Loaded, list[str]]:
+    """A SavedModel with the signature serving_default, parameters as variables: a graph can't have more than 2 GB."""
+    try:
+        tf = import_tensorflow()
+        from tensorflow.compiler.tf2xla.python import xla
+    except ImportError as error:
+        raise UserError(f"a SavedModel needs TensorFlow ({error}): pip install tensorflow") from error
+
+    exported = jax.export.export(jax.jit(program.logits), platforms=_PLATFORMS)(program.params, program.images())
+    params = [tf.Variable(x, trainable=False) for x in jax.tree.leaves(program.params)]
+    call = partial(
+        xla.call_module,
+        version=exported.calling_convention_version,
+        module=_for_tensorflow(exported.mlir_module()),
+        Tout=[tf.float32],
+        Sout=[(None, exported.out_avals[0].shape[1])],
+        platforms=[platform.upper() for platform in exported.platforms],
+    )
+
+    def serve(images: Any) -> dict[str, Any]:
+        arguments = [*params, images]
+        return {"logits": call([arguments[i] for i in exported.module_kept_var_idx])[0]}
+
+    module, spec = tf.Module(), tf.TensorSpec((None, *program.image_shape), tf.uint8, name="images")
+    module.params, module.serve = params, tf.function(serve, input_signature=[spec], autograph=False)
+    tf.get_logger().setLevel(logging.ERROR)  # it says where assets are, of which there are none
+    tf.saved_model.save(module, folder, signatures={"serving_default": module.serve})
+    loaded = tf.saved_model.load(folder).signatures["serving_default"]
+    usage = [
+        "import tensorflow as tf",
+        'model = tf.saved_model.load(".").signatures["serving_default"]',
+        'logits = model(images=tf.constant(images))["logits"].numpy()',
+    ]
+    return lambda images: loaded(images=tf.constant(images))["logits"].numpy(), usage
+
+
+def _for_tensorflow(module: str) -> bytes:
+    """A StableHLO module in a form that TensorFlow from 2.20 on takes.
+
+    JAX writes some functions (erf) as composites, which TensorFlow doesn't take where the number of images is open.
+    They are calls with another name for it.
+    """
+    composite = r'stablehlo\.composite "[\w.]+" (\S+) \{decomposition = (@[\w.]+), version = \d+ : i32\}'
+    return serialize_portable_artifact(re.sub(composite, r"func.call \2(\1)", module), _STABLEHLO)
+
+
+WRITERS: dict[str, Callable[[Program, Path], tuple[Loaded, list[str]]]] = {
+    "jax": _write_jax,
+    "onnx": _write_onnx,
+    "savedmodel": _write_savedmodel,
+}
