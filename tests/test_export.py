@@ -82,6 +82,8 @@ MODELS = {
         "stem": StemConfig(kind="conv", whiten=2, widths=(16,), pools=(2,), norm="layer"), "patch_size": 2,
         "head_mlp": (16,), "pool": "flatten",
     },
+    "hybrid": {"stem": StemConfig(kind="resnet", widths=(32,), units=(1, 2)), "patch_size": 1, "pool": "token"},
+    "mixer": {"token_mlp_dim": 24, "posemb": "none", "norm_after_pool": True},
 }  # fmt: skip
 
 

@@ -32,8 +32,8 @@ def input_filters(cfg: ModelConfig, params: Any) -> tuple[str, np.ndarray]:
 def principal_components(filters: np.ndarray, count: int = 28) -> tuple[np.ndarray, np.ndarray]:
     """Of filters (D, P, P, 3): the first components (n, P, P, 3), of length 1, and their shares (n,) of the variance.
 
-    n is `count` or, if less, how many directions the filters vary in. Of a component and its negative, which are as good, it is the one
-    whose greatest entry is positive.
+    n is `count` or, if less, how many directions the filters vary in. Of a component and its negative, which are as
+    good, it is the one whose greatest entry is positive.
     """
     flat = filters.reshape(len(filters), -1)
     _, values, vectors = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)  # (n,), (n, P*P*3)

@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from vit_jax.models import VisionTransformer
+from vit_jax.models.stems import image_shape
 from vit_jax.optim import path_of
 from vit_jax.sharding import replicated
 
@@ -74,8 +75,7 @@ def with_params(state: TrainState, params: Any, mesh: Mesh) -> TrainState:
 
 
 def init_params(module: VisionTransformer, seed: jax.Array) -> Any:
-    size = module.cfg.image_size
-    return module.init(keys(seed)[0], jnp.zeros((1, size, size, 3)))["params"]
+    return module.init(keys(seed)[0], jnp.zeros((1, *image_shape(module.cfg), 3)))["params"]
 
 
 def count(params: Any) -> int:

@@ -30,13 +30,13 @@ def export(workdir: str, checkpoint: str | None, format: str, output: str | None
         if format in WRITERS:
             with doing(f"Writing and checking {format}"):
                 written = write_program(model, format, unfinished)
-            said = f"; logits of the program and of the model differ by up to {written['largest_difference']:.2g}"
         else:
             from vit_jax.pretrained import write_weights
 
-            written, said = write_weights(model, format, unfinished), ""
+            written = write_weights(model, format, unfinished)
         (unfinished / _DESCRIPTION).write_text(json.dumps(_describe(model, format) | written, indent=2) + "\n")
-    say(f"Checkpoint {model.step} of {model.run.path} as {format}{said}")
+    difference = f"loaded again, its logits differ by up to {written['largest_difference']:.2g}"
+    say(f"Checkpoint {model.step} of {model.run.path} as {format}; {difference}")
     say(f"In {folder}: {', '.join(sorted(entry.name for entry in folder.iterdir()))}")
     return folder
 

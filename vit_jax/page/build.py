@@ -17,7 +17,7 @@ def write(workdirs: Sequence[str], output: str | None) -> Path:
     one that is damaged, and for a place that can't be written.
     """
     entries = read_all(workdirs)
-    path = Path(output or Path(workdirs[0]) / "report.html").expanduser().absolute()
+    path = Path(output or entries[0].folder.path / "report.html").expanduser().absolute()
     if not path.parent.is_dir():  # told before minutes are spent
         raise UserError(f"--output={path}: there is no folder {path.parent}; make it, or name another")
     text = page_of(entries)

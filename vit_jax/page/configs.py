@@ -42,7 +42,7 @@ def environment(entries: Sequence[Entry]) -> Section:
     rows = [
         ["device", *(str(found.get("device") or _UNKNOWN) for found in results)],
         ["commit", *(str(found.get("git_commit") or _UNKNOWN) for found in results)],
-        ["folder", *(str((entry.runs[0] if len(entry.runs) == 1 else entry).name) for entry in entries)],
+        ["folder", *(str(entry.folder.path) for entry in entries)],
     ]
     packages = dict.fromkeys(name for found in versions for name in found)
     rows += [[name, *(str(found.get(name, "-")) for found in versions)] for name in packages]

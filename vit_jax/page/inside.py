@@ -113,8 +113,8 @@ def mistakes(seen: Seen, names: tuple[str, ...]) -> Html:
             element("figure", picture(_thumbnail(seen.examples.images[i]), alt), element("figcaption", told))
         )
     lead = (
-        f"Images of {seen.split} that were taken for another class with the greatest probability. Above that class, "
-        "below it the true one."
+        f"Images of {seen.split} that were taken for another class with the greatest probability: first that class, "
+        "then the true one."
     )
     return join([paragraph(lead, kind="note"), element("div", *figures, class_="pictures")])
 

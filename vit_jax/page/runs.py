@@ -42,6 +42,7 @@ class Entry:
     """What a folder holds: one run, or several that differ in their seeds alone."""
 
     name: str
+    folder: RunFolder
     config: Config
     runs: tuple[Run, ...]
 
@@ -74,7 +75,7 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 def _entry(folder: RunFolder, name: str) -> Entry:
     config = folder.config()
     if config.seeds == 1:
-        return Entry(name, config, (_run(folder, name),))
+        return Entry(name, folder, config, (_run(folder, name),))
     folders = [RunFolder(path) for _, path in runs_of(config, folder.path)]
     begun = [one for one in folders if one.exists()]
     if not begun:
@@ -82,7 +83,7 @@ def _entry(folder: RunFolder, name: str) -> Entry:
     runs = tuple(_run(one, f"{name}/{one.path.name}") for one in begun)
     # The folder's own config leaves open what each run has filled in for its data and its machine.
     whole = dataclasses.replace(runs[0].config, seed=config.seed, seeds=config.seeds)
-    return Entry(name, whole, runs)
+    return Entry(name, folder, whole, runs)
 
 
 def _run(folder: RunFolder, name: str) -> Run:

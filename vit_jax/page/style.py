@@ -5,7 +5,7 @@ STYLE = """
   color-scheme: light dark;
   --ground: #f7f7f5; --surface: #ffffff; --text: #1b1d21; --muted: #5b616b; --rule: #e2e2de;
   --accent: #1f56c3; --warn: #8a5200; --warn-ground: #fff6e5; --warn-rule: #f0d9ae;
-  --right: 43 95 217; --wrong: 214 74 46;
+  --right: 43 95 217; --wrong: 214 74 46; --shade: rgb(0 0 0 / .16);
   --series-0: #1f5fd0; --series-1: #cf4a12; --series-2: #0b8457; --series-3: #8f3fb0;
   --series-4: #a87300; --series-5: #0b839f; --series-6: #c0306a; --series-7: #5d6470; --series-lightness: 40%;
 }
@@ -13,7 +13,7 @@ STYLE = """
   :root {
     --ground: #121417; --surface: #1a1d21; --text: #e8e9ea; --muted: #a3a9b3; --rule: #30353c;
     --accent: #8ab2ff; --warn: #f2c879; --warn-ground: #2a2214; --warn-rule: #57431d;
-    --right: 70 112 224; --wrong: 206 78 56;
+    --right: 70 112 224; --wrong: 206 78 56; --shade: rgb(255 255 255 / .2);
     --series-0: #7aa9ff; --series-1: #ff9561; --series-2: #4bcf9f; --series-3: #d59cf0;
     --series-4: #e3b84a; --series-5: #5bc8e4; --series-6: #ff8bb6; --series-7: #abb2bd; --series-lightness: 70%;
   }
@@ -60,6 +60,14 @@ section section { margin: 2rem 0 0; }
 .notes { color: var(--warn); background: var(--warn-ground); border: 1px solid var(--warn-rule); }
 .notes li { margin: .2rem 0; max-width: 46rem; }
 .scroll { overflow-x: auto; margin: 0 0 1.25rem; -webkit-overflow-scrolling: touch; }
+/* A shade where more lies beyond the edge; covers that scroll along hide it at the ends. */
+.scroll {
+  background:
+    linear-gradient(to right, var(--surface) 40%, transparent) 0 0 / 2.5rem 100% no-repeat local,
+    linear-gradient(to left, var(--surface) 40%, transparent) 100% 0 / 2.5rem 100% no-repeat local,
+    linear-gradient(to right, var(--shade), transparent) 0 0 / .75rem 100% no-repeat,
+    linear-gradient(to left, var(--shade), transparent) 100% 0 / .75rem 100% no-repeat;
+}
 .scroll:has(.tall) { max-height: 32rem; overflow-y: auto; }
 table { border-collapse: separate; border-spacing: 0; font-size: .9375rem; font-variant-numeric: tabular-nums; }
 figure > .scroll { margin-top: .6rem; }

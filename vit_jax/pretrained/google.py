@@ -17,7 +17,7 @@ from vit_jax.models.stems import grid_shape
 from vit_jax.pretrained.files import Shape, Weights
 from vit_jax.pretrained.pieces import Piece, norm, positions_table, prefix, reshaped, same
 from vit_jax.pretrained.positions import Grid, bilinear_aligned, grid_of
-from vit_jax.pretrained.source import Layout, Source, nothing, over, pair, pixels_of_a_patch
+from vit_jax.pretrained.source import Layout, Source, first_shape, nothing, over, pair, pixels_of_a_patch
 
 _NORM = ("/scale", "/bias")
 
@@ -42,15 +42,11 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
         "activation": "gelu_tanh",
         "norm_eps": 1e-6,
     }
-    first = "Transformer/encoderblock_0"
-    for style in ("_1", "_0"):
-        query = shapes.get(f"{first}/MultiHeadDotProductAttention{style}/query/kernel")
-        if query is not None and len(query) == 3:
-            found |= {"heads": query[1], "head_dim": query[2]}
-    for style in ("_3", "_0"):
-        hidden = shapes.get(f"{first}/MlpBlock{style}/Dense_0/kernel")
-        if hidden is not None:
-            found["mlp_dim"] = hidden[-1]
+    query = first_shape(r"Transformer/.*/MultiHeadDotProductAttention_\d/query/kernel", shapes)
+    if query is not None and len(query) == 3:
+        found |= {"heads": query[1], "head_dim": query[2]}
+    if (hidden := first_shape(r"Transformer/.*/MlpBlock_\d/Dense_0/kernel", shapes)) is not None:
+        found["mlp_dim"] = hidden[-1]
     if "pre_logits/kernel" in shapes:
         found["representation_dim"] = shapes["pre_logits/kernel"][-1]
     if "conv_root/kernel" in shapes:
@@ -72,7 +68,7 @@ def _mixer_fields(shapes: dict[str, Shape]) -> dict[str, Any]:
         "norm_eps": 1e-6,
     }
     for key, part in (("token_mlp_dim", "token_mixing"), ("mlp_dim", "channel_mixing")):
-        if (shape := shapes.get(f"MixerBlock_0/{part}/Dense_0/kernel")) is not None:
+        if (shape := first_shape(rf"MixerBlock_\d+/{part}/Dense_0/kernel", shapes)) is not None:
             found[key] = shape[-1]
     return found | _classes(shapes)
 
@@ -95,7 +91,7 @@ def layout(weights: Weights, model: Mapping[str, Any], given: Mapping[str, Any])
     if table in shapes:
         before, grid = grid_of(shapes[table][1], [int("cls" in shapes)], over(stored, pixels), None)
         return Layout(before, grid, (grid[0] * pixels, grid[1] * pixels))
-    tokens = shapes.get("MixerBlock_0/token_mixing/Dense_0/kernel", (0,))[0]
+    tokens = (first_shape(r"MixerBlock_\d+/token_mixing/Dense_0/kernel", shapes) or (0,))[0]
     size = stored or pair(given.get("image_size"))
     if tokens and size is None:
         _, (height, width) = grid_of(tokens, [0], None, None)

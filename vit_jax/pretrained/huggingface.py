@@ -22,7 +22,7 @@ from vit_jax.pretrained.pieces import (
     torch_patches,
 )
 from vit_jax.pretrained.positions import Grid, bicubic, grid_of
-from vit_jax.pretrained.source import Layout, Source, over, pair, pixels_of_a_patch
+from vit_jax.pretrained.source import Layout, Source, first_shape, over, pair, pixels_of_a_patch
 
 _NORM = (".weight", ".bias")
 _LAYER = re.compile(r"(?:vit\.)?(?:encoder\.layer|layers)\.(\d+)\.")
@@ -50,12 +50,12 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
     at = _prefix(shapes)
     patch = shapes.get(f"{at}embeddings.patch_embeddings.projection.weight", (1, 3, 1, 1))
     layers = [int(match[1]) for name in shapes if (match := _LAYER.match(name))]
-    names = _layer_names(at, 0, shapes)
+    hidden = first_shape(r".*\.(intermediate\.dense|mlp\.fc1)\.weight", shapes)
     found = {
         "patch_size": patch[-1],
         "width": patch[0],
         "depth": config.get("num_hidden_layers", max(layers) + 1),
-        "mlp_dim": shapes.get(f"{names['fc1']}.weight", (config.get("intermediate_size", 1),))[0],
+        "mlp_dim": (hidden or (config.get("intermediate_size", 1),))[0],
         "pool": "token",
         "posemb": "learned",
         "activation": ACTIVATIONS[act],
@@ -81,7 +81,7 @@ def _prefix(shapes: dict[str, Shape]) -> str:
 
 def _layer_names(at: str, i: int, shapes: dict[str, Shape]) -> dict[str, str]:
     """Names of the parts of layer i, as saved or as in memory."""
-    if f"{at}layers.0.layernorm_before.weight" in shapes:
+    if any(name.startswith(f"{at}layers.") for name in shapes):
         layer = f"{at}layers.{i}"
         attention = {f"{k}": f"{layer}.attention.{k}_proj" for k in "qkvo"}
         return {"layer": layer, **attention, "fc1": f"{layer}.mlp.fc1", "fc2": f"{layer}.mlp.fc2"}
@@ -107,7 +107,7 @@ def pieces(cfg: ModelConfig, shapes: dict[str, Shape], before: int, grid: Grid |
     for i in range(cfg.depth):
         ours, names = f"block_{i:02d}", _layer_names(at, i, shapes)
         heads, inner = (cfg.heads, cfg.head_dim), cfg.heads * cfg.head_dim
-        biased = not shapes or f"{names['q']}.bias" in shapes or f"{_layer_names(at, 0, shapes)['q']}.bias" in shapes
+        biased = not shapes or first_shape(r".*\.(query|q_proj)\.bias", shapes) is not None
         found += norm(f"{ours}/norm_0", f"{names['layer']}.layernorm_before", d, _NORM)
         found += torch_dense_stack(f"{ours}/attention/qkv", [names[k] for k in "qkv"], d, heads, biased)
         found += torch_dense(f"{ours}/attention/out", names["o"], (inner,), (d,))

@@ -1,5 +1,6 @@
 """What each project whose weights are read has to say of them."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -30,6 +31,11 @@ class Source(NamedTuple):
 
 def nothing(name: str) -> bool:
     return False
+
+
+def first_shape(pattern: str, shapes: Mapping[str, Shape]) -> Shape | None:
+    """Of the arrays whose whole name matches, the first one's: a block that is missing leaves the others."""
+    return next((shape for name, shape in shapes.items() if re.fullmatch(pattern, name)), None)
 
 
 def pair(size: int | list[int] | tuple[int, int] | None) -> tuple[int, int] | None:

@@ -21,7 +21,7 @@ from vit_jax.pretrained.pieces import (
     torch_patches,
 )
 from vit_jax.pretrained.positions import Grid, bicubic_antialiased, grid_of
-from vit_jax.pretrained.source import Layout, Source, nothing, over, pair, pixels_of_a_patch
+from vit_jax.pretrained.source import Layout, Source, first_shape, nothing, over, pair, pixels_of_a_patch
 
 _NORM = (".weight", ".bias")
 _POOLS = {"token": "token", "avg": "mean", "map": "map"}
@@ -50,20 +50,22 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
         "patch_size": shapes.get("patch_embed.proj.weight", (1,))[-1],
         "width": width,
         "depth": max(int(match[1]) for n in shapes if (match := re.match(r"blocks\.(\d+)\.", n))) + 1,
-        "mlp_dim": shapes.get("blocks.0.mlp.fc1.weight", (1,))[0],
+        "mlp_dim": (first_shape(r"blocks\.\d+\.mlp\.fc1\.weight", shapes) or (1,))[0],
         "pool": pool,
         "norm_after_pool": "fc_norm.weight" in shapes,
         # A class token that isn't pooled is as good as a register.
         "registers": shapes.get("reg_token", (1, 0))[1] + ("cls_token" in shapes and pool != "token"),
         "posemb": "learned" if "pos_embed" in shapes else "none",
-        "qk_norm": "blocks.0.attn.q_norm.weight" in shapes,
-        "layer_scale": float(args.get("init_values") or 1e-5) if "blocks.0.ls1.gamma" in shapes else None,
+        "qk_norm": (norm_of_a_head := first_shape(r"blocks\.\d+\.attn\.q_norm\.weight", shapes)) is not None,
+        "layer_scale": float(args.get("init_values") or 1e-5)
+        if first_shape(r"blocks\.\d+\.ls1\.gamma", shapes)
+        else None,
         "norm_eps": 1e-6,
     }
     if "head.weight" in shapes:
         found["num_classes"] = shapes["head.weight"][0]
-    if found["qk_norm"]:  # it is of each head apart
-        found["heads"] = width // shapes["blocks.0.attn.q_norm.weight"][0]
+    if norm_of_a_head:
+        found["heads"] = width // norm_of_a_head[0]
     elif "num_heads" in args:
         found["heads"] = args["num_heads"]
     elif match := re.match(r"vit_(tiny|small|base|large)_patch", name):
@@ -119,7 +121,8 @@ def pieces(cfg: ModelConfig, shapes: dict[str, Shape], before: int, grid: Grid |
 def _block(cfg: ModelConfig, ours: str, theirs: str, shapes: dict[str, Shape]) -> list[Piece]:
     d, inner = cfg.width, cfg.heads * cfg.head_dim
     qkv, out, fc1, fc2 = (
-        not shapes or f"blocks.0.{part}.bias" in shapes for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+        not shapes or first_shape(rf"blocks\.\d+\.{part}\.bias", shapes) is not None
+        for part in (r"attn\.qkv", r"attn\.proj", r"mlp\.fc1", r"mlp\.fc2")
     )
     found = norm(f"{ours}/norm_0", f"{theirs}.norm1", d, _NORM)
     found += torch_dense(f"{ours}/attention/qkv", f"{theirs}.attn.qkv", (d,), (3, cfg.heads, cfg.head_dim), qkv)
