@@ -44,9 +44,9 @@ def _matrix(matrix: np.ndarray, classes: tuple[str, ...], images: str) -> Html:
         element("tr", element("th", name, scope="row"), *(cell(i, j) for j in range(len(classes))))
         for i, name in enumerate(classes)
     ]
-    heading = element(
-        "thead", element("tr", element("td"), *(element("th", _upright(name), scope="col") for name in classes))
-    )
+    # Along the columns, unless all are short.
+    names = classes if max(map(len, classes)) <= 3 else [element("span", name) for name in classes]
+    heading = element("thead", element("tr", element("td"), *(element("th", name, scope="col") for name in names)))
     caption = (
         f"{images}: rows are the true classes, columns the predicted ones. Right answers are blue by their share of "
         f"the class, mistakes red by theirs, the strongest {percent(worst)}."
@@ -54,15 +54,15 @@ def _matrix(matrix: np.ndarray, classes: tuple[str, ...], images: str) -> Html:
     return scrolling(element("table", heading, element("tbody", *rows), class_="confusion"), caption)
 
 
-def _upright(name: str) -> str:
-    """A column's heading: along the column, unless it is short."""
-    return element("span", name) if len(name) > 3 else name
+def _name(name: str) -> Html:
+    """A class as a row's heading: as wide as it is, up to some width."""
+    return element("span", name, class_="class")
 
 
 def _pairs(matrix: np.ndarray, classes: tuple[str, ...], images: str) -> Html:
     totals = np.maximum(matrix.sum(axis=1), 1)
     rows = [
-        [classes[true], classes[other], f"{number:,}", percent(number / totals[true])]
+        [_name(classes[true]), classes[other], f"{number:,}", percent(number / totals[true])]
         for true, other, number in most_confused(matrix, _PAIRS)
     ]
     return table(f"{images}.", ["true", "predicted", "images", "of the class"], rows, "figures")
@@ -75,13 +75,13 @@ def _classes(matrix: np.ndarray, classes: tuple[str, ...], images: str) -> Html:
         others = np.where(np.arange(len(classes)) == i, 0, matrix[i])
         mistake = int(others.argmax())
         if not total:
-            rows.append([name, "-", "-", "0", "-"])
+            rows.append([_name(name), "-", "-", "0", "-"])
             continue
         low, high = wilson(right / total, total)
         bar = element("span", class_="bar", style=f"--share: {right / total:.4f}")
         most = f"{classes[mistake]}, {percent(others[mistake] / total)}" if others[mistake] else "none"
         rows.append([
-            name,
+            _name(name),
             join([bar, percent(right / total)]),
             f"{100 * low:.1f} to {100 * high:.1f} %",
             f"{total:,}",

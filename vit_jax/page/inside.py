@@ -89,7 +89,7 @@ def look(run: Run) -> tuple[Trained | None, Seen | None, str]:
         run.folder.check_data(dataset)
         examples = take(dataset, split, key)
     except UserError as error:
-        return model, None, f"The images can't be shown. {str(error)[:1].upper()}{str(error)[1:]}."
+        return model, None, f"The images can't be shown: {error}."
     say(f"Looking at {len(examples.labels):,} images of {split} with checkpoint {model.step} of {run.name} ...")
     with doing("Computing"):
         evaluator = evaluate.Evaluator(model.module, run.config, make_mesh(), model.params, examples.images.shape[1:])
@@ -150,14 +150,14 @@ def attention(model: Trained, seen: Seen) -> Html:
         for kind, maps in kinds.items():
             drawn = picture(viz.overlay(images[row], maps[row].reshape(grid)), f"attention on a {true}, {kind}")
             most = maps[row].max() * maps.shape[1]
-            cells.append(element("div", drawn, element("span", kind, element("br"), f"max {most:.1f} × mean")))
+            cells.append(element("div", drawn, element("span", kind, element("br"), f"{most:.1f} × mean")))
         told = [element("strong", true), "" if guess == true else f", taken for {guess}"]
         figures.append(element("figure", element("figcaption", *told), element("div", *cells)))
     whose = "of the class token" if by_token else "of all the image's tokens on average"
     lead = paragraph(
         f"Attention {whose}, averaged over the heads: of the last block, and by rollout through all {cfg.depth} (Abnar "
         "and Zuidema 2020), which mixes half of the identity into each block for its residual connection. Each picture "
-        "goes from its least weight, dark, to its greatest, light; below it, how far the greatest is above the mean.",
+        "goes from its least weight, dark, to its greatest, light; below it, how many times the mean the greatest is.",
         kind="note",
     )
     return join([lead, element("div", *figures, class_="maps")])

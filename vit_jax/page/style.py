@@ -74,8 +74,10 @@ figure > .scroll { margin-top: .6rem; }
 th, td { padding: .4rem .9rem .4rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule); }
 thead th { font-weight: 600; vertical-align: bottom; border-bottom: 2px solid var(--rule); }
 tbody th { font-weight: 500; position: sticky; left: 0; background: var(--surface); max-width: 18rem; }
-tbody th.group { font-size: .8125rem; color: var(--muted); padding-top: 1.1rem; font-weight: 600; position: static; }
+tbody th.group { position: static; background: none; color: var(--muted); }
+tbody th.group { font-size: .8125rem; font-weight: 600; padding-top: 1.1rem; }
 .figures td { white-space: nowrap; }
+.class { display: inline-block; width: max-content; max-width: 9rem; }
 .keys td { min-width: 5rem; max-width: 22rem; }
 .keys th, .keys td { font-size: .875rem; }
 .keys tbody th { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .8125rem; }
