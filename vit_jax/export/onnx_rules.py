@@ -63,10 +63,6 @@ def _new_axes(graph: Graph, eqn: Any, x: Value) -> Value:
     return graph.reshape(x, tuple(shape))
 
 
-def _select(graph: Graph, eqn: Any, which: Value, no: Value, yes: Value) -> Node:
-    return graph.add("Where", which, yes, no, shape=broadcast([which, yes, no]))
-
-
 def _rsqrt(graph: Graph, eqn: Any, x: Node) -> Node:
     return graph.add("Reciprocal", graph.add("Sqrt", x), shape=x.shape)
 
@@ -97,13 +93,6 @@ def _split(graph: Graph, eqn: Any, x: Node) -> list[Value]:
     names = [f"split_{len(graph.nodes)}_{i}" for i in range(len(eqn.outvars))]
     graph.add("Split", x, ints(eqn.params["sizes"]), axis=eqn.params["axis"], names=names)
     return [Node(name, out.aval.shape) for name, out in zip(names, eqn.outvars, strict=True)]
-
-
-def _slice(graph: Graph, eqn: Any, x: Node) -> Node:
-    starts, ends, strides = (eqn.params[key] for key in ("start_indices", "limit_indices", "strides"))
-    axes = [i for i, end in enumerate(ends) if not is_open(end)]  # all of the images
-    bounds = [ints([values[i] for i in axes]) for values in (starts, ends, strides or [1] * len(ends))]
-    return graph.add("Slice", x, *bounds[:2], ints(axes), bounds[2], shape=_shape(eqn))
 
 
 def _gather(graph: Graph, eqn: Any, x: Value, start: Value) -> Node:
@@ -167,22 +156,13 @@ def _max_pool(graph: Graph, eqn: Any, x: Node) -> Value:
     return graph.transpose(y, np.argsort(order).tolist())
 
 
-def _pad(graph: Graph, eqn: Any, x: Node, value: Value) -> Node:
-    low, high, between = zip(*eqn.params["padding_config"], strict=True)
-    if any(between):
-        raise NotImplementedError("padding between entries")
-    return graph.add("Pad", x, ints([*low, *high]), value, shape=_shape(eqn))
-
-
 def _pads(pairs: Sequence[tuple[int, int]]) -> list[int]:
     return [low for low, _ in pairs] + [high for _, high in pairs]
 
 
 _SAME = {
-    "abs": "Abs", "add": "Add", "copy": "Identity", "cos": "Cos", "div": "Div", "erf": "Erf", "exp": "Exp",
-    "log": "Log", "logistic": "Sigmoid", "max": "Max", "min": "Min", "mul": "Mul", "neg": "Neg", "sin": "Sin",
-    "sqrt": "Sqrt", "stop_gradient": "Identity", "sub": "Sub", "tanh": "Tanh",
-    "and": "And", "eq": "Equal", "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual", "lt": "Less",
+    "add": "Add", "div": "Div", "erf": "Erf", "exp": "Exp", "max": "Max", "mul": "Mul", "stop_gradient": "Identity",
+    "sub": "Sub", "tanh": "Tanh",
 }  # fmt: skip
 RULES = {name: _elementwise(kind) for name, kind in _SAME.items()} | {
     "broadcast_in_dim": Rule(_new_axes, broadcasts=True),
@@ -192,17 +172,13 @@ RULES = {name: _elementwise(kind) for name, kind in _SAME.items()} | {
     "dot_general": Rule(_dot),
     "gather": Rule(_gather),
     "integer_pow": Rule(_power, broadcasts=True),
-    "pad": Rule(_pad),
     "reduce_max": _reduction("ReduceMax"),
     "reduce_sum": _reduction("ReduceSum"),
     "reduce_window_max": Rule(_max_pool),
     "reshape": Rule(_reshape),
     "rsqrt": Rule(_rsqrt, broadcasts=True),
-    "select_n": Rule(_select, broadcasts=True),
-    "slice": Rule(_slice),
     "split": Rule(_split),
     "square": Rule(_square, broadcasts=True),
-    "squeeze": Rule(_reshape),
     "stack": Rule(_stack),
     "transpose": Rule(_transpose, broadcasts=True),
 }
