@@ -163,11 +163,11 @@ def test_an_earlier_export_is_replaced_and_nothing_else(run, command, tmp_path):
     assert code == 2 and str(mine) in printed and "--output" in printed
     assert [entry.name for entry in mine.iterdir()] == ["model.json"]
     (mine / "model.json").unlink()
-    for extra in ("", "old"):
+    for _ in range(2):
         code, printed = command("export", f"--workdir={run}", "--format=jax", f"--output={mine}")
         assert code == 0, printed
         assert sorted(entry.name for entry in mine.iterdir()) == ["model.json", "model.stablehlo"]
-        (mine / f"{extra}.txt").touch()
+        (mine / "old.txt").touch()
     assert not list(tmp_path.glob(".*"))
 
 

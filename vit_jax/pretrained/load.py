@@ -16,7 +16,7 @@ from vit_jax.models.stems import grid_shape
 from vit_jax.optim import path_of
 from vit_jax.pretrained import google, huggingface, own, timm
 from vit_jax.pretrained.files import Weights, open_weights
-from vit_jax.pretrained.pieces import check, convert
+from vit_jax.pretrained.pieces import Piece, check, convert
 from vit_jax.pretrained.positions import Grid, Resize
 from vit_jax.pretrained.source import Layout, Source, pair
 from vit_jax.progress import say
@@ -102,19 +102,33 @@ def _open(path: Path) -> Weights:
     return Weights(path, shapes, lambda name: np.asarray(flat[name]), metadata=own.metadata(run.config.model))
 
 
+def fitting(cfg: ModelConfig, described: Described) -> list[Piece]:
+    """What a model of a resolved config takes from what is described, without the logits if those are to be new.
+
+    Raises UserError with every mismatch of names and shapes.
+    """
+    source, weights = described.source, described.weights
+    before, grid, _ = described.layout
+    pieces, replaced = source.pieces(cfg, weights.shapes, before, grid), set()
+    if _has_new_head(cfg, described):
+        replaced = {name for piece in pieces if piece.ours.startswith(_LOGITS) for name in piece.theirs}
+        pieces = [piece for piece in pieces if not piece.ours.startswith(_LOGITS)]
+    check(weights, pieces, lambda name: name in replaced or name.startswith(described.without) or source.ignored(name))
+    return pieces
+
+
+def _has_new_head(cfg: ModelConfig, described: Described) -> bool:
+    return bool(described.without) or cfg.num_classes != described.stored_classes
+
+
 def params_for(module: VisionTransformer, described: Described) -> dict[str, Any]:
     """The parameters (float32) of a module whose config follows from what is described; the head may be a new one."""
     source, weights, cfg = described.source, described.weights, module.cfg
-    before, grid, _ = described.layout
-    pieces = source.pieces(cfg, weights.shapes, before, grid)
-    shapes, fresh, replaced = own.paths(module), {}, set()
-    if described.without or cfg.num_classes != described.stored_classes:
-        replaced = {name for piece in pieces if piece.ours.startswith(_LOGITS) for name in piece.theirs}
-        pieces = [piece for piece in pieces if not piece.ours.startswith(_LOGITS)]
+    pieces, shapes, fresh = fitting(cfg, described), own.paths(module), {}
+    if _has_new_head(cfg, described):
         fresh = {path: np.zeros(shape, np.float32) for path, shape in shapes.items() if path.startswith(_LOGITS)}
-    check(weights, pieces, lambda name: name in replaced or name.startswith(described.without) or source.ignored(name))
     flat = convert(weights, pieces) | fresh
-    if grid is not None:
+    if (grid := described.layout.grid) is not None:
         flat["posemb"] = _resized(flat["posemb"], grid, grid_shape(cfg), source.resize)
     if {path: x.shape for path, x in flat.items()} != shapes:
         differ = sorted(flat.keys() ^ shapes.keys()) or [path for path in shapes if flat[path].shape != shapes[path]]

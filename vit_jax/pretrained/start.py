@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax.config import Config, ModelConfig, from_mapping, to_dict
-from vit_jax.models import VisionTransformer
-from vit_jax.pretrained.load import describe, params_for
+from vit_jax.models import VisionTransformer, resolve
+from vit_jax.pretrained import own
+from vit_jax.pretrained.load import describe, fitting, params_for
 from vit_jax.run import RunFolder
 
 
@@ -33,7 +34,10 @@ def with_model(config: Config, workdir: str) -> Config:
     else:
         # Any class count will do for now: a new head takes the place of one of another.
         given = {"num_classes": 1, **to_dict_of(chosen), "image_size": model.image_size}
-        known = describe(Path(config.init_from), given).model | kept
+        described = describe(Path(config.init_from), given)
+        if described.source is not own.SOURCE:  # what those take, shapes say; ours would need a device
+            fitting(resolve(from_mapping(ModelConfig, described.model, "config.model")), described)
+        known = described.model | kept
     return dataclasses.replace(config, model=from_mapping(ModelConfig, known | chosen, "config.model"))
 
 
