@@ -3,7 +3,8 @@
 python -m vit_jax.main --config=configs/linear_probe_cifar10.py --config.init_from=B_16.npz --workdir=runs/probe
 
 Nothing but head/logits is trained, so a step costs little more than a forward pass. A run of this project can be the
-start, too: --config.init_from=runs/laptop --config.model.image_size=32. Its head is new where the classes are others.
+start, too: --config.init_from=runs/laptop --config.model.image_size=32, with --config.augment.mean and .std as its
+config.json has them, which are those of [-1, 1] here. Its head is new where the classes are others.
 """
 
 from vit_jax.config import base_config

@@ -70,11 +70,14 @@ def test_a_run_can_be_the_start_of_another(probed, command, tmp_path):
         (["--config.init_from=nowhere.npz"], "there are no weights at nowhere.npz"),
         ([f"--config.init_from={WEIGHTS}", "--config.model.depth=3"], "encoderblock_2/LayerNorm_0/scale: missing"),
         ([f"--config.init_from={WEIGHTS}", "--config.model.width=32"], "(48,) in the file, (32,) in the model"),
+        ([f"--config.init_from={WEIGHTS}", "--config.model.qk_norm=true"], "block_00/attention/k_norm/scale: nothing"),
+        ([f"--config.init_from={WEIGHTS}", "--config.model.pool=mean"], "cls: (1, 1, 48) in the file, nothing in the"),
     ],
 )
 def test_weights_that_do_not_fit_end_the_command_in_one_message(args, message, command, tmp_path):
     code, printed = command(*PROBE, *args, f"--workdir={tmp_path / 'run'}")
     assert code == 2 and message in printed and "Traceback" not in printed, printed
+    assert not (tmp_path / "run/config.json").exists()  # the corrected command finds nothing in its way
 
 
 def test_few_shots_are_learned_in_closed_form(probed, command):

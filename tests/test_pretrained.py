@@ -59,7 +59,9 @@ def to_linen(arrays):
 @pytest.mark.parametrize("name", [*FILES, "hf_vit"])
 def test_logits_are_the_sources(name):
     path = FOLDER / name if name == "hf_vit" else FOLDER / f"{name}.npz"
-    np.testing.assert_allclose(logits_of(path, LOGITS["x"], **TOLD.get(name, {})), LOGITS[name], atol=TOLERANCE)
+    difference = np.abs(logits_of(path, LOGITS["x"], **TOLD.get(name, {})) - LOGITS[name]).max()
+    print(f"{name}: {difference:.1e}")  # RECORDS.md's parity table
+    assert difference < TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["google_vit_token", "google_hybrid_stemonly"])
@@ -147,13 +149,14 @@ def test_positions_for_images_that_are_not_square_leave_the_class_token_alone():
 
 
 def test_bicubic_rules_are_pytorchs():
-    """Rows of torch.nn.functional.interpolate(mode="bicubic") for a step from 4 to 6, without and with antialiasing."""
+    """Rows of torch.nn.functional.interpolate(mode="bicubic") for a step, by Keys' formula with a = -0.75 and -0.5."""
     step = np.array([0, 0, 1, 1], np.float32)[:, None, None] * np.ones((1, 2, 1), np.float32)
     plain = positions.bicubic(step, (6, 2))[:, 0, 0]
-    np.testing.assert_allclose(plain, [0, -0.0972222, 0.1493056, 0.8506944, 1.0972222, 1], atol=2e-2)
+    np.testing.assert_allclose(plain, [0, -0.09375, 31 / 216, 185 / 216, 1.09375, 1], atol=1e-6)
     smooth = positions.bicubic_antialiased(step, (6, 2))[:, 0, 0]
+    # Taps that fall outside are left out and the others scaled up.
+    np.testing.assert_allclose(smooth, [0, -1 / 17, 13 / 108, 95 / 108, 18 / 17, 1], atol=1e-6)
     np.testing.assert_allclose(smooth + smooth[::-1], 1, atol=1e-6)
-    assert smooth[1] < 0 < smooth[2] < 0.5
 
 
 def test_another_class_count_puts_in_a_new_head_and_says_so(capsys):
@@ -232,7 +235,16 @@ def test_positions_that_may_be_of_several_grids_are_asked_for(tmp_path):
         pretrained.load(saved(tmp_path, arrays), heads=3)
 
 
-@pytest.mark.parametrize("bad", ["nan", "object", "integer", "truncated", "length"])
+BAD = {
+    "nan": "head/bias has 1 values that aren't finite",
+    "object": "head/bias is of type object",
+    "integer": "head/bias is of type int64",
+    "truncated": "can't be read",
+    "length": "has another length",
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
 def test_files_that_hold_no_weights_are_refused(bad, tmp_path):
     arrays, ran = arrays_of("google_vit_gap"), tmp_path / "ran"
     path = tmp_path / "bad.npz"
@@ -255,9 +267,87 @@ def test_files_that_hold_no_weights_are_refused(bad, tmp_path):
         np.lib.format.write_array(buffer, np.zeros(4, np.float32))
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("head/bias.npy", buffer.getvalue()[:-4])
-    with pytest.raises(UserError, match="bad.npz"):
+    with pytest.raises(UserError, match=f"bad.npz.*{BAD[bad]}"):
         pretrained.load(path)
     assert not ran.exists()
+
+
+HUGE = 10**9
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"layer_norm_eps": "x"},
+        {"layer_norm_eps": None},
+        {"hidden_act": ["gelu"]},
+        {"image_size": "32"},
+        {"image_size": -32},
+        {"num_hidden_layers": HUGE},
+        {"num_attention_heads": "4"},
+        {"num_attention_heads": 0},
+        {"model_type": "deit"},
+    ],
+)
+def test_configs_that_make_no_sense_are_one_message(config, tmp_path):
+    shutil.copy(FOLDER / "hf_vit/model.safetensors", tmp_path)
+    known = json.loads((FOLDER / "hf_vit/config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(known | config))
+    with pytest.raises(UserError):
+        pretrained.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_args": []},
+        {"model_args": {"num_heads": 3, "pool_include_prefix": True}},
+        {"model_args": {"num_heads": 3, "act_layer": ["gelu"]}},
+        {"architecture": "vit_base_patch16_rpn_224"},
+        {"model_args": {"num_heads": 3, "img_size": "32"}},
+    ],
+)
+def test_configs_of_timm_that_are_not_known_are_one_message(config, tmp_path):
+    save_file({k: np.ascontiguousarray(x) for k, x in arrays_of("timm_token").items()}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError):
+        pretrained.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"blocks.999999999.norm1.weight": np.zeros(3)},
+        {"pos_embed": np.zeros(48)},
+        {"patch_embed.proj.weight": np.zeros((48, 3, 0, 0))},
+        {"head.weight": np.zeros(())},
+        {"head.bias": None},
+    ],
+)
+def test_shapes_that_make_no_sense_are_one_message(changed, tmp_path):
+    arrays = {k: x for k, x in (arrays_of("timm_token") | changed).items() if x is not None}
+    with pytest.raises(UserError):
+        pretrained.load(saved(tmp_path, arrays), heads=3)
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"image_size": "32"}, {"image_size": (32,)}, {"image_size": 0}, {"stem": "resnet"}, {"heads": 5}]
+)
+def test_overrides_that_make_no_sense_are_one_message(overrides):
+    with pytest.raises(UserError):
+        pretrained.load(FOLDER / "google_vit_token.npz", **overrides)
+
+
+def test_what_the_source_has_no_weights_for_is_told_with_its_shapes():
+    with pytest.raises(UserError, match=r"head/norm/scale: nothing of such weights, \(48,\) in the model"):
+        pretrained.load(FOLDER / "google_vit_token.npz", norm_after_pool=True)
+    with pytest.raises(UserError, match=r"prefix: \(1, 48\) of such weights, \(3, 48\) in the model"):
+        pretrained.load(FOLDER / "google_vit_token.npz", registers=2)
+
+
+def test_a_variant_stands_for_its_sizes():
+    with pytest.raises(UserError, match=r"embedding/bias: \(48,\) in the file, \(192,\) in the model"):
+        pretrained.load(FOLDER / "google_vit_token.npz", variant="Ti/4")
 
 
 def test_a_file_that_unpacks_to_much_more_is_refused_before_it_is(tmp_path):
@@ -278,8 +368,11 @@ def test_pickles_other_files_and_unknown_names_are_refused_with_a_way_out(tmp_pa
         pretrained.load(tmp_path / "model.pt")
     with pytest.raises(UserError, match="no weights at"):
         pretrained.load(tmp_path / "nowhere.npz")
-    with pytest.raises(UserError, match="has no model.safetensors; found model.pt"):
+    with pytest.raises(UserError, match="model.pt is a pickle"):
         pretrained.load(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="has no model.safetensors; found nothing"):
+        pretrained.load(tmp_path / "empty")
     (tmp_path / "damaged.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(UserError, match="damaged.safetensors can't be read"):
         pretrained.load(tmp_path / "damaged.safetensors")

@@ -36,10 +36,11 @@ def test_every_command_is_understood(command, monkeypatch, tmp_path):
     flags.parse([program, *args])
 
 
-def test_the_python_example_runs():
-    code = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)[1]
-    names = {"images": np.zeros((1, 72, 72, 3), np.float32)}
-    exec(code, names)
+@pytest.mark.parametrize(("block", "side"), [("models.create", 72), ("pretrained.load", 32)])
+def test_the_python_examples_run(block, side):
+    code = next(code for code in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL) if block in code)
+    names = {"images": np.zeros((1, side, side, 3), np.float32)}
+    exec(code.replace("B_16.npz", "tests/fixtures/pretrained/google_vit_token.npz"), names)
     assert names["logits"].shape == (1, 10) and "encoded" in names["aux"]
 
 

@@ -73,22 +73,25 @@ def score(
     return float(top1), float(_STRENGTHS[best])
 
 
-def features_of(model: trained.Trained, images: np.ndarray, check: Callable[[], None] = lambda: None) -> np.ndarray:
-    """What the classifier is given, (N, D) float32, of stored images (N, H, W, 3) uint8."""
+def features_of(model: trained.Trained) -> Callable[[np.ndarray, Callable[[], None]], np.ndarray]:
+    """Gives a function of stored images (N, H, W, 3) uint8: what the classifier is given of them, (N, D) float32."""
 
     @jax.jit
     def step(params: Any, batch: jax.Array) -> jax.Array:
         x = preprocess(batch, model.config.augment, model.module.cfg.image_size)
         return model.module.apply({"params": params}, x)[1]["pre_logits"]
 
-    parts = []
-    for start in range(0, len(images), _BATCH):
-        check()
-        batch = np.zeros((_BATCH, *images.shape[1:]), np.uint8)  # the last one is filled up
-        own = np.asarray(images[start : start + _BATCH])
-        batch[: len(own)] = own
-        parts.append(np.asarray(step(model.params, batch), np.float32)[: len(own)])
-    return np.concatenate(parts)
+    def features(images: np.ndarray, check: Callable[[], None]) -> np.ndarray:
+        parts = []
+        for start in range(0, len(images), _BATCH):
+            check()
+            batch = np.zeros((_BATCH, *images.shape[1:]), np.uint8)  # the last one is filled up
+            own = np.asarray(images[start : start + _BATCH])
+            batch[: len(own)] = own
+            parts.append(np.asarray(step(model.params, batch), np.float32)[: len(own)])
+        return np.concatenate(parts)
+
+    return features
 
 
 def fewshot(
@@ -114,8 +117,9 @@ def fewshot(
     few = np.stack([few_of_each(train.labels, max(shots), seed) for seed in range(_DRAWS)])  # (draws, C, shots)
     say(f"Features of checkpoint {model.step} of {model.run.path} ...")
     with doing("Computing features"):
-        features = features_of(model, train.images[few.reshape(-1)], check).reshape(*few.shape, -1)
-        others = [(features_of(model, part.images, check), part.labels) for part in (validation, test)]
+        compute = features_of(model)
+        features = compute(train.images[few.reshape(-1)], check).reshape(*few.shape, -1)  # (draws, C, shots, D)
+        others = [(compute(part.images, check), part.labels) for part in (validation, test)]
     results = []
     for shot in shots:
         draws = [

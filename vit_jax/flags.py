@@ -55,6 +55,7 @@ class Command:
     resume: str = "auto"
     checkpoint: str | None = None
     peers: Peers | None = None
+    model_keys: tuple[str, ...] = ()  # of config.model, that the command line sets, be it to their defaults
     images: tuple[str, ...] = ()  # files and folders to predict
     top_k: int = 5
     format: str = ""  # of predictions or of an export
@@ -75,6 +76,7 @@ def parse(argv: list[str]) -> Command:
 
     argv = _spelt_out(argv)
     _check_names(argv, values)
+    model_keys = sorted({match[1] for arg in argv if (match := re.match(r"--?(?:no)?config\.model\.(\w+)", arg))})
     argv, unset = _take_unset(argv)
     config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
@@ -92,7 +94,7 @@ def parse(argv: list[str]) -> Command:
     mode = values.mode
     _check_mode(mode, values)
     if mode == "train":
-        return _training(values, given, unset)
+        return _training(values, given, unset, model_keys)
     if mode in FORMATS and values.format not in (None, *FORMATS[mode]):
         raise UserError(f"--format={values.format} is not one of {', '.join(FORMATS[mode])}")
     if mode == "predict" and not values.images:
@@ -138,7 +140,7 @@ def _defined() -> flags.FlagValues:
     return values
 
 
-def _training(values: flags.FlagValues, given: Any, unset: list[str]) -> Command:
+def _training(values: flags.FlagValues, given: Any, unset: list[str], model_keys: list[str]) -> Command:
     from vit_jax.run import RunFolder  # imports JAX, without which the other modes' flags can be read
 
     peers = _peers(values)
@@ -146,7 +148,8 @@ def _training(values: flags.FlagValues, given: Any, unset: list[str]) -> Command
         if not RunFolder(values.workdir).exists():
             raise UserError("--config is missing: a file like configs/quickstart.py")
         return Command("train", values.workdir, RunFolder(values.workdir).config(), values.resume, peers=peers)
-    return Command("train", values.workdir, _typed(given, unset), values.resume, peers=peers)
+    config = _typed(given, unset)
+    return Command("train", values.workdir, config, values.resume, peers=peers, model_keys=tuple(model_keys))
 
 
 def _check_mode(mode: str, values: flags.FlagValues) -> None:

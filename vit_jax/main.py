@@ -78,7 +78,7 @@ def _dispatch(argv: list[str], started: float, stop: StopRequest) -> None:
     if config.init_from and command.mode == "train":
         from vit_jax.pretrained.start import with_model
 
-        config = with_model(config, command.workdir)
+        config = with_model(config, command.workdir, command.model_keys)
     if config.train.deterministic:
         use_deterministic_ops()
     use_cpu_cores(config, peers.num_processes or 1 if peers else 1)

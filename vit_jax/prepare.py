@@ -154,7 +154,10 @@ def build(
     fixed = _fixed(config, parts) if fresh and config.init_from is None else {}
     state = states.create(module, tx, config.seed, mesh, config.train.ema is not None, fixed)
     if fresh and config.init_from is not None:
-        state = states.with_params(state, params_of(config, module), mesh)
+        params = params_of(config, module)
+        if jax.process_count() > 1:  # the same in all, whatever lies at that path on each machine
+            params = jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(params))
+        state = states.with_params(state, params, mesh)
         say(f"Starting from the weights in {config.init_from}")
     evaluated, carried = True, None
     if run.writes and checkpoints.steps()[-1:] != [plan.total]:

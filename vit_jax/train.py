@@ -22,6 +22,7 @@ from vit_jax.flags import Peers
 from vit_jax.log import Diverged, Log
 from vit_jax.models.stems import grid_shape
 from vit_jax.prepare import Job, build, digest_of, meta_of, resolve_config
+from vit_jax.pretrained.start import check_start
 from vit_jax.progress import doing, say
 from vit_jax.run import RunFolder
 from vit_jax.sharding import batch_sharding, put, put_local, replicated
@@ -61,6 +62,9 @@ def train(
         distributed.meet("read the run")  # before the first writes there
         if complete:
             return
+        if config.init_from is not None and not run.exists():
+            with doing("Checking the weights"):
+                check_start(config)
         run.create()
         stack.enter_context(run.lock())
         with doing("Reading the data"):

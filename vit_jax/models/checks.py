@@ -108,7 +108,7 @@ def _check_stem(cfg: ModelConfig) -> None:
         raise UserError(f'{at}.widths and .units belong to {at}.kind="conv" or "resnet"; found kind="patch"')
     height, width = (patch_input_side(cfg, side) for side in image_shape(cfg))
     if any(side % cfg.patch_size or side < cfg.patch_size for side in (height, width)):
-        fits = [p for p in range(1, height + 1) if height % p == width % p == 0]
+        fits = [p for p in range(1, min(height, 4096) + 1) if height % p == width % p == 0]
         raise UserError(
             f"config.model.patch_size={cfg.patch_size} does not divide the {height} x {width} "
             f"{'image' if stem.kind == 'patch' else 'output of the stem'}; these do: {', '.join(map(str, fits))}"

@@ -48,7 +48,7 @@ def forward(cfg: ModelConfig) -> int:
 
 
 def kernel_entries(cfg: ModelConfig) -> int:
-    """Numbers in the kernels of a resolved `cfg`'s blocks and head: nearly all of its parameters."""
+    """Numbers in the kernels of a resolved `cfg`'s blocks and head: nearly all parameters, but for a ResNet's."""
     if cfg.token_mlp_dim is None:
         mixing = 4 * cfg.width * cfg.heads * cfg.head_dim
     else:

@@ -14,7 +14,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors
-from ml_dtypes import bfloat16
 
 from vit_jax.errors import UserError
 
@@ -22,7 +21,7 @@ Shape = tuple[int, ...]
 
 _BOMB_BYTES, _BOMB_RATIO = 2**28, 4  # weights hardly compress: what grows more than that is no weights
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".tar")
-_FLOATS = {"F16": np.float16, "BF16": bfloat16, "F32": np.float32, "F64": np.float64}
+_FLOATS = ("F16", "BF16", "F32", "F64")
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,10 @@ def _open_folder(folder: Path) -> Weights:
         return _open_safetensors(folder / "model.safetensors", config)
     if (index := folder / "model.safetensors.index.json").is_file():
         return _open_shards(index, config)
-    found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
-    raise UserError(f"{folder} has no model.safetensors; found {found}")
+    names = sorted(entry.name for entry in folder.iterdir())
+    if pickles := [name for name in names if name.endswith(_PICKLES)]:
+        return open_weights(folder / pickles[0])  # says what to do with one
+    raise UserError(f"{folder} has no model.safetensors; found {', '.join(names[:8]) or 'nothing'}")
 
 
 def _open_shards(index: Path, config: dict[str, Any]) -> Weights:
@@ -88,7 +89,7 @@ def _config_beside(folder: Path) -> dict[str, Any]:
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} can't be read ({error}); bring it again from where it came") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object; bring it again from where it came")

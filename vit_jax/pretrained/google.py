@@ -1,7 +1,7 @@
 """Weights of google-research/vision_transformer: ViT and its hybrids, MLP-Mixer, as .npz.
 
 The released files have the names of a library before Flax linen, a newly saved one has linen's; in the former, group
-norms are (1, 1, 1, C). GELU by tanh, epsilon 1e-6, the class token before registers would come; positions include it.
+norms are (1, 1, 1, C). GELU by tanh, epsilon 1e-6; the class token has a position, too.
 """
 
 import math
@@ -17,7 +17,7 @@ from vit_jax.models.stems import grid_shape
 from vit_jax.pretrained.files import Shape, Weights
 from vit_jax.pretrained.pieces import Piece, norm, positions_table, prefix, reshaped, same
 from vit_jax.pretrained.positions import Grid, bilinear_aligned, grid_of
-from vit_jax.pretrained.source import Layout, Source, first_shape, nothing, over, pair, pixels_of_a_patch
+from vit_jax.pretrained.source import Layout, Source, first_shape, not_more_than, nothing, over, pair, pixels_of_a_patch
 
 _NORM = ("/scale", "/bias")
 
@@ -32,13 +32,13 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
     if any(name.startswith("MixerBlock_") for name in shapes):
         return _mixer_fields(shapes)
     blocks = _count(r"Transformer/encoderblock_(\d+)/", shapes)
-    patch, _, channels, width = shapes.get("embedding/kernel", (1, 1, 3, 1))
+    patch, _, _, width = shapes.get("embedding/kernel", (1, 1, 3, 1))
     found = {
         "patch_size": patch,
         "width": width,
         "depth": blocks,
         "pool": "token" if "cls" in shapes else "mean",
-        "posemb": "learned" if "Transformer/posembed_input/pos_embedding" in shapes else "none",
+        "posemb": "learned",
         "activation": "gelu_tanh",
         "norm_eps": 1e-6,
     }
@@ -50,9 +50,8 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
     if "pre_logits/kernel" in shapes:
         found["representation_dim"] = shapes["pre_logits/kernel"][-1]
     if "conv_root/kernel" in shapes:
-        units = [
-            _count(rf"block{i}/unit(\d+)/", shapes, 1) for i in range(1, _count(r"block(\d+)/unit", shapes, 1) + 1)
-        ]
+        stages = range(1, _count(r"block(\d+)/unit", shapes, 1) + 1)
+        units = [max(_count(rf"block{i}/unit(\d+)/", shapes, 1), 1) for i in stages]
         found["stem"] = {"kind": "resnet", "widths": (shapes["conv_root/kernel"][-1],), "units": tuple(units)}
     return found | _classes(shapes)
 
@@ -68,8 +67,7 @@ def _mixer_fields(shapes: dict[str, Shape]) -> dict[str, Any]:
         "norm_eps": 1e-6,
     }
     for key, part in (("token_mlp_dim", "token_mixing"), ("mlp_dim", "channel_mixing")):
-        if (shape := first_shape(rf"MixerBlock_\d+/{part}/Dense_0/kernel", shapes)) is not None:
-            found[key] = shape[-1]
+        found[key] = (first_shape(rf"MixerBlock_\d+/{part}/Dense_0/kernel", shapes) or (1,))[-1]
     return found | _classes(shapes)
 
 
@@ -80,7 +78,7 @@ def _classes(shapes: dict[str, Shape]) -> dict[str, int]:
 def _count(pattern: str, shapes: dict[str, Shape], first: int = 0) -> int:
     """How many blocks there should be, from the highest number: a gap is then found missing."""
     numbers = [int(match[1]) for name in shapes if (match := re.match(pattern, name))]
-    return max(numbers, default=first - 1) + 1 - first
+    return not_more_than(max(numbers, default=first - 1) + 1 - first, shapes)
 
 
 def layout(weights: Weights, model: Mapping[str, Any], given: Mapping[str, Any]) -> Layout:
@@ -91,6 +89,9 @@ def layout(weights: Weights, model: Mapping[str, Any], given: Mapping[str, Any])
     if table in shapes:
         before, grid = grid_of(shapes[table][1], [int("cls" in shapes)], over(stored, pixels), None)
         return Layout(before, grid, (grid[0] * pixels, grid[1] * pixels))
+    if model.get("token_mlp_dim") is None:  # a table that is missing is told with all else that is
+        size = stored or pair(given.get("image_size"))
+        return Layout(int("cls" in shapes), over(size, pixels), size)
     tokens = (first_shape(r"MixerBlock_\d+/token_mixing/Dense_0/kernel", shapes) or (0,))[0]
     size = stored or pair(given.get("image_size"))
     if tokens and size is None:

@@ -22,7 +22,7 @@ from vit_jax.pretrained.pieces import (
     torch_patches,
 )
 from vit_jax.pretrained.positions import Grid, bicubic, grid_of
-from vit_jax.pretrained.source import Layout, Source, first_shape, over, pair, pixels_of_a_patch
+from vit_jax.pretrained.source import Layout, Source, first_shape, not_more_than, over, pair, pixels_of_a_patch
 
 _NORM = (".weight", ".bias")
 _LAYER = re.compile(r"(?:vit\.)?(?:encoder\.layer|layers)\.(\d+)\.")
@@ -32,7 +32,8 @@ _UNUSED = re.compile(r"(vit\.)?(embeddings\.mask_token|pooler\.dense\.(weight|bi
 
 
 def recognises(weights: Weights) -> bool:
-    return any(_LAYER.match(name) for name in weights.shapes)
+    embeds = any(name.startswith(("embeddings.", "vit.embeddings.")) for name in weights.shapes)
+    return embeds and any(_LAYER.match(name) for name in weights.shapes)
 
 
 def ignored(name: str) -> bool:
@@ -45,7 +46,7 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
     if config and config.get("model_type") != "vit":
         raise UserError(f'config.json says model_type={config.get("model_type")!r}; what is read is "vit"')
     act = config.get("hidden_act", "gelu")
-    if act not in ACTIVATIONS:
+    if act not in list(ACTIVATIONS):
         raise UserError(f"config.json says hidden_act={act!r}; what there is: {', '.join(ACTIVATIONS)}")
     at = _prefix(shapes)
     patch = shapes.get(f"{at}embeddings.patch_embeddings.projection.weight", (1, 3, 1, 1))
@@ -54,11 +55,11 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
     found = {
         "patch_size": patch[-1],
         "width": patch[0],
-        "depth": config.get("num_hidden_layers", max(layers) + 1),
+        "depth": not_more_than(int(config.get("num_hidden_layers", max(layers) + 1)), shapes),
         "mlp_dim": (hidden or (config.get("intermediate_size", 1),))[0],
         "pool": "token",
         "posemb": "learned",
-        "activation": ACTIVATIONS[act],
+        "activation": ACTIVATIONS[act] if config else None,
         "norm_eps": float(config.get("layer_norm_eps", 1e-12)),
     }
     if "num_attention_heads" in config:
@@ -71,8 +72,11 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
 def layout(weights: Weights, model: Mapping[str, Any], given: Mapping[str, Any]) -> Layout:
     rows = weights.shapes.get(f"{_prefix(weights.shapes)}embeddings.position_embeddings", (1, 0))[1]
     stored, pixels = pair(given.get("stored_image_size", weights.config.get("image_size"))), pixels_of_a_patch(model)
+    if not rows:  # a table that is missing is told with all else that is
+        size = stored or pair(given.get("image_size"))
+        return Layout(1, over(size, pixels), size)
     before, grid = grid_of(rows, [1], over(stored, pixels), None)
-    return Layout(before, grid, stored or (grid[0] * pixels, grid[1] * pixels))
+    return Layout(before, grid, (grid[0] * pixels, grid[1] * pixels))
 
 
 def _prefix(shapes: dict[str, Shape]) -> str:
@@ -83,7 +87,7 @@ def _layer_names(at: str, i: int, shapes: dict[str, Shape]) -> dict[str, str]:
     """Names of the parts of layer i, as saved or as in memory."""
     if any(name.startswith(f"{at}layers.") for name in shapes):
         layer = f"{at}layers.{i}"
-        attention = {f"{k}": f"{layer}.attention.{k}_proj" for k in "qkvo"}
+        attention = {k: f"{layer}.attention.{k}_proj" for k in "qkvo"}
         return {"layer": layer, **attention, "fc1": f"{layer}.mlp.fc1", "fc2": f"{layer}.mlp.fc2"}
     layer = f"{at}encoder.layer.{i}"
     attention = {
@@ -104,10 +108,10 @@ def pieces(cfg: ModelConfig, shapes: dict[str, Shape], before: int, grid: Grid |
     found = torch_patches("stem/proj", f"{at}embeddings.patch_embeddings.projection", cfg.patch_size, 3, d)
     found.append(prefix({f"{at}embeddings.cls_token": 1}, table, before, grid, d))
     found.append(positions_table(table, before, grid, d))
+    biased = not shapes or first_shape(r".*\.(query|q_proj)\.bias", shapes) is not None
     for i in range(cfg.depth):
         ours, names = f"block_{i:02d}", _layer_names(at, i, shapes)
         heads, inner = (cfg.heads, cfg.head_dim), cfg.heads * cfg.head_dim
-        biased = not shapes or first_shape(r".*\.(query|q_proj)\.bias", shapes) is not None
         found += norm(f"{ours}/norm_0", f"{names['layer']}.layernorm_before", d, _NORM)
         found += torch_dense_stack(f"{ours}/attention/qkv", [names[k] for k in "qkv"], d, heads, biased)
         found += torch_dense(f"{ours}/attention/out", names["o"], (inner,), (d,))

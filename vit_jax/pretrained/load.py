@@ -18,11 +18,12 @@ from vit_jax.pretrained import google, huggingface, own, timm
 from vit_jax.pretrained.files import Weights, open_weights
 from vit_jax.pretrained.pieces import Piece, check, convert
 from vit_jax.pretrained.positions import Grid, Resize
-from vit_jax.pretrained.source import Layout, Source, pair
+from vit_jax.pretrained.source import Layout, Source, not_more_than, pair
 from vit_jax.progress import say
 
 _SOURCES = (own.SOURCE, google.SOURCE, huggingface.SOURCE, timm.SOURCE)
 _LOGITS = "head/logits/"
+_SIZES = ("image_size", "stored_image_size")  # may be height and width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +48,12 @@ def load(path: str | Path, **overrides: Any) -> tuple[VisionTransformer, dict[st
     puts a new head of zeros in the place of the old one, and says so. `stored_image_size` tells the size that positions
     are for where it can't be read off.
 
-    Images (B, H, W, 3) come as the source wants them: in [-1, 1] for Google's files. Raises UserError for a file that
-    can't be read, and with every mismatch of names and shapes at once, before an array is read.
+    Images (B, H, W, 3) come as the source wants them: in [-1, 1] for Google's files. The computation is in float32
+    unless `dtype` says otherwise; accelerators round the factors of float32 matmuls unless
+    jax.default_matmul_precision is "highest". Raises UserError for a file that can't be read, and with every mismatch
+    of names and shapes at once, before an array is read.
     """
-    described = describe(path, overrides)
+    described = describe(path, {"dtype": "float32", **overrides})
     module = create(trained.usable_here(resolve(from_mapping(ModelConfig, described.model, "model"))))
     return module, params_for(module, described)
 
@@ -58,13 +61,37 @@ def load(path: str | Path, **overrides: Any) -> tuple[VisionTransformer, dict[st
 def describe(path: str | Path, given: Mapping[str, Any]) -> Described:
     """Recognises the weights at `path` and reads off what their names and shapes say; `given` says the rest.
 
-    Raises UserError for weights of no known source, and asks by name for what they don't tell.
+    Raises UserError for weights of no known source, and asks by name for what they don't tell. Uses no device, but for
+    a run's workdir.
     """
-    known = [*(field.name for field in dataclasses.fields(ModelConfig)), "stored_image_size"]
+    by_hand = _by_hand(given)
+    weights = _open(Path(path))
+    try:
+        return _described(weights, by_hand, given)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        # Names, shapes and JSON from strangers can be anything.
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        raise UserError(
+            f"{weights.path}: its names, shapes, config or metadata are not those of a model ({text}); bring it again "
+            "from where it came"
+        ) from error
+
+
+def _by_hand(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of a ModelConfig that were given, a variant as its sizes, without those of images."""
+    known = [*(field.name for field in dataclasses.fields(ModelConfig)), *_SIZES]
     for key in given:
         if key not in known:
             raise UserError(unknown("key", key, known))
-    weights = _open(Path(path).expanduser())
+    keys = {key: value for key, value in given.items() if key not in (*_SIZES, "variant")}
+    from_mapping(ModelConfig, keys, "model")  # their types
+    if given.get("variant") is None:
+        return keys
+    sizes = resolve(ModelConfig(variant=given["variant"], num_classes=1))
+    return {key: getattr(sizes, key) for key in ("width", "depth", "heads", "mlp_dim", "patch_size")} | keys
+
+
+def _described(weights: Weights, by_hand: dict[str, Any], given: Mapping[str, Any]) -> Described:
     source = next((source for source in _SOURCES if source.recognises(weights)), None)
     if source is None:
         names = ", ".join(list(weights.shapes)[:4]) or "no array at all"
@@ -73,8 +100,8 @@ def describe(path: str | Path, given: Mapping[str, Any]) -> Described:
             f"({', '.join(source.name for source in _SOURCES)}); found {names}"
         )
     found = source.fields(weights, given)
-    by_hand = {key: value for key, value in given.items() if key not in ("image_size", "stored_image_size")}
     model = found | by_hand
+    not_more_than(model["depth"], weights.shapes)
     layout = source.layout(weights, model, given)
     size = pair(given.get("image_size")) or layout.image_size
     for key, value, what in (
@@ -102,18 +129,21 @@ def _open(path: Path) -> Weights:
     return Weights(path, shapes, lambda name: np.asarray(flat[name]), metadata=own.metadata(run.config.model))
 
 
-def fitting(cfg: ModelConfig, described: Described) -> list[Piece]:
-    """What a model of a resolved config takes from what is described, without the logits if those are to be new.
+def fitting(module: VisionTransformer, described: Described) -> list[Piece]:
+    """What a module takes from what is described, without the logits if those are to be new.
 
-    Raises UserError with every mismatch of names and shapes.
+    Raises UserError with every mismatch of names and shapes, before an array is read.
     """
-    source, weights = described.source, described.weights
+    source, weights, cfg = described.source, described.weights, module.cfg
     before, grid, _ = described.layout
-    pieces, replaced = source.pieces(cfg, weights.shapes, before, grid), set()
+    pieces, wanted, replaced = source.pieces(cfg, weights.shapes, before, grid), own.paths(module), set()
     if _has_new_head(cfg, described):
         replaced = {name for piece in pieces if piece.ours.startswith(_LOGITS) for name in piece.theirs}
         pieces = [piece for piece in pieces if not piece.ours.startswith(_LOGITS)]
-    check(weights, pieces, lambda name: name in replaced or name.startswith(described.without) or source.ignored(name))
+        wanted = {path: shape for path, shape in wanted.items() if not path.startswith(_LOGITS)}
+    if grid is not None and "posemb" in wanted:  # it is resized
+        wanted["posemb"] = (grid[0] * grid[1], cfg.width)
+    check(weights, pieces, wanted, lambda n: n in replaced or n.startswith(described.without) or source.ignored(n))
     return pieces
 
 
@@ -123,17 +153,12 @@ def _has_new_head(cfg: ModelConfig, described: Described) -> bool:
 
 def params_for(module: VisionTransformer, described: Described) -> dict[str, Any]:
     """The parameters (float32) of a module whose config follows from what is described; the head may be a new one."""
-    source, weights, cfg = described.source, described.weights, module.cfg
-    pieces, shapes, fresh = fitting(cfg, described), own.paths(module), {}
+    pieces, shapes, cfg = fitting(module, described), own.paths(module), module.cfg
+    flat = convert(described.weights, pieces)
+    if (grid := described.layout.grid) is not None and "posemb" in flat:
+        flat["posemb"] = _resized(flat["posemb"], grid, grid_shape(cfg), described.source.resize)
     if _has_new_head(cfg, described):
-        fresh = {path: np.zeros(shape, np.float32) for path, shape in shapes.items() if path.startswith(_LOGITS)}
-    flat = convert(weights, pieces) | fresh
-    if (grid := described.layout.grid) is not None:
-        flat["posemb"] = _resized(flat["posemb"], grid, grid_shape(cfg), source.resize)
-    if {path: x.shape for path, x in flat.items()} != shapes:
-        differ = sorted(flat.keys() ^ shapes.keys()) or [path for path in shapes if flat[path].shape != shapes[path]]
-        raise UserError(f"{weights.path}: weights of {source.name} make no such model: {', '.join(differ[:6])} differ")
-    if fresh:
+        flat |= {path: np.zeros(shape, np.float32) for path, shape in shapes.items() if path.startswith(_LOGITS)}
         old = described.stored_classes
         what = f"The head of {old} classes is replaced by" if old else "The file has no head: there is"
         say(f"{what} a new one of {cfg.num_classes}, all zeros.")

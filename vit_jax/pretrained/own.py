@@ -1,5 +1,6 @@
 """Our own exports: model.safetensors with the parameters by their paths, and the model's config in its metadata."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -9,19 +10,21 @@ import jax
 from vit_jax import state as states
 from vit_jax.config import ModelConfig, from_mapping, to_dict
 from vit_jax.errors import UserError
-from vit_jax.models import VisionTransformer, create
+from vit_jax.models import VisionTransformer, create, resolve
+from vit_jax.models.checks import check_model
 from vit_jax.models.stems import grid_shape, image_shape
 from vit_jax.optim import path_of
 from vit_jax.pretrained.files import Shape, Weights
 from vit_jax.pretrained.pieces import Piece, same
 from vit_jax.pretrained.positions import Grid, bilinear
-from vit_jax.pretrained.source import Layout, Source, nothing
+from vit_jax.pretrained.source import Layout, Source, not_more_than, nothing
 
 FORMAT = "vit_jax"
 
 
 def metadata(model: ModelConfig) -> dict[str, str]:
-    """What marks a file as ours."""
+    """What marks a file as ours. How a machine computes isn't the model's."""
+    model = dataclasses.replace(model, attention="auto", dtype="auto", remat=False)
     return {"format": FORMAT, "model": json.dumps(to_dict(model))}
 
 
@@ -35,7 +38,10 @@ def config_of(weights: Weights) -> ModelConfig:
         mapping = json.loads(weights.metadata["model"])
     except (KeyError, ValueError) as error:
         raise UserError(f"{weights.path} says that it is ours and has no model in its metadata ({error})") from error
-    return from_mapping(ModelConfig, mapping, f"{weights.path}: model")
+    model = resolve(from_mapping(ModelConfig, mapping, f"{weights.path}: model"))
+    not_more_than(model.depth, weights.shapes)
+    check_model(model)
+    return model
 
 
 def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ P patch size, C channels, D width, K heads, E head dim, N patches, F any feature
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ class Piece(NamedTuple):
 
 
 def same(ours: str, theirs: str, shape: Shape) -> Piece:
-    """Alike in both, but for axes of length 1 and the way a shape is written."""
+    """Alike in both."""
     return reshaped(ours, theirs, shape, shape)
 
 
@@ -78,7 +78,7 @@ def torch_dense_stack(ours: str, theirs: list[str], n_in: int, outs: Shape, bias
     return [kernel, Piece(f"{ours}/bias", names, lambda *b: np.stack([one.reshape(outs) for one in b]), biases_out)]
 
 
-def torch_patches(ours: str, theirs: str, patch: int, channels: int, width: int, bias: bool = True) -> list[Piece]:
+def torch_patches(ours: str, theirs: str, patch: int, channels: int, width: int) -> list[Piece]:
     """A torch.nn.Conv2d of stride P as linear patches: (D, C, P, P) there, (P*P*C, D) here."""
     kernel = Piece(
         f"{ours}/kernel",
@@ -86,8 +86,6 @@ def torch_patches(ours: str, theirs: str, patch: int, channels: int, width: int,
         lambda w: w.transpose(2, 3, 1, 0).reshape(patch * patch * channels, width),
         lambda x: {f"{theirs}.weight": x.reshape(patch, patch, channels, width).transpose(3, 2, 0, 1)},
     )
-    if not bias:
-        return [kernel, zeros(f"{ours}/bias", (width,))]
     return [kernel, same(f"{ours}/bias", f"{theirs}.bias", (width,))]
 
 
@@ -121,12 +119,19 @@ def prefix(theirs: dict[str, int], table: str | None, before: int, grid: Grid, w
     return Piece("prefix", names, into, out)
 
 
-def mismatches(weights: Weights, pieces: Iterable[Piece], ignored: Callable[[str], bool]) -> list[str]:
-    """One line for each array that the file lacks, has in another shape, or has without anything to take it."""
-    lines, taken = [], set()
+def mismatches(
+    weights: Weights, pieces: list[Piece], wanted: dict[str, Shape], ignored: Callable[[str], bool]
+) -> list[str]:
+    """One line for each array that the file lacks, has in another shape, or has without anything to take it.
+
+    Also for each parameter among `wanted`, our paths and shapes, that the source's models don't have so.
+    """
+    lines, taken = [], {}
     for piece in pieces:
         for name, shape in piece.theirs.items():
-            taken.add(name)
+            if name in taken:
+                continue
+            taken[name] = shape
             found = weights.shapes.get(name)
             if found is None:
                 lines.append(f"{name}: missing in the file, {shape} in the model ({piece.ours})")
@@ -134,16 +139,25 @@ def mismatches(weights: Weights, pieces: Iterable[Piece], ignored: Callable[[str
                 lines.append(f"{name}: {found} in the file, {shape} in the model ({piece.ours})")
     extra = [name for name in weights.shapes if name not in taken and not ignored(name)]
     lines += [f"{name}: {weights.shapes[name]} in the file, nothing in the model" for name in extra]
-    return list(dict.fromkeys(lines))
+    # Zeros that take no memory show what shapes the pieces make.
+    made = {
+        piece.ours: piece.into(*(np.broadcast_to(np.float32(0), shape) for shape in piece.theirs.values())).shape
+        for piece in pieces
+    }
+    for path in sorted(made.keys() | wanted.keys()):
+        ours, theirs = wanted.get(path), made.get(path)
+        if ours != theirs:
+            lines.append(f"{path}: {theirs or 'nothing'} of such weights, {ours or 'nothing'} in the model")
+    return lines
 
 
-def check(weights: Weights, pieces: Iterable[Piece], ignored: Callable[[str], bool]) -> None:
+def check(weights: Weights, pieces: list[Piece], wanted: dict[str, Shape], ignored: Callable[[str], bool]) -> None:
     """Raises UserError with every mismatch at once."""
-    if lines := mismatches(weights, pieces, ignored):
+    if lines := mismatches(weights, pieces, wanted, ignored):
         title = f"{weights.path} and the model don't fit in {len(lines)} places; nothing was loaded:"
         raise UserError("\n".join([title, *(f"  {line}" for line in lines)]))
 
 
-def convert(weights: Weights, pieces: Iterable[Piece]) -> dict[str, np.ndarray]:
+def convert(weights: Weights, pieces: list[Piece]) -> dict[str, np.ndarray]:
     """Our parameters by path, read from the file."""
     return {piece.ours: piece.into(*(weights.read(name) for name in piece.theirs)) for piece in pieces}

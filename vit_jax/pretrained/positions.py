@@ -26,12 +26,13 @@ def grid_of(rows: int, before: Sequence[int], stored: Grid | None, asked: Grid |
         patches = rows - extra
         side = math.isqrt(max(patches, 0))
         grids = [stored] if stored else [(side, side), *([asked] if asked else [])]
-        fits |= {(extra, grid) for grid in grids if math.prod(grid) == patches > 0}
+        fits |= {(extra, grid) for grid in grids if math.prod(grid) == patches and min(grid) > 0}
     if len(fits) != 1:
         ways = " or ".join(f"{h} x {w} after {extra}" for extra, (h, w) in sorted(fits)) or "no square grid"
+        known = f" (it is said to be for a grid of {stored[0]} x {stored[1]})" if stored else ""
         raise UserError(
-            f"the file's {rows} positions may be of {ways}; say the size in pixels of the images that they are for, "
-            "like stored_image_size=(224, 160)"
+            f"the file's {rows} positions may be of {ways}{known}; say the size in pixels of the images that they are "
+            "for, like pretrained.load(..., stored_image_size=(224, 160))"
         )
     return fits.pop()
 

@@ -1,10 +1,12 @@
 """What each project whose weights are read has to say of them."""
 
+import operator
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from vit_jax.config import ModelConfig
+from vit_jax.errors import UserError
 from vit_jax.pretrained.files import Shape, Weights
 from vit_jax.pretrained.pieces import Piece
 from vit_jax.pretrained.positions import Grid, Resize
@@ -38,11 +40,23 @@ def first_shape(pattern: str, shapes: Mapping[str, Shape]) -> Shape | None:
     return next((shape for name, shape in shapes.items() if re.fullmatch(pattern, name)), None)
 
 
-def pair(size: int | list[int] | tuple[int, int] | None) -> tuple[int, int] | None:
-    """Height and width of a size that may be one number for both."""
-    if size is None or isinstance(size, int):
-        return None if size is None else (size, size)
-    height, width = size
+def not_more_than(blocks: int, shapes: Mapping[str, Shape]) -> int:
+    """`blocks`, as many as a name or a number says; raises UserError where the file has fewer arrays than that."""
+    if blocks > len(shapes):
+        raise UserError(f"{blocks:,} blocks in a file of {len(shapes)} arrays")
+    return blocks
+
+
+def pair(size: Any) -> tuple[int, int] | None:
+    """Height and width of a size that may be one number for both; raises UserError for anything else."""
+    if size is None:
+        return None
+    try:
+        height, width = map(operator.index, size if isinstance(size, (list, tuple)) else (size, size))
+    except (TypeError, ValueError):
+        height = width = 0
+    if height < 1 or width < 1:
+        raise UserError(f"a size of images is a number above 0, or height and width, like (224, 160); found {size!r}")
     return height, width
 
 

@@ -1,7 +1,7 @@
 """Weights of timm's VisionTransformer: a state dict as .safetensors or .npz, or a folder with config.json, too.
 
-What a state dict doesn't say is read from "model_args" of such a config.json, or asked for by name: the number of heads
-and, of attention pooling, the kind of GELU. Epsilon is 1e-6, GELU is exact unless said otherwise.
+What a state dict doesn't say is read from such a config.json, or asked for by name: the number of heads and, where timm
+has both, with attention pooling, the kind of GELU. Epsilon is 1e-6, GELU is exact unless said otherwise.
 """
 
 import re
@@ -21,13 +21,20 @@ from vit_jax.pretrained.pieces import (
     torch_patches,
 )
 from vit_jax.pretrained.positions import Grid, bicubic_antialiased, grid_of
-from vit_jax.pretrained.source import Layout, Source, first_shape, nothing, over, pair, pixels_of_a_patch
+from vit_jax.pretrained.source import Layout, Source, first_shape, not_more_than, nothing, over, pair, pixels_of_a_patch
 
 _NORM = (".weight", ".bias")
 _POOLS = {"token": "token", "avg": "mean", "map": "map"}
 _ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "relu": "relu"}
 # Of the named architectures: what their names say (timm/models/vision_transformer.py).
 _HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16}
+# Arguments of its class that make no other model than what the arrays and the other arguments say.
+_ARGS = {
+    *("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "num_classes", "class_token"),
+    *("global_pool", "fc_norm", "reg_tokens", "qk_norm", "init_values", "act_layer", "no_embed_class", "pos_embed"),
+    *("qkv_bias", "proj_bias", "dynamic_img_size", "dynamic_img_pad", "weight_init", "fix_init", "drop_rate"),
+    *("pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate", "in_chans"),
+}
 
 
 def recognises(weights: Weights) -> bool:
@@ -37,9 +44,12 @@ def recognises(weights: Weights) -> bool:
 def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a ModelConfig that the arrays' shapes, config.json and the pooling that is `given` say."""
     shapes, config = weights.shapes, weights.config
-    args, name = config.get("model_args", {}), str(config.get("architecture", ""))
+    args, name = config.get("model_args") or {}, str(config.get("architecture", ""))
+    if other := sorted(args.keys() - _ARGS) or ([name] if "rpn" in name else []):
+        raise UserError(f"config.json says {', '.join(other)}: that makes a model of timm's that isn't known here")
     width = shapes.get("patch_embed.proj.weight", (1,))[0]
-    pooling = args.get("global_pool", "map" if any(n.startswith("attn_pool.") for n in shapes) else None)
+    pooled = "map" if any(n.startswith("attn_pool.") for n in shapes) else None
+    pooling = args.get("global_pool", config.get("global_pool", pooled))
     if pooling not in (None, *_POOLS):
         raise UserError(f"config.json says global_pool={pooling!r}; what there is: {', '.join(_POOLS)}")
     if pooling is None:
@@ -49,7 +59,7 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
     found = {
         "patch_size": shapes.get("patch_embed.proj.weight", (1,))[-1],
         "width": width,
-        "depth": max(int(match[1]) for n in shapes if (match := re.match(r"blocks\.(\d+)\.", n))) + 1,
+        "depth": not_more_than(max(int(m[1]) for n in shapes if (m := re.match(r"blocks\.(\d+)\.", n))) + 1, shapes),
         "mlp_dim": (first_shape(r"blocks\.\d+\.mlp\.fc1\.weight", shapes) or (1,))[0],
         "pool": pool,
         "norm_after_pool": "fc_norm.weight" in shapes,
@@ -70,9 +80,9 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
         found["heads"] = args["num_heads"]
     elif match := re.match(r"vit_(tiny|small|base|large)_patch", name):
         found["heads"] = _HEADS[match[1]]
-    act = args.get("act_layer", None if pool == "map" and not config else "gelu")
+    act = args.get("act_layer", None if pool == "map" or "siglip" in name else "gelu")
     if act is not None:
-        if act not in _ACTIVATIONS:
+        if act not in list(_ACTIVATIONS):
             raise UserError(f"config.json says act_layer={act!r}; what there is: {', '.join(_ACTIVATIONS)}")
         found["activation"] = _ACTIVATIONS[act]
     return found
@@ -91,18 +101,15 @@ def layout(weights: Weights, model: Mapping[str, Any], given: Mapping[str, Any])
 
 
 def _image_size(config: Mapping[str, Any]) -> int | list[int] | None:
-    size, seen = config.get("model_args", {}).get("img_size"), config.get("pretrained_cfg", {}).get("input_size")
+    size = (config.get("model_args") or {}).get("img_size")
+    seen = (config.get("pretrained_cfg") or {}).get("input_size")
     return size or (seen[1:] if seen else None)  # (C, H, W)
 
 
 def pieces(cfg: ModelConfig, shapes: dict[str, Shape], before: int, grid: Grid | None) -> list[Piece]:
     """All of a model's; with no `shapes`, those that timm would save."""
-
-    def has(name: str) -> bool:
-        return not shapes or name in shapes
-
     d, table = cfg.width, "pos_embed" if cfg.posemb == "learned" else None
-    found = torch_patches("stem/proj", "patch_embed.proj", cfg.patch_size, 3, d, has("patch_embed.proj.bias"))
+    found = torch_patches("stem/proj", "patch_embed.proj", cfg.patch_size, 3, d)
     class_token = "cls_token" in shapes if shapes else cfg.pool == "token"
     registers = cfg.registers + (cfg.pool == "token") - class_token
     tokens = {"cls_token": int(class_token), "reg_token": registers}
@@ -110,29 +117,27 @@ def pieces(cfg: ModelConfig, shapes: dict[str, Shape], before: int, grid: Grid |
         found.append(prefix({k: n for k, n in tokens.items() if n}, table, before, grid, d))
     if table:
         found.append(positions_table(table, before, grid, d))
+    qkv_bias = not shapes or first_shape(r"blocks\..*\.attn\.qkv\.bias", shapes) is not None
+    proj_bias = not shapes or first_shape(r"blocks\..*\.(attn\.proj|mlp\.fc1|mlp\.fc2)\.bias", shapes) is not None
     for i in range(cfg.depth):
-        found += _block(cfg, f"block_{i:02d}", f"blocks.{i}", shapes)
+        found += _block(cfg, f"block_{i:02d}", f"blocks.{i}", qkv_bias, proj_bias)
     found += norm(*(("head/norm", "fc_norm") if cfg.norm_after_pool else ("norm", "norm")), d, _NORM)
     if cfg.pool == "map":
         found += _attention_pool(cfg)
-    return found + torch_dense("head/logits", "head", (d,), (cfg.num_classes,), has("head.bias"))
+    return found + torch_dense("head/logits", "head", (d,), (cfg.num_classes,))
 
 
-def _block(cfg: ModelConfig, ours: str, theirs: str, shapes: dict[str, Shape]) -> list[Piece]:
+def _block(cfg: ModelConfig, ours: str, theirs: str, qkv_bias: bool, proj_bias: bool) -> list[Piece]:
     d, inner = cfg.width, cfg.heads * cfg.head_dim
-    qkv, out, fc1, fc2 = (
-        not shapes or first_shape(rf"blocks\.\d+\.{part}\.bias", shapes) is not None
-        for part in (r"attn\.qkv", r"attn\.proj", r"mlp\.fc1", r"mlp\.fc2")
-    )
     found = norm(f"{ours}/norm_0", f"{theirs}.norm1", d, _NORM)
-    found += torch_dense(f"{ours}/attention/qkv", f"{theirs}.attn.qkv", (d,), (3, cfg.heads, cfg.head_dim), qkv)
+    found += torch_dense(f"{ours}/attention/qkv", f"{theirs}.attn.qkv", (d,), (3, cfg.heads, cfg.head_dim), qkv_bias)
     if cfg.qk_norm:
         for kind in "qk":
             found += norm(f"{ours}/attention/{kind}_norm", f"{theirs}.attn.{kind}_norm", cfg.head_dim, _NORM)
-    found += torch_dense(f"{ours}/attention/out", f"{theirs}.attn.proj", (inner,), (d,), out)
+    found += torch_dense(f"{ours}/attention/out", f"{theirs}.attn.proj", (inner,), (d,), proj_bias)
     found += norm(f"{ours}/norm_1", f"{theirs}.norm2", d, _NORM)
-    found += torch_dense(f"{ours}/mlp/dense_0", f"{theirs}.mlp.fc1", (d,), (cfg.mlp_dim,), fc1)
-    found += torch_dense(f"{ours}/mlp/dense_1", f"{theirs}.mlp.fc2", (cfg.mlp_dim,), (d,), fc2)
+    found += torch_dense(f"{ours}/mlp/dense_0", f"{theirs}.mlp.fc1", (d,), (cfg.mlp_dim,), proj_bias)
+    found += torch_dense(f"{ours}/mlp/dense_1", f"{theirs}.mlp.fc2", (cfg.mlp_dim,), (d,), proj_bias)
     if cfg.layer_scale is not None:
         found += [same(f"{ours}/scale_{i}", f"{theirs}.ls{i + 1}.gamma", (d,)) for i in range(2)]
     return found

@@ -66,7 +66,7 @@ def _compared(model: Trained, folder: Path, loaded_by: dict[str, Callable]) -> f
     module = VisionTransformer(dataclasses.replace(model.module.cfg, attention="xla"), np.float32)
     with jax.default_matmul_precision("highest"):
         expected = np.asarray(module.apply({"params": model.params}, images)[0])
-        found = {name: np.asarray(run(folder, images)) for name, run in loaded_by.items()}
+        found = {name: _logits(name, run, folder, images) for name, run in loaded_by.items()}
     largest = {name: float(np.abs(logits - expected).max()) for name, logits in found.items()}
     for name, difference in largest.items():
         if not difference <= _LARGEST_DIFFERENCE * max(float(np.abs(expected).max()), 1e-3):
@@ -74,6 +74,14 @@ def _compared(model: Trained, folder: Path, loaded_by: dict[str, Callable]) -> f
                 f"loaded again by {name}, the weights give other logits: they differ by up to {difference:.3g}"
             )
     return max(largest.values())
+
+
+def _logits(name: str, run: Callable, folder: Path, images: np.ndarray) -> np.ndarray:
+    try:
+        return np.asarray(run(folder, images))
+    except Exception as error:  # whatever an older or newer library raises
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        raise RunError(f"{name}, which is installed, can't load the weights that were written ({text})") from error
 
 
 def _by_us(folder: Path, images: np.ndarray) -> jax.Array:
