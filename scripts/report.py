@@ -30,6 +30,9 @@ def main(argv: list[str]) -> int:
     except (UserError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
+    except OSError as error:  # a file of a run that others own
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     say(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, written in {time.monotonic() - started:.0f} s")
     return 0
 

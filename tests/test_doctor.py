@@ -312,7 +312,7 @@ def test_a_cache_that_can_not_be_written(tmp_path, monkeypatch):
 
 def test_damaged_and_unfinished_data_sets_are_named(tmp_path):
     damaged = decoded(tmp_path, "cifar10-0123456789abcdef-damaged-1700000000")
-    unfinished = decoded(tmp_path, ".cifar10-0123456789abcdef.0123")
+    unfinished = decoded(tmp_path, f".cifar10-0123456789abcdef.{'0123456789abcdef' * 2}")
     assert bad(data_cache(tmp_path))["data cache"].remedy == f"rm -r {damaged}"  # the other may be under way
     os.utime(unfinished, (0, 0))
     assert str(unfinished) in bad(data_cache(tmp_path))["data cache"].remedy

@@ -167,8 +167,13 @@ def test_an_earlier_export_is_replaced_and_nothing_else(run, command, tmp_path):
         code, printed = command("export", f"--workdir={run}", "--format=jax", f"--output={mine}")
         assert code == 0, printed
         assert sorted(entry.name for entry in mine.iterdir()) == ["model.json", "model.stablehlo"]
-        (mine / "old.txt").touch()
     assert not list(tmp_path.glob(".*"))
+    for format, added in (("safetensors", None), ("jax", "notes.txt")):
+        if added:
+            (mine / added).touch()
+        code, printed = command("export", f"--workdir={run}", f"--format={format}", f"--output={mine}")
+        assert code == 2 and "holds other things" in printed
+    assert (mine / "model.stablehlo").exists() and (mine / "notes.txt").exists()
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from PIL import Image
 from vit_jax import trained
 from vit_jax.config import DataConfig
 from vit_jax.data import sources
+from vit_jax.data.image_folder import read_image
 from vit_jax.errors import UserError
 from vit_jax.main import main
 from vit_jax.predict import Predictor, find_images
@@ -186,3 +187,16 @@ def test_a_reader_that_leaves_and_names_that_are_no_text(run, pictures, tmp_path
     assert rb"/\xff.png,1,class" in child.stdout.readline()
     child.stdout.close()
     assert child.stderr.read() == b"" and child.wait() == 0
+
+
+def test_a_16_bit_picture_is_turned_as_its_camera_says(tmp_path):
+    pixels = np.zeros((40, 20), np.uint16)
+    pixels[:20] = 60000
+    picture = Image.fromarray(pixels)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    picture.save(tmp_path / "deep.png", exif=exif)
+    Image.fromarray((pixels // 257).astype(np.uint8)).save(tmp_path / "plain.png", exif=exif)
+    deep, plain = (read_image(tmp_path / name, 8) for name in ("deep.png", "plain.png"))
+    np.testing.assert_allclose(deep.astype(int), plain, atol=1)
+    assert plain[:, -1].min() > plain[:, 0].max()

@@ -168,7 +168,8 @@ def test_folders_and_places_that_can_not_be(tmp_path, capsys):
         ([run, tmp_path / "run"], "named twice"),
         ([run, f"--output={tmp_path}/nowhere/page.html"], "there is no folder"),
         ([run, f"--output={run}/data.json/page.html"], "there is no folder"),
-        ([run, f"--output={tmp_path}"], "can't be written"),
+        ([run, f"--output={tmp_path}"], "is no page"),
+        ([run, f"--output={run}/data.json"], "is no page"),
     ):
         assert report.main([str(argument) for argument in arguments]) == 2
         assert message in capsys.readouterr().err

@@ -4,14 +4,23 @@ import os
 from pathlib import Path
 
 
+def expanded(path: str | Path) -> Path:
+    """With a leading ~ as the home folder, or as it is where there is no such user."""
+    return Path(os.path.expanduser(path))
+
+
 def write_whole(path: Path, text: str) -> None:
     """Writes a file whole or not at all, under a temporary name at first. Raises OSError where that can't be done."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

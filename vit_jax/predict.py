@@ -14,6 +14,7 @@ import numpy as np
 
 from vit_jax import trained
 from vit_jax.data.image_folder import SUFFIXES, read_image, square
+from vit_jax.disk import expanded
 from vit_jax.errors import UserError
 from vit_jax.evaluate import Evaluator
 from vit_jax.progress import console, doing, percent, say
@@ -110,8 +111,15 @@ def find_images(paths: Sequence[str]) -> list[Path]:
 
     Raises UserError for a path that doesn't exist and a folder without images.
     """
+    try:
+        return _found(paths)
+    except OSError as error:  # a folder that can't be read, a name that is too long
+        raise UserError(f"--images: {error.strerror} ({error.filename}); mend that, or name others") from error
+
+
+def _found(paths: Sequence[str]) -> list[Path]:
     files: list[Path] = []
-    for path in (Path(path).expanduser() for path in paths):
+    for path in (expanded(path) for path in paths):
         if path.is_dir():
             found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
             found = [f for f in found if not any(part.startswith(".") for part in f.relative_to(path).parts)]

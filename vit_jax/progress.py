@@ -16,7 +16,7 @@ class _Console(Console):
         self.quiet = True
 
 
-console = _Console(highlight=False, soft_wrap=True)
+console = _Console(highlight=False, soft_wrap=True, emoji=False)  # :100: may be a part of a name
 
 
 def say(text: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from vit_jax.config import Config, ModelConfig, difference, from_mapping, to_dict
 from vit_jax.data.dataset import DataSet
-from vit_jax.disk import write_whole
+from vit_jax.disk import expanded, write_whole
 from vit_jax.errors import RunError, UserError
 from vit_jax.models.presets import resolve
 
@@ -25,7 +25,7 @@ class RunFolder:
     """
 
     def __init__(self, workdir: str | Path, writes: bool = True):
-        self.path, self.writes = Path(workdir).expanduser().absolute(), writes
+        self.path, self.writes = expanded(workdir).absolute(), writes
 
     def exists(self) -> bool:
         return (self.path / "config.json").is_file()

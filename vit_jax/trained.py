@@ -47,7 +47,11 @@ def load(workdir: str, name: str | None = None) -> Trained:
         place = PARAMS[config.eval.params]
         params = checkpoints.restore(step, {place: states.abstract_params(module)}, make_mesh())[place]
     data = run.read("data.json")
-    side = _STORED_SIZES.get(data["name"], config.data.image_size or config.model.image_size)
+    if not isinstance(data.get("classes"), list) or len(data["classes"]) != module.cfg.num_classes:
+        raise UserError(
+            f"{run.path}/data.json doesn't name the model's {module.cfg.num_classes} classes; bring it back"
+        )
+    side = _STORED_SIZES.get(config.data.name, config.data.image_size or config.model.image_size)
     size = tuple(data.get("image_size", (side, side)))
     return Trained(run, config, module, params, tuple(data["classes"]), size, step)
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from vit_jax.data import pickled
 from vit_jax.data.dataset import Examples
+from vit_jax.disk import expanded
 from vit_jax.errors import UserError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -46,7 +47,7 @@ _WITHOUT_CONTENT = (
 
 def find(where: str) -> list[Path]:
     """The files to read: six batches, or one archive. Raises UserError if `where` holds neither."""
-    root = Path(where).expanduser()
+    root = expanded(where)
     if root.is_file():
         return [root]
     for folder in _FOLDERS:

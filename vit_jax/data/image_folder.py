@@ -25,7 +25,7 @@ def folder_identity(root: Path, size: int) -> dict[str, Any]:
     """
     _classes(root)
     stats = [(f.relative_to(root).as_posix(), f.stat().st_size, f.stat().st_mtime_ns) for f in _files(root)]
-    return {"version": 3, "size": size, "files": stats}
+    return {"version": 4, "size": size, "files": stats}
 
 
 def read_folder(root: Path, size: int) -> DataSet:
@@ -85,9 +85,12 @@ def square(image: "Image.Image", size: int) -> np.ndarray:
     """An image of any mode as (size, size, 3) uint8: its central square, resized to `size` pixels a side."""
     from PIL import Image, ImageOps
 
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey: convert() would clip it at 255
         image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).clip(0, 255).astype(np.uint8))
-    image = ImageOps.exif_transpose(image).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:  # Pillow would warn
+        image = image.convert("RGBA")
+    image = image.convert("RGB")
     return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
 
 

@@ -6,6 +6,7 @@ the cached copy, and a *reader*, which decodes.
 
 import json
 import os
+import re
 import urllib.request
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +19,7 @@ from vit_jax.config import DataConfig
 from vit_jax.data import cache, cifar_files
 from vit_jax.data.dataset import DataSet, Examples
 from vit_jax.data.image_folder import folder_identity, read_folder
+from vit_jax.disk import expanded
 from vit_jax.errors import UserError
 from vit_jax.tf import import_tensorflow
 
@@ -44,7 +46,7 @@ def load(data: DataConfig, image_size: int, *, must_find_dir: bool = True, downl
     image_size = data.image_size or image_size
     if data.name == "fake":
         return _read_fake(image_size)
-    exists = data.dir is None or Path(data.dir).expanduser().exists()
+    exists = data.dir is None or expanded(data.dir).exists()
     if not exists and must_find_dir:
         raise UserError(f"config.data.dir={data.dir!r} does not exist; name the folder that holds the data set")
     store = cache.root(data.cache_dir)
@@ -71,13 +73,17 @@ Source = tuple[dict[str, Any] | None, Callable[[], DataSet]]
 def places(configured: str | None) -> list[Path]:
     """Where the data sets of TFDS are looked for, in this order: as configured, in $TFDS_DATA_DIR, in its default."""
     given = [configured, os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets"]
-    return [Path(place).expanduser() for place in given if place]
+    return [expanded(place) for place in given if place]
 
 
 def prepared(name: str, where: list[Path]) -> Path | None:
     """The folder of the newest version of a data set of TFDS, in the first of the places that has one."""
-    found = (sorted(place.glob(f"{name}/*/dataset_info.json")) for place in where)
-    return next((versions[-1].parent for versions in found if versions), None)
+    for place in where:
+        folders = [file.parent for file in place.glob(f"{name}/*/dataset_info.json")]
+        versions = {f: tuple(map(int, f.name.split("."))) for f in folders if re.fullmatch(r"\d+(\.\d+)*", f.name)}
+        if versions:
+            return max(versions, key=versions.__getitem__)
+    return None
 
 
 def _cifar(data: DataConfig, _: int) -> Source:
@@ -150,7 +156,7 @@ def _cifar10_batches(data: DataConfig, _: int) -> Source:
     """The original distribution; data.dir is its folder or archive."""
     if data.dir is None:
         raise UserError("config.data.name=cifar10_batches needs config.data.dir: the folder or .tar.gz of CIFAR-10")
-    if not Path(data.dir).expanduser().exists():
+    if not expanded(data.dir).exists():
         return None, lambda: cifar_files.find(data.dir)
     files = cifar_files.find(data.dir)
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
@@ -182,7 +188,7 @@ def _read_digits() -> DataSet:
 def _image_folder(data: DataConfig, image_size: int) -> Source:
     if data.dir is None:
         raise UserError("config.data.name=image_folder needs config.data.dir, with train/<class>/*.png or *.jpg in it")
-    root = Path(data.dir).expanduser()
+    root = expanded(data.dir)
     reader = partial(read_folder, root, image_size)
     return (folder_identity(root, image_size) if root.exists() else None), reader
 

@@ -1,6 +1,8 @@
 """The cache of decoded data sets and compiled steps, and where CIFAR-10 is."""
 
 import os
+import re
+import shlex
 import shutil
 import stat
 import time
@@ -9,6 +11,7 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 
 from vit_jax.data import cache, sources
+from vit_jax.disk import expanded
 from vit_jax.doctor.finding import Finding, size
 from vit_jax.doctor.machine import LEAST_DISK
 from vit_jax.doctor.versions import SETUP
@@ -40,26 +43,29 @@ def data_cache(root: Path) -> list[Finding]:
         findings.append(Finding("warning", "data cache", found, f"make room, or {_ELSEWHERE}"))
     if useless := _leftovers(root):
         found = f"{size(sum(map(_bytes, useless)))} of damaged and unfinished data sets, which nothing reads"
-        findings.append(Finding("warning", "data cache", found, f"rm -r {' '.join(map(str, useless))}"))
+        findings.append(Finding("warning", "data cache", found, shlex.join(["rm", "-r", *map(str, useless)])))
     return findings
 
 
 def _leftovers(root: Path) -> list[Path]:
-    unfinished = (path for path in root.glob(".*-*.*") if time.time() - path.stat().st_mtime > _STALE)
-    return sorted((*root.glob("*-damaged-*"), *unfinished))
+    """What the cache set aside or never ended, by the names that it gives alone: the folder may hold other things."""
+    names = {path: path.name for path in (root.iterdir() if root.is_dir() else ())}
+    damaged = [path for path, name in names.items() if re.fullmatch(r"\w+-[0-9a-f]{16}-damaged-\d+", name)]
+    begun = [path for path, name in names.items() if re.fullmatch(r"\.\w+-[0-9a-f]{16}\.[0-9a-f]{32}", name)]
+    return sorted((*damaged, *(path for path in begun if time.time() - path.stat().st_mtime > _STALE)))
 
 
 def compiled(root: Path, env: Mapping[str, str]) -> list[Finding]:
     """What the compilation cache holds, and whether others could change it."""
     given = env.get("JAX_COMPILATION_CACHE_DIR", "")
-    folder = Path(given).expanduser() if given else root / "compiled"
+    folder = expanded(given) if given else root / "compiled"
     if "://" in given:
         return [Finding("ok", "compiled steps", f"in {given}")]
     if not folder.is_dir():
         return [Finding("ok", "compiled steps", "none yet: the first start of each config compiles")]
     if given and folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):  # the cache's own folder is closed by each run
         found = f"others may write into {folder}, and what is loaded from it runs"
-        return [Finding("warning", "compiled steps", found, f"chmod go-w {folder}")]
+        return [Finding("warning", "compiled steps", found, shlex.join(["chmod", "go-w", str(folder)]))]
     return [Finding("ok", "compiled steps", f"{size(_bytes(folder))} in {folder}, which may be deleted at any time")]
 
 

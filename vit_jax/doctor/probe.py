@@ -51,6 +51,8 @@ def probe(env: Mapping[str, str], timeout: float = 180.0) -> Probe:
         return Probe(error=f"ended by {signal.Signals(-done.returncode).name}: {said}")
     try:
         report = json.loads(done.stdout.splitlines()[-1])
+        if not isinstance(report, dict) or not report.keys() <= set(Probe._fields):
+            raise ValueError
     except (IndexError, ValueError):
         return Probe(error=f"ended with exit code {done.returncode}: {said}")
     return Probe(**report | {"said": said, "kinds": tuple(report.get("kinds", ()))})

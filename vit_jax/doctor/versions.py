@@ -35,7 +35,7 @@ def installed_versions() -> dict[str, str]:
         names |= {_name(text) for text in metadata.requires("vit-jax") or ()}
     for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
+            found[name] = metadata.version(name) or "broken"  # an installation that was broken off
     return found
 
 

@@ -3,12 +3,14 @@
 import contextlib
 import json
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import vit_jax
 from vit_jax import trained
+from vit_jax.disk import expanded
 from vit_jax.errors import UserError
 from vit_jax.export.programs import WRITERS, write_program
 from vit_jax.progress import doing, say
@@ -25,8 +27,8 @@ def export(workdir: str, checkpoint: str | None, format: str, output: str | None
     earlier export, and a library that isn't installed; RunError for a program that can't be made or gives other logits.
     """
     model = trained.load(workdir, checkpoint)
-    folder = Path(output).expanduser().absolute() if output else model.run.path / "export" / format
-    with _appearing(folder) as unfinished:
+    folder = expanded(output).resolve() if output else model.run.path / "export" / format
+    with _appearing(folder, format) as unfinished:
         if format in WRITERS:
             with doing(f"Writing and checking {format}"):
                 written = write_program(model, format, unfinished)
@@ -34,8 +36,10 @@ def export(workdir: str, checkpoint: str | None, format: str, output: str | None
             from vit_jax.pretrained import write_weights
 
             written = write_weights(model, format, unfinished)
-        (unfinished / _DESCRIPTION).write_text(json.dumps(_describe(model, format) | written, indent=2) + "\n")
-    difference = f"loaded again, its logits differ by up to {written['largest_difference']:.2g}"
+        description = _describe(model, format) | written | {"files": sorted(_files(unfinished))}
+        (unfinished / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+    by = " and ".join(written.get("loaded_by", [format]))
+    difference = f"loaded again by {by}, its logits differ by up to {written['largest_difference']:.2g}"
     say(f"Checkpoint {model.step} of {model.run.path} as {format}; {difference}")
     say(f"In {folder}: {', '.join(sorted(entry.name for entry in folder.iterdir()))}")
     return folder
@@ -51,30 +55,44 @@ def _describe(model: Trained, format: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
+def _appearing(folder: Path, format: str) -> Iterator[Path]:
     """Within, another folder beside is filled; only when all went well, it takes the name and place of `folder`.
 
-    Raises UserError where `folder` holds anything but an earlier export, or the one beside can't be made.
+    Raises UserError where `folder` holds anything but an earlier export of this format, and where the one beside can't
+    be made.
     """
-    if folder.exists() and not _is_export(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there already and is no export of a run; choose another --output, or remove it")
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    if folder.exists() and not _may_go(folder, format):
+        raise UserError(
+            f"{folder} is there already and holds other things than an export as {format}; choose another --output, or "
+            "remove it"
+        )
+    unfinished = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)  # of an export that was killed
         unfinished.mkdir(parents=True)
     except OSError as error:
         raise UserError(f"{folder} can't be written ({error.strerror}); choose another --output") from error
     try:
         yield unfinished
+        aside = folder.with_name(f"{unfinished.name}.before")
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(aside)
         unfinished.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _is_export(folder: Path) -> bool:
-    try:
-        return json.loads((folder / _DESCRIPTION).read_text())["made_by"].startswith("vit_jax ")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+def _may_go(folder: Path, format: str) -> bool:
+    """Whether a folder is empty, or an earlier export of a format to which nothing was added."""
+    if not folder.is_dir():
         return False
+    there = _files(folder)
+    try:
+        known = json.loads((folder / _DESCRIPTION).read_text())
+        return known["format"] == format and there <= {*known["files"], _DESCRIPTION}
+    except (OSError, ValueError, KeyError, TypeError):
+        return not there
+
+
+def _files(folder: Path) -> set[str]:
+    return {file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir()}

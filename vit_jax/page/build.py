@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from vit_jax.disk import write_whole
+from vit_jax.disk import expanded, write_whole
 from vit_jax.errors import UserError
 from vit_jax.page import configs, curves, html, inside, results
 from vit_jax.page.html import Section, paragraph
@@ -17,9 +17,11 @@ def write(workdirs: Sequence[str], output: str | None) -> Path:
     one that is damaged, and for a place that can't be written.
     """
     entries = read_all(workdirs)
-    path = Path(output or entries[0].folder.path / "report.html").expanduser().absolute()
+    path = expanded(output or entries[0].folder.path / "report.html").absolute()
     if not path.parent.is_dir():  # told before minutes are spent
         raise UserError(f"--output={path}: there is no folder {path.parent}; make it, or name another")
+    if path.is_dir() or (path.exists() and not path.read_bytes()[:15].lower().startswith(b"<!doctype html>")):
+        raise UserError(f"--output={path} is there already and is no page; name another file")
     text = page_of(entries)
     try:
         write_whole(path, text)

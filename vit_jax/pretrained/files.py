@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import safetensors
 
+from vit_jax.disk import expanded
 from vit_jax.errors import UserError
 
 Shape = tuple[int, ...]
@@ -40,7 +41,7 @@ def open_weights(path: str | Path) -> Weights:
 
     Raises UserError for one that isn't there, can't be read, or holds anything but numbers.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if path.is_dir():
         return _open_folder(path)
     if not path.is_file():
