@@ -37,6 +37,7 @@ def test_a_linear_probe_trains_the_head_alone_on_resized_positions(probed):
     assert np.abs(head["logits"]["kernel"] - before["logits"]["kernel"]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_it_resumes_without_the_weights_and_ends_the_same(probed, tmp_path):
     from vit_jax.main import main
 
@@ -55,6 +56,7 @@ def test_it_resumes_without_the_weights_and_ends_the_same(probed, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.params, straight.params)
 
 
+@pytest.mark.slow
 def test_a_run_can_be_the_start_of_another(probed, command, tmp_path):
     args = [*PROBE, f"--config.init_from={probed[0]}", "--config.train.length=1 steps", "--config.eval.every=1 steps"]
     code, printed = command(*args, f"--workdir={tmp_path / 'next'}")
@@ -62,6 +64,24 @@ def test_a_run_can_be_the_start_of_another(probed, command, tmp_path):
     assert f"Starting from the weights in {probed[0]}" in printed
     before, after = trained.load(str(probed[0])), trained.load(str(tmp_path / "next"))
     np.testing.assert_array_equal(after.params["posemb"], before.params["posemb"])
+
+
+@pytest.mark.slow
+def test_an_export_is_a_start_whose_average_starts_there_too(probed, command, tmp_path):
+    export = tmp_path / "export"
+    assert command("export", f"--workdir={probed[0]}", "--format=safetensors", f"--output={export}")[0] == 0
+    args = [*PROBE, f"--config.init_from={export}", "--config.train.length=1 steps", "--config.eval.every=1 steps"]
+    args += ["--config.train.ema=0.9", "--config.eval.params=ema", "--config.model.attention=xla"]
+    wrong = [*args, "--config.model.depth=3", f"--workdir={tmp_path / 'next'}"]
+    code, printed = command(*wrong)
+    assert code == 2 and "block_02/attention/out/bias: missing in the file" in printed
+    code, printed = command(*args, f"--workdir={tmp_path / 'next'}")  # the corrected command, in the same workdir
+    assert code == 0, printed
+    before, after = trained.load(str(probed[0])), trained.load(str(tmp_path / "next"))
+    assert after.config.model.attention == "xla"
+    head, old = after.params["head"]["logits"]["kernel"], before.params["head"]["logits"]["kernel"]
+    assert 0 < np.abs(head - old).max() < 5e-3  # near where it began, not near 0
+    np.testing.assert_array_equal(after.params["prefix"], before.params["prefix"])
 
 
 @pytest.mark.parametrize(
