@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import time
 import zlib
 from dataclasses import dataclass
@@ -60,6 +61,22 @@ class Job:
     def phase_at(self, place: float) -> Phase:
         """The phase that the step at this place is done in."""
         return next(phase for phase in reversed(self.phases) if phase.start <= place)
+
+    def steps_in_a_call(self, step: int) -> int:
+        """How many steps to do at once after `step`: several, or 1 where that would pass over an evaluation or save.
+
+        A call of several steps begins only at a multiple of `steps_per_call`. Which steps share a call then doesn't
+        depend on where a run was interrupted, so that a resumed run is the same bit for bit.
+        """
+        several = self.config.train.steps_per_call
+        if several == 1 or step % several:
+            return 1
+        if self.plan.seconds is None:
+            starts = {math.ceil(phase.start) for phase in self.phases}
+            if step + several > self.plan.total or not starts.isdisjoint(range(step + 1, step + several)):
+                return 1
+        passed = range(step + 1, step + several)
+        return 1 if any(other in self.due[kind] for kind in ("eval", "checkpoint") for other in passed) else several
 
 
 def resolve_config(config: Config, run: RunFolder) -> tuple[Config, Parts]:

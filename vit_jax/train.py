@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -204,7 +203,7 @@ def _loop(
                     break
                 clock.resume()
                 dispatched, place = time.monotonic(), job.plan.place(step, clock)
-                count, phase = _steps_in_a_call(job, step), job.phase_at(place)
+                count, phase = job.steps_in_a_call(step), job.phase_at(place)
                 step_fn = phase.step_fn if count == 1 else phase.steps_fn
                 distance = distance if before is None else (place - before) / done
                 state, figures = step_fn(state, next(feed), _pace(job, place, distance))
@@ -223,23 +222,6 @@ def _loop(
         with doing("Saving"):
             checkpoints.wait()
         distributed.meet("saved the last step")
-
-
-def _steps_in_a_call(job: Job, step: int) -> int:
-    """How many steps to do at once after `step`: several, or 1 where an evaluation or checkpoint would be passed over.
-
-    A call of several steps begins only at a multiple of `steps_per_call`. Which steps share a call then doesn't depend
-    on where a run was interrupted, so that a resumed run is the same bit for bit.
-    """
-    several = job.config.train.steps_per_call
-    if several == 1 or step % several:
-        return 1
-    if job.plan.seconds is None:
-        starts = {math.ceil(phase.start) for phase in job.phases}
-        if step + several > job.plan.total or not starts.isdisjoint(range(step + 1, step + several)):
-            return 1
-    passed = range(step + 1, step + several)
-    return 1 if any(other in job.due[kind] for kind in ("eval", "checkpoint") for other in passed) else several
 
 
 def _pace(job: Job, place: float, distance: float) -> jax.Array | None:
