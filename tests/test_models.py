@@ -163,6 +163,7 @@ def test_rotary_scores_depend_on_the_difference_of_places():
     assert abs(scores[0, 0, 1, 2] - scores[0, 0, 2, 1]) > 1e-4
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing():
     module, params = build()
     again = models.create(dataclasses.replace(TINY, remat=True))

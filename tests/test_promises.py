@@ -16,7 +16,7 @@ def straight(tmp_path_factory):
 
 
 # Of the others there are tests that are as quick and say more: test_checkpoint, test_config, test_train.
-QUICK = ("P8", "P10", "P16", "P19")
+QUICK = ("P10", "P16", "P19")
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ def test_a_run_by_the_clock_goes_on_with_the_time_it_has_left(command, tmp_path)
     assert 2 <= results(tmp_path)["train_seconds"] < 3
 
 
+@pytest.mark.slow
 def test_a_time_that_starting_up_takes_is_too_short(command, tmp_path):
     code, printed = command(*RUN, "--config.train.length=0.1 s", f"--workdir={tmp_path / 'run'}")
     assert code == 2 and "before the first step" in printed
@@ -130,6 +131,7 @@ def test_a_run_by_the_clock_that_was_killed_at_once_is_not_complete(command, tmp
     assert rows(tmp_path, "validation")[-1]["step"] > 0
 
 
+@pytest.mark.slow
 def test_evaluations_that_take_the_rest_of_the_time_end_the_run_once(command, tmp_path, monkeypatch):
     """Each evaluation takes 3 s here, of 2: the first is the last, and no step follows it."""
     original = train._evaluate
@@ -231,6 +233,7 @@ def test_an_average_that_is_not_kept_cannot_be_tested(command, tmp_path):
 # --- progressive resolution
 
 
+@pytest.mark.slow
 def test_a_run_can_begin_with_smaller_images(command, tmp_path):
     sizes = "--config.train.sizes=((0.0, 16), (0.5, 32))"
     code, printed = command(*RUN, sizes, f"--workdir={tmp_path / 'run'}")

@@ -218,6 +218,7 @@ def test_stopping_saves_and_the_state_is_the_straight_ones(straight, command, tm
     assert_same(final(workdir), final(straight))
 
 
+@pytest.mark.slow
 def test_stopping_during_an_evaluation_repeats_it(straight, command, tmp_path, monkeypatch):
     from vit_jax.evaluate import Evaluator
 
@@ -275,6 +276,7 @@ def test_a_run_goes_on_without_its_config_file(command, tmp_path, straight):
     assert code == 0 and "already complete" in printed
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_kept_and_tested(command, tmp_path):
     """A learning rate that explodes at the end: the best is not the last, and both are there."""
     workdir = tmp_path / "run"
@@ -444,6 +446,7 @@ def test_steps_that_are_not_finite_can_be_left_out(command, tmp_path, monkeypatc
     assert code == 1 and f"at step {bad[0]} " in printed
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_the_metrics_ends_the_run(straight, command, tmp_path, monkeypatch):
     original, calls = metrics.MetricsFile.write, []
 
