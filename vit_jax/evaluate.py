@@ -29,13 +29,22 @@ class Evaluator:
     """Logits of any number of images with one compiled step, on every device of the mesh."""
 
     def __init__(
-        self, module: VisionTransformer, config: Config, mesh: Mesh, params: Any, image_shape: tuple[int, ...]
+        self,
+        module: VisionTransformer,
+        config: Config,
+        mesh: Mesh,
+        params: Any,
+        image_shape: tuple[int, ...],
+        step: Callable[..., jax.Array] = eval_step,
     ):
-        """Compiles; `params` may be shapes, `image_shape` is (H, W, 3) as stored."""
+        """Compiles; `params` may be shapes, `image_shape` is (H, W, 3) as stored.
+
+        Another `step`, like `features_step`, gives other rows (N, D) in the place of logits.
+        """
         self._sharding = batch_sharding(mesh)
         self._batch = -(-config.eval.batch_size // mesh.size) * mesh.size
         images = jax.ShapeDtypeStruct((self._batch, *image_shape), np.uint8, sharding=self._sharding)
-        step = jax.jit(partial(eval_step, module=module, config=config), out_shardings=replicated(mesh))
+        step = jax.jit(partial(step, module=module, config=config), out_shardings=replicated(mesh))
         params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), params)
         self._step = step.lower(params, images).compile()
 
@@ -84,11 +93,15 @@ def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.bincount(labels * classes + logits.argmax(axis=1), minlength=classes**2).reshape(classes, classes)
 
 
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """The softmax of logits (N, C), float64."""
+    exps = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return exps / exps.sum(axis=1, keepdims=True)
+
+
 def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error (Guo et al. 2017): mean gap of confidence and accuracy over equal-width bins."""
-    logits = logits.astype(np.float64)
-    probs = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probs /= probs.sum(axis=1, keepdims=True)
+    probs = probabilities(logits)
     gap = probs.max(axis=1) - (probs.argmax(axis=1) == labels)  # (N,)
     which = np.minimum((probs.max(axis=1) * bins).astype(int), bins - 1)
     return float(np.abs(np.bincount(which, gap, minlength=bins)).sum() / len(labels))

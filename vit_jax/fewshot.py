@@ -6,17 +6,17 @@ Ridge regression on labels of -1 and 1, as in Dosovitskiy et al. 2021 (section 4
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from vit_jax import trained
 from vit_jax.data import sources
-from vit_jax.data.augment import preprocess
 from vit_jax.data.dataset import take
 from vit_jax.errors import UserError
+from vit_jax.evaluate import Evaluator
 from vit_jax.progress import doing, percent, say, say_table
+from vit_jax.sharding import make_mesh
+from vit_jax.step import features_step
 
-_BATCH = 250
 _STRENGTHS = 2.0 ** np.arange(-10, 21)  # of the ridge; features have variance 1
 _DRAWS = 3  # of the few images
 
@@ -73,27 +73,6 @@ def score(
     return float(top1), float(_STRENGTHS[best])
 
 
-def features_of(model: trained.Trained) -> Callable[[np.ndarray, Callable[[], None]], np.ndarray]:
-    """Gives a function of stored images (N, H, W, 3) uint8: what the classifier is given of them, (N, D) float32."""
-
-    @jax.jit
-    def step(params: Any, batch: jax.Array) -> jax.Array:
-        x = preprocess(batch, model.config.augment, model.module.cfg.image_size)
-        return model.module.apply({"params": params}, x)[1]["pre_logits"]
-
-    def features(images: np.ndarray, check: Callable[[], None]) -> np.ndarray:
-        parts = []
-        for start in range(0, len(images), _BATCH):
-            check()
-            batch = np.zeros((_BATCH, *images.shape[1:]), np.uint8)  # the last one is filled up
-            own = np.asarray(images[start : start + _BATCH])
-            batch[: len(own)] = own
-            parts.append(np.asarray(step(model.params, batch), np.float32)[: len(own)])
-        return np.concatenate(parts)
-
-    return features
-
-
 def fewshot(
     workdir: str, checkpoint: str | None, shots: Sequence[int], check: Callable[[], None] = lambda: None
 ) -> list[dict[str, Any]]:
@@ -117,9 +96,11 @@ def fewshot(
     few = np.stack([few_of_each(train.labels, max(shots), seed) for seed in range(_DRAWS)])  # (draws, C, shots)
     say(f"Features of checkpoint {model.step} of {model.run.path} ...")
     with doing("Computing features"):
-        compute = features_of(model)
-        features = compute(train.images[few.reshape(-1)], check).reshape(*few.shape, -1)  # (draws, C, shots, D)
-        others = [(compute(part.images, check), part.labels) for part in (validation, test)]
+        shape = train.images.shape[1:]
+        compute = Evaluator(model.module, model.config, make_mesh(), model.params, shape, features_step).logits
+        features = compute(model.params, train.images[few.reshape(-1)], check)
+        features = features.reshape(*few.shape, -1)  # (draws, C, shots, D)
+        others = [(compute(model.params, part.images, check), part.labels) for part in (validation, test)]
     results = []
     for shot in shots:
         draws = [

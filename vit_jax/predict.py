@@ -16,7 +16,7 @@ from vit_jax import trained
 from vit_jax.data.image_folder import SUFFIXES, read_image, square
 from vit_jax.disk import expanded
 from vit_jax.errors import UserError
-from vit_jax.evaluate import Evaluator
+from vit_jax.evaluate import Evaluator, probabilities
 from vit_jax.progress import console, doing, percent, say
 from vit_jax.sharding import make_mesh
 
@@ -56,8 +56,7 @@ class Predictor:
         if not pixels:
             return np.zeros((0, len(self.classes)), np.float32)
         logits = self._evaluator.logits(self._params, np.stack(pixels))  # (N, C)
-        exps = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return exps / exps.sum(axis=1, keepdims=True)
+        return probabilities(logits).astype(np.float32)
 
     def read(self, image: "str | Path | Image.Image | np.ndarray") -> np.ndarray:
         """One image as the run stores it, (S, S, 3) uint8: its central square, resized.
@@ -146,9 +145,9 @@ def _rows(
                 names.append(_name(file))
             except Exception as error:  # Pillow raises many types for broken files
                 broken.append((file, " ".join(str(error).split()) or type(error).__name__))
-        for name, probabilities in zip(names, predictor(pixels), strict=True):
-            best = np.argsort(-probabilities, kind="stable")[:top_k]
-            yield name, [(predictor.classes[i], float(probabilities[i])) for i in best]
+        for name, probs in zip(names, predictor(pixels), strict=True):
+            best = np.argsort(-probs, kind="stable")[:top_k]
+            yield name, [(predictor.classes[i], float(probs[i])) for i in best]
 
 
 def _say_table(rows: Iterable[Row], files: list[Path], classes: Sequence[str], top_k: int) -> None:

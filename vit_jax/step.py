@@ -137,6 +137,12 @@ def _gradients(
     return jax.tree.map(lambda g: g / accumulate, grads), sums
 
 
+def features_step(params: Any, images: jax.Array, *, module: VisionTransformer, config: Config) -> jax.Array:
+    """uint8 (B, H, W, 3) -> what the classifier is given, (B, D) float32."""
+    x = preprocess(images, config.augment, module.cfg.image_size)  # (B, S, S, 3)
+    return module.apply({"params": params}, x, train=False)[1]["pre_logits"].astype(jnp.float32)
+
+
 def eval_step(params: Any, images: jax.Array, *, module: VisionTransformer, config: Config) -> jax.Array:
     """uint8 (B, H, W, 3) -> logits (B, C) float32."""
     x = preprocess(images, config.augment, module.cfg.image_size)  # (B, S, S, 3)

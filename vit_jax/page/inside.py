@@ -121,9 +121,7 @@ def mistakes(seen: Seen, names: tuple[str, ...]) -> Html:
 
 def worst_mistakes(logits: np.ndarray, labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices (n,) of the most confident mistakes, the worst first, at most `count`; and their probabilities (n, C)."""
-    logits = logits.astype(np.float64)
-    probs = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probs /= probs.sum(axis=1, keepdims=True)  # (N, C)
+    probs = evaluate.probabilities(logits)  # (N, C)
     wrong = np.flatnonzero(logits.argmax(axis=1) != labels)
     chosen = wrong[np.argsort(-probs[wrong].max(axis=1), kind="stable")[:count]]
     return chosen, probs[chosen]
