@@ -11,6 +11,7 @@ from vit_jax import pretrained
 from vit_jax import state as states
 from vit_jax.config import AugmentConfig, Config, ModelConfig
 from vit_jax.errors import UserError
+from vit_jax.export.weights import write_weights
 from vit_jax.models import create
 from vit_jax.trained import Trained
 
@@ -29,7 +30,7 @@ def trained(**keys):
 
 def check_round_trip(format, folder, **keys):
     model = trained(**keys)
-    said = pretrained.write_weights(model, format, folder)
+    said = write_weights(model, format, folder)
     assert said["largest_difference"] < 1e-5
     assert said["preprocessing"] == {"image_size": 16, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
     return model, said
@@ -91,5 +92,5 @@ def test_transformers_loads_them(keys, tmp_path):
 )
 def test_what_the_other_project_can_not_express_is_named_and_nothing_is_written(format, keys, named, tmp_path):
     with pytest.raises(UserError, match=f"{format} has no model with {named}; use --format=safetensors"):
-        pretrained.write_weights(trained(**keys), format, tmp_path)
+        write_weights(trained(**keys), format, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -13,6 +13,7 @@ from vit_jax import trained
 from vit_jax.disk import expanded
 from vit_jax.errors import UserError
 from vit_jax.export.programs import WRITERS, write_program
+from vit_jax.export.weights import write_weights
 from vit_jax.progress import doing, say
 from vit_jax.trained import Trained
 
@@ -33,8 +34,6 @@ def export(workdir: str, checkpoint: str | None, format: str, output: str | None
             with doing(f"Writing and checking {format}"):
                 written = write_program(model, format, unfinished)
         else:
-            from vit_jax.pretrained import write_weights
-
             written = write_weights(model, format, unfinished)
         description = _describe(model, format) | written | {"files": sorted(_files(unfinished))}
         (unfinished / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")

@@ -21,6 +21,7 @@ import numpy as np
 from jax.extend.mlir import serialize_portable_artifact
 
 from vit_jax.errors import RunError, UserError
+from vit_jax.export.parity import require_same
 from vit_jax.models import VisionTransformer
 from vit_jax.step import eval_step
 from vit_jax.tf import import_tensorflow
@@ -30,7 +31,6 @@ _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _STABLEHLO = "1.8.0"  # of December 2024: TensorFlow's XLA is older than JAX's
 
 _COUNTS = (1, 3)  # batch sizes that are compared
-_LARGEST_DIFFERENCE = 1e-4  # of the logits of a program and the model's own, as a part of the largest logit
 _INLINE_BYTES = 2**30  # of parameters in an ONNX file: it can't have more than 2 GB, beside it they may have any size
 
 # uint8 (B, H, W, 3) -> float32 (B, C), by the library that a program is for.
@@ -65,12 +65,7 @@ def write_program(model: Trained, format: str, folder: Path) -> dict[str, Any]:
     except Exception as error:  # whatever other projects' libraries raise
         reason = " ".join(str(error).split())[:300]
         raise RunError(f"this model can't be written as {format}: {type(error).__name__}: {reason}") from error
-    # Written so that NaN doesn't pass.
-    if not largest <= _LARGEST_DIFFERENCE * scale:
-        raise RunError(
-            f"the {format} program gives other logits than the model: they differ by up to {largest:.3g}, where the "
-            f"largest is {scale:.3g}; nothing is written. Versions of the libraries may not fit together"
-        )
+    require_same(f"the {format} program", largest, scale)
     height, width, channels = program.image_shape
     return {
         "input": {"name": "images", "shape": ["batch", height, width, channels], "dtype": "uint8"},

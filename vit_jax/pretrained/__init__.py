@@ -1,6 +1,5 @@
-"""Weights of other projects, and of our own, in and out."""
+"""Weights of other projects, and of our own, read; vit_jax/export writes them."""
 
 from vit_jax.pretrained.load import load
-from vit_jax.pretrained.write import write_weights
 
-__all__ = ["load", "write_weights"]
+__all__ = ["load"]

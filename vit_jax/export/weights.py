@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from vit_jax.config import ModelConfig
 from vit_jax.errors import RunError, UserError
+from vit_jax.export.parity import require_same
 from vit_jax.models import VisionTransformer, posembs
 from vit_jax.models.stems import grid_shape
 from vit_jax.optim import path_of
@@ -20,8 +21,6 @@ from vit_jax.pretrained import huggingface, own, timm
 from vit_jax.pretrained.load import load
 from vit_jax.pretrained.pieces import Piece
 from vit_jax.trained import Trained
-
-_LARGEST_DIFFERENCE = 1e-4  # of logits, as a part of the largest: float32, summed in another order
 
 
 def write_weights(model: Trained, format: str, folder: Path) -> dict[str, Any]:
@@ -69,10 +68,7 @@ def _compared(model: Trained, folder: Path, loaded_by: dict[str, Callable]) -> f
         found = {name: _logits(name, run, folder, images) for name, run in loaded_by.items()}
     largest = {name: float(np.abs(logits - expected).max()) for name, logits in found.items()}
     for name, difference in largest.items():
-        if not difference <= _LARGEST_DIFFERENCE * max(float(np.abs(expected).max()), 1e-3):
-            raise RunError(
-                f"loaded again by {name}, the weights give other logits: they differ by up to {difference:.3g}"
-            )
+        require_same(f"{name}, which loaded the weights again,", difference, float(np.abs(expected).max()))
     return max(largest.values())
 
 
