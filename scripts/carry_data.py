@@ -20,16 +20,17 @@ import numpy as np
 from vit_jax.data import cache
 from vit_jax.data.dataset import DataSet, Examples
 from vit_jax.errors import UserError
+from vit_jax.system.disk import cache_root
 
 _COMPRESSED = 1.02  # of the images' bytes: photographs hardly shrink, and noise doesn't
 
 
 def cut(name: str, pieces: Path, size: float) -> list[Path]:
     """Writes the newest prepared data set of this name as pieces; raises UserError if there is none."""
-    found = cache.newest(cache.root(None), name)
+    found = cache.newest(cache_root(None), name)
     dataset = cache.read(found) if found else None
     if dataset is None:
-        raise UserError(f"{cache.root(None)} holds no {name}; run scripts/prepare_data.py --name={name} first")
+        raise UserError(f"{cache_root(None)} holds no {name}; run scripts/prepare_data.py --name={name} first")
     pieces.mkdir(parents=True, exist_ok=True)
     for old in pieces.glob(f"{name}_*.npz"):
         old.unlink()
@@ -69,7 +70,7 @@ def join(pieces: Path) -> Path:
     if count != expected:
         raise UserError(f"the pieces in {pieces} hold {count:,} of {expected:,} images; carry the missing ones, too")
     name = names.pop()
-    target = cache.folder(cache.root(None), name, {"carried": name})
+    target = cache.folder(cache_root(None), name, {"carried": name})
     if target.exists():
         shutil.rmtree(target)
     cache.write(target, DataSet(name, classes, splits))

@@ -12,6 +12,7 @@ import sys
 from vit_jax.config import DataConfig
 from vit_jax.data import cache, sources
 from vit_jax.errors import UserError
+from vit_jax.system.disk import cache_root
 
 
 def main() -> int:
@@ -28,7 +29,7 @@ def main() -> int:
         return 2
     for split, examples in dataset.splits.items():
         print(f"{split}: {len(examples.labels):,} images, {examples.images.nbytes / 2**20:,.1f} MiB")
-    print(f"in {cache.newest(cache.root(args.cache_dir), args.name)}")
+    print(f"in {cache.newest(cache_root(args.cache_dir), args.name)}")
     return 0
 
 

@@ -10,12 +10,12 @@ import argparse
 import sys
 import time
 
-from vit_jax.compilation import use_cache
-from vit_jax.devices import use_cpu_cores
 from vit_jax.errors import RunError, UserError
 from vit_jax.page import build
-from vit_jax.progress import say
-from vit_jax.run import RunFolder
+from vit_jax.runs.folder import RunFolder
+from vit_jax.steps.cpu import use_cpu_cores
+from vit_jax.system.compilation import use_cache
+from vit_jax.system.progress import say
 
 
 def main(argv: list[str]) -> int:

@@ -18,10 +18,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from vit_jax import metrics
-from vit_jax.disk import write_whole
-from vit_jax.progress import percent
-from vit_jax.seeds import spread
+from vit_jax.runs import metrics
+from vit_jax.system.disk import write_whole
+from vit_jax.system.progress import percent
+from vit_jax.training.seeds import spread
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ def straight(tmp_path_factory):
     return StraightRuns(tmp_path_factory.mktemp("straight"))
 
 
-# Of the others there are tests that are as quick and say more: test_checkpoint, test_config, test_train.
+# Of the others there are tests that are as quick and say more: test_checkpoints, test_config, test_loop.
 QUICK = ("P10", "P16", "P19")
 
 
@@ -29,7 +29,7 @@ def test_a_sample_of_each_promise(name, straight, tmp_path):
 
 def test_a_broken_promise_is_noticed(straight, tmp_path, monkeypatch):
     """Were damaged checkpoints loaded, P8 would say so: the trial can fail."""
-    from vit_jax import manifest
+    from vit_jax.runs import manifest
 
     monkeypatch.setattr(manifest, "damage", lambda folder, only="": None)
     bench = Bench(tmp_path, False, random.Random(0), straight)
@@ -46,7 +46,7 @@ def test_torture_prints_a_table_and_ends_with_1_if_a_promise_broke(tmp_path):
         assert line in done.stdout
     # A chain of broken promises: the table is printed all the same.
     program = "import sys; sys.argv[1:] = ['--quick', '--promises=P11,P19']; sys.path[:0] = ['scripts', 'tests', '.']\n"
-    program += "import torture, vit_jax.checkpoint as c; c.ranked = lambda scores: []; sys.exit(torture.main())"
+    program += "import torture, vit_jax.runs.checkpoints as c; c.ranked = lambda scores: []; sys.exit(torture.main())"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, env=os.environ
     )

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from scripts.release_check import commands
-from vit_jax import flags
-from vit_jax.run import RunFolder
+from vit_jax.cli import flags
+from vit_jax.runs.folder import RunFolder
 
 README = Path("README.md").read_text()
 

@@ -103,7 +103,9 @@ class ModelConfig:
     head_dropout: float = 0.0  # before the head and after each of its hidden layers
     drop_path: float = 0.0  # stochastic depth: rate of the last block, growing linearly from 0
     drop_path_ramp: str = "constant"  # linear: the rates grow from 0 over the run
-    attention: str = "auto"  # xla: plain | chunked: few examples at a time | cudnn: fused, bfloat16 | auto (backend.py)
+    attention: str = (
+        "auto"  # xla: plain | chunked: few examples at a time | cudnn: fused, bfloat16 | auto (models/backend.py)
+    )
     remat: bool = False  # recompute each block in the backward pass: less memory, more time
     init: str = "vit"  # initial values: vit | keras2 (models/inits.py)
     dtype: str = "auto"  # of the computation: float32 | bfloat16 | auto: bfloat16 on accelerators
@@ -138,7 +140,7 @@ class TrainConfig:
     length: str = "10 epochs"  # or a time, "600 s": then everything that changes with progress follows the clock
     clock: str = "wall"  # a time's: wall, everything from the command to the test's results | train, the steps alone
     batch_size: int = 256  # global: over all devices and micro-batches
-    accumulate: int | None = None  # micro-batches in a step; None: chosen for the machine (devices.py)
+    accumulate: int | None = None  # micro-batches in a step; None: chosen for the machine (steps/cpu.py)
     steps_per_call: int = 1  # resident images only; pays where a step is under 1 ms on an accelerator
     label_smoothing: float = 0.0
     ema: float | None = None  # decay of a moving average of the parameters, kept beside them; None: none

@@ -21,11 +21,11 @@ import traceback
 from typing import TYPE_CHECKING
 
 from vit_jax.errors import RunError, UserError
-from vit_jax.stop import Stopped, StopRequest
+from vit_jax.system.stop import Stopped, StopRequest
 
 if TYPE_CHECKING:
+    from vit_jax.cli.flags import Command
     from vit_jax.config import Config
-    from vit_jax.flags import Command
 
 
 def main(argv: list[str], age: float = 0.0) -> int:
@@ -52,25 +52,25 @@ def _say(text: str, code: int) -> int:
 
 
 def _dispatch(argv: list[str], started: float, stop: StopRequest) -> None:
-    from vit_jax.flags import parse
+    from vit_jax.cli.flags import parse
 
     command = parse(argv)
     if command.mode == "list":
-        from vit_jax.listing import list_models
+        from vit_jax.cli.listing import list_models
 
         return list_models(command.image_size, command.num_classes)
     if command.mode == "doctor":
-        from vit_jax.doctor import examine
+        from vit_jax.cli.doctor import examine
 
         return examine()
-    from vit_jax.compilation import use_cache, use_deterministic_ops
-    from vit_jax.devices import use_cpu_cores
-    from vit_jax.run import RunFolder
+    from vit_jax.runs.folder import RunFolder
+    from vit_jax.steps.cpu import use_cpu_cores
+    from vit_jax.system.compilation import use_cache, use_deterministic_ops
 
     use_cache()
     peers = command.peers
     if peers:
-        from vit_jax.distributed import join
+        from vit_jax.system.jobs import join
 
         with stop.unguarded():
             join(peers)
@@ -85,8 +85,8 @@ def _dispatch(argv: list[str], started: float, stop: StopRequest) -> None:
     # After that: what follows may already use JAX.
     import jax
 
-    from vit_jax.distributed import explained, is_first
-    from vit_jax.progress import console
+    from vit_jax.system.jobs import explained, is_first
+    from vit_jax.system.progress import console
 
     console.quiet = not is_first()
     try:
@@ -99,11 +99,11 @@ def _dispatch(argv: list[str], started: float, stop: StopRequest) -> None:
 
 def _run_mode(command: "Command", config: "Config", started: float, stop: StopRequest) -> None:
     if command.mode == "evaluate":
-        from vit_jax.evaluate import evaluate
+        from vit_jax.evaluation.evaluate import evaluate
 
         evaluate(command.workdir, command.checkpoint, stop.check)
     elif command.mode == "predict":
-        from vit_jax.predict import predict
+        from vit_jax.evaluation.predict import predict
 
         predict(command.workdir, command.checkpoint, command.images, command.top_k, command.format, stop.check)
     elif command.mode == "export":
@@ -111,18 +111,18 @@ def _run_mode(command: "Command", config: "Config", started: float, stop: StopRe
 
         export(command.workdir, command.checkpoint, command.format, command.output)
     elif command.mode == "fewshot":
-        from vit_jax.fewshot import fewshot
+        from vit_jax.evaluation.fewshot import fewshot
 
         fewshot(command.workdir, command.checkpoint, command.shots, stop.check)
     elif config.seeds > 1:
-        from vit_jax.seeds import train_each
-        from vit_jax.train import train
+        from vit_jax.training.loop import train
+        from vit_jax.training.seeds import train_each
 
         if command.peers:
             raise UserError("config.seeds needs one process; start a job for each seed, with --config.seed=N")
         train_each(config, command.workdir, command.resume, started, lambda *one: train(*one, stop))
     else:
-        from vit_jax.train import train
+        from vit_jax.training.loop import train
 
         train(config, command.workdir, command.resume, started, stop, command.peers)
 

@@ -8,16 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax import models, optim
-from vit_jax import state as states
+from vit_jax import models
 from vit_jax.config import Config
 from vit_jax.data.pipeline import DevicePipeline
-from vit_jax.devices import use_cpu_cores, with_micro_batches
-from vit_jax.phases import compiled_step
-from vit_jax.plan import Plan
-from vit_jax.schedules import learning_rate
-from vit_jax.sharding import batch_sharding, make_mesh, put, replicated
-from vit_jax.step import eval_step
+from vit_jax.steps import optim
+from vit_jax.steps import state as states
+from vit_jax.steps.cpu import use_cpu_cores, with_micro_batches
+from vit_jax.steps.phases import compiled_step
+from vit_jax.steps.plan import Plan
+from vit_jax.steps.schedules import learning_rate
+from vit_jax.steps.step import eval_step
+from vit_jax.system.sharding import batch_sharding, make_mesh, put, replicated
 
 STORED = 2048  # images in the resident data set
 

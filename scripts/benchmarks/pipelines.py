@@ -43,8 +43,8 @@ def _device(images: np.ndarray, labels: np.ndarray, batch_size: int, augmented: 
     from vit_jax.config import AugmentConfig
     from vit_jax.data.augment import augment
     from vit_jax.data.pipeline import DevicePipeline
-    from vit_jax.devices import cores
-    from vit_jax.sharding import make_mesh, put, replicated
+    from vit_jax.steps.cpu import cores
+    from vit_jax.system.sharding import make_mesh, put, replicated
 
     jax.config.update("jax_num_cpu_devices", cores())
     everywhere = replicated(make_mesh())

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vit_jax.devices import cores
-from vit_jax.environment import git_commit
+from vit_jax.steps.cpu import cores
+from vit_jax.system.environment import git_commit
 
 _PACKAGES = ("jax", "flax", "tensorflow-cpu", "keras", "torch")
 

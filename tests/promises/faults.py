@@ -34,13 +34,14 @@ def injected(faults: Faults) -> Iterator[None]:
     import numpy as np
     import orbax.checkpoint
 
-    from vit_jax import manifest, prepare, report
-    from vit_jax.checkpoint import Checkpoints
     from vit_jax.data import sources
-    from vit_jax.evaluate import Evaluator
-    from vit_jax.log import Log
-    from vit_jax.metrics import MetricsFile
-    from vit_jax.run import RunFolder
+    from vit_jax.evaluation.evaluate import Evaluator
+    from vit_jax.runs import manifest, report
+    from vit_jax.runs.checkpoints import Checkpoints
+    from vit_jax.runs.folder import RunFolder
+    from vit_jax.runs.metrics import MetricsFile
+    from vit_jax.training import prepare
+    from vit_jax.training.log import Log
 
     points = {
         "data": (sources, "load"),

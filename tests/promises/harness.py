@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from promises.faults import Faults, injected
-from vit_jax import metrics
-from vit_jax.checkpoint import Checkpoints
 from vit_jax.main import main
+from vit_jax.runs import metrics
+from vit_jax.runs.checkpoints import Checkpoints
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -158,7 +158,7 @@ def call(*args: str, faults: Faults | None = None) -> tuple[int, str]:
 @contextlib.contextmanager
 def stopping_after(steps: set[int], signum: int = signal.SIGUSR1) -> Iterator[None]:
     """Within, runs of this process get a signal at the end of each of these steps."""
-    from vit_jax.log import Log
+    from vit_jax.training.log import Log
 
     original = Log.put
 

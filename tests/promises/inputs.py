@@ -1,4 +1,4 @@
-"""P18 to P20: mistakes in a config, wrong folders, and no network. P21 is in tests/test_sources.py."""
+"""P18 to P20: mistakes in a config, wrong folders, and no network. P21 is in tests/data/test_sources.py."""
 
 import os
 import subprocess

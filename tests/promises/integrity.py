@@ -169,10 +169,10 @@ def p11(bench: Bench) -> Iterator[str]:
     """The newest and the best are kept apart: after ten worse evaluations both load. NaN is never the best."""
     import jax.numpy as jnp
 
-    from vit_jax.checkpoint import Checkpoints
     from vit_jax.config import CheckpointConfig
-    from vit_jax.sharding import make_mesh
-    from vit_jax.state import TrainState
+    from vit_jax.runs.checkpoints import Checkpoints
+    from vit_jax.steps.state import TrainState
+    from vit_jax.system.sharding import make_mesh
 
     for nan_at in range(1, 1 + bench.times(1, 12)):
         mesh, workdir = make_mesh(), bench.new()

@@ -67,11 +67,11 @@ def p16(bench: Bench) -> Iterator[str]:
     import jax
     from jax.sharding import AxisType, Mesh
 
-    from vit_jax import state as states
     from vit_jax.config import Config, EvalConfig, ModelConfig
-    from vit_jax.evaluate import Evaluator, score
+    from vit_jax.evaluation.evaluate import Evaluator, score
     from vit_jax.models import create
-    from vit_jax.sharding import replicated
+    from vit_jax.steps import state as states
+    from vit_jax.system.sharding import replicated
 
     rng = np.random.RandomState(0)
     images, labels = rng.randint(256, size=(10_000, 8, 8, 3)).astype(np.uint8), rng.randint(10, size=10_000)

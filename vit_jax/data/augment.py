@@ -8,7 +8,7 @@ from vit_jax.data.erase import cutout, random_erasing
 from vit_jax.data.geometry import crop_and_flip, rotate_and_zoom
 from vit_jax.data.mix import mix, unmixed
 from vit_jax.data.policies import apply_policy
-from vit_jax.losses import Targets
+from vit_jax.data.targets import Targets
 
 
 def preprocess(images: jax.Array, cfg: AugmentConfig, image_size: int) -> jax.Array:

@@ -18,13 +18,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data.dataset import DataSet, Examples
-from vit_jax.disk import expanded
 from vit_jax.errors import UserError
-
-
-def root(configured: str | None) -> Path:
-    """The cache's folder: as configured, else $VIT_JAX_CACHE, else ~/.cache/vit_jax."""
-    return expanded(configured or os.environ.get("VIT_JAX_CACHE") or "~/.cache/vit_jax").absolute()
 
 
 def folder(cache: Path, name: str, identity: dict[str, Any]) -> Path:

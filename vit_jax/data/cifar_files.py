@@ -18,8 +18,8 @@ import numpy as np
 
 from vit_jax.data import pickled
 from vit_jax.data.dataset import Examples
-from vit_jax.disk import expanded
 from vit_jax.errors import UserError
+from vit_jax.system.disk import expanded
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 BATCHES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}

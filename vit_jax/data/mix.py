@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax.config import AugmentConfig
-from vit_jax.losses import Targets
+from vit_jax.data.targets import Targets
 
 
 def unmixed(labels: jax.Array) -> Targets:

@@ -15,8 +15,8 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from vit_jax.data.dataset import Examples
-from vit_jax.hashing import fmix32
-from vit_jax.tf import import_tensorflow
+from vit_jax.system.hashing import fmix32
+from vit_jax.system.tensorflow import import_tensorflow
 
 MAX_EXAMPLES = 2**32  # of a run: example numbers are uint32
 

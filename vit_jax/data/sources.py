@@ -19,9 +19,9 @@ from vit_jax.config import DataConfig
 from vit_jax.data import cache, cifar_files
 from vit_jax.data.dataset import DataSet, Examples
 from vit_jax.data.image_folder import folder_identity, read_folder
-from vit_jax.disk import expanded
 from vit_jax.errors import UserError
-from vit_jax.tf import import_tensorflow
+from vit_jax.system.disk import cache_root, expanded
+from vit_jax.system.tensorflow import import_tensorflow
 
 NAMES = ("cifar10", "cifar100", "cifar10_batches", "digits", "image_folder", "fake")
 
@@ -49,7 +49,7 @@ def load(data: DataConfig, image_size: int, *, must_find_dir: bool = True, downl
     exists = data.dir is None or expanded(data.dir).exists()
     if not exists and must_find_dir:
         raise UserError(f"config.data.dir={data.dir!r} does not exist; name the folder that holds the data set")
-    store = cache.root(data.cache_dir)
+    store = cache_root(data.cache_dir)
     identity, reader = _SOURCES[data.name](data, image_size)
     path = cache.folder(store, data.name, identity) if identity else cache.newest(store, data.name)
     try:

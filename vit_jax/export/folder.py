@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import vit_jax
-from vit_jax import trained
-from vit_jax.disk import expanded
 from vit_jax.errors import UserError
 from vit_jax.export.programs import WRITERS, write_program
 from vit_jax.export.weights import write_weights
-from vit_jax.progress import doing, say
-from vit_jax.trained import Trained
+from vit_jax.runs import trained
+from vit_jax.runs.trained import Trained
+from vit_jax.system.disk import expanded
+from vit_jax.system.progress import doing, say
 
 # What of a folder says that it is an export, which a new one may take the place of.
 _DESCRIPTION = "model.json"

@@ -23,9 +23,9 @@ from jax.extend.mlir import serialize_portable_artifact
 from vit_jax.errors import RunError, UserError
 from vit_jax.export.parity import require_same
 from vit_jax.models import VisionTransformer
-from vit_jax.step import eval_step
-from vit_jax.tf import import_tensorflow
-from vit_jax.trained import Trained
+from vit_jax.runs.trained import Trained
+from vit_jax.steps.step import eval_step
+from vit_jax.system.tensorflow import import_tensorflow
 
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _STABLEHLO = "1.8.0"  # of December 2024: TensorFlow's XLA is older than JAX's

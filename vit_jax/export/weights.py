@@ -16,11 +16,11 @@ from vit_jax.errors import RunError, UserError
 from vit_jax.export.parity import require_same
 from vit_jax.models import VisionTransformer, posembs
 from vit_jax.models.stems import grid_shape
-from vit_jax.optim import path_of
 from vit_jax.pretrained import huggingface, own, timm
 from vit_jax.pretrained.load import load
 from vit_jax.pretrained.pieces import Piece
-from vit_jax.trained import Trained
+from vit_jax.runs.trained import Trained
+from vit_jax.steps.optim import path_of
 
 
 def write_weights(model: Trained, format: str, folder: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 A counter-based generator's bits would be written out and read back and cost more than a whole block. The hash is two
 rounds of a 32-bit finalizer, and fuses into the loop that uses it. The masks' balance and their independence between
-entries, keys and layers are tested (tests/test_layers.py); they are meant for dropout, not for statistics.
+entries, keys and layers are tested (tests/models/test_layers.py); they are meant for dropout, not for statistics.
 """
 
 import math
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax.hashing import fmix32
+from vit_jax.system.hashing import fmix32
 
 
 def words_of(key: jax.Array) -> jax.Array:

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax import backend
 from vit_jax.config import ModelConfig
-from vit_jax.models import attention, inits, ops
+from vit_jax.models import attention, backend, inits, ops
 from vit_jax.models.dropout import Dropout, words_of
 from vit_jax.models.posembs import rotate
 

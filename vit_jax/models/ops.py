@@ -1,8 +1,8 @@
 """Operations whose backward pass is written out, because the one that JAX derives costs a CPU more memory traffic.
 
-Each equals its plain formula within rounding (tests/test_ops.py). Only reverse-mode derivatives exist. The barriers
-keep XLA from undoing it: from storing for the backward pass what is cheaper computed again, and from writing row
-statistics out at the size of the whole array. M rows, D and F features.
+Each equals its plain formula within rounding (tests/models/test_ops.py). Only reverse-mode derivatives exist. The
+barriers keep XLA from undoing it: from storing for the backward pass what is cheaper computed again, and from writing
+row statistics out at the size of the whole array. M rows, D and F features.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vit_jax.backend import barrier
+from vit_jax.models.backend import barrier
 
 
 @jax.custom_vjp

@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vit_jax import backend
 from vit_jax.config import ModelConfig, from_mapping
 from vit_jax.errors import UserError
-from vit_jax.models import inits, posembs
+from vit_jax.models import backend, inits, posembs
 from vit_jax.models.checks import check_model
 from vit_jax.models.dropout import Dropout
 from vit_jax.models.heads import Head
@@ -88,7 +87,7 @@ class VisionTransformer(nn.Module):
 def create(model: ModelConfig | ConfigDict | Mapping[str, Any]) -> VisionTransformer:
     """The module of a `config.model`; raises UserError for one that describes no model.
 
-    What it leaves to the machine (`dtype`, `attention`) is chosen for the one at hand (vit_jax/backend.py).
+    What it leaves to the machine (`dtype`, `attention`) is chosen for the one at hand (models/backend.py).
     `module.init(key, images)["params"]` are its parameters;
     `module.apply({"params": p}, images, train=False)` gives `(logits, aux)`.
     """

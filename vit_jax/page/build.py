@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from vit_jax.disk import expanded, write_whole
 from vit_jax.errors import UserError
 from vit_jax.page import configs, curves, html, inside, results
 from vit_jax.page.html import Section, paragraph
 from vit_jax.page.runs import Entry, read_all
+from vit_jax.system.disk import expanded, write_whole
 
 
 def write(workdirs: Sequence[str], output: str | None) -> Path:

@@ -4,7 +4,7 @@ import numpy as np
 
 from vit_jax.page.html import Html, Section, element, join, paragraph, scrolling, table
 from vit_jax.page.results import wilson
-from vit_jax.progress import percent
+from vit_jax.system.progress import percent
 
 _MOST_CLASSES = 50  # of a matrix that can be read; of more, the most frequent mistakes
 _PAIRS = 20

@@ -4,18 +4,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vit_jax import attention_maps, evaluate, filters, trained, viz
-from vit_jax.checkpoint import Checkpoints
 from vit_jax.data import sources
 from vit_jax.data.dataset import Examples, take
 from vit_jax.errors import UserError
+from vit_jax.evaluation import attention_maps, evaluate, filters
 from vit_jax.models.stems import grid_shape
 from vit_jax.page import classes
 from vit_jax.page.html import Html, Section, element, join, paragraph, picture
 from vit_jax.page.runs import Entry, Run
-from vit_jax.progress import doing, percent, say
-from vit_jax.sharding import make_mesh
-from vit_jax.trained import Trained
+from vit_jax.runs import pictures, trained
+from vit_jax.runs.checkpoints import Checkpoints
+from vit_jax.runs.trained import Trained
+from vit_jax.system.progress import doing, percent, say
+from vit_jax.system.sharding import make_mesh
 
 _MISTAKES = 24
 _MAPS = 10  # images with attention maps, of as many classes
@@ -146,7 +147,7 @@ def attention(model: Trained, seen: Seen) -> Html:
         true, guess = model.classes[seen.examples.labels[i]], model.classes[seen.logits[i].argmax()]
         cells = [element("div", picture(_thumbnail(images[row]), f"the image, {true}"), element("span", "image"))]
         for kind, maps in kinds.items():
-            drawn = picture(viz.overlay(images[row], maps[row].reshape(grid)), f"attention on a {true}, {kind}")
+            drawn = picture(pictures.overlay(images[row], maps[row].reshape(grid)), f"attention on a {true}, {kind}")
             most = maps[row].max() * maps.shape[1]
             cells.append(element("div", drawn, element("span", kind, element("br"), f"{most:.1f} × mean")))
         told = [element("strong", true), "" if guess == true else f", taken for {guess}"]
@@ -177,7 +178,7 @@ def input_filters(model: Trained) -> Html:
 
 def _tiled(kernels: np.ndarray, columns: int, caption: str) -> Html:
     """Filters (n, P, P, 3) side by side."""
-    drawn = viz.tiles(filters.filter_pictures(kernels), columns, max(40 // kernels.shape[1], 1), gap=4)
+    drawn = pictures.tiles(filters.filter_pictures(kernels), columns, max(40 // kernels.shape[1], 1), gap=4)
     return element("figure", picture(drawn, caption.split(",")[0], "tiles"), element("figcaption", caption))
 
 
@@ -194,7 +195,9 @@ def positions(model: Trained) -> Html:
     )
     return element(
         "figure",
-        picture(viz.tiles(drawn, columns, max(48 // drawn.shape[2], 1), gap=4), "Similarity of positions", "tiles"),
+        picture(
+            pictures.tiles(drawn, columns, max(48 // drawn.shape[2], 1), gap=4), "Similarity of positions", "tiles"
+        ),
         element("figcaption", caption),
     )
 

@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from vit_jax import durations
 from vit_jax.page.charts import series_colour
 from vit_jax.page.curves import points
 from vit_jax.page.html import Html, Section, element, join, paragraph, small, table, two_lines
 from vit_jax.page.runs import SHARES, Entry, Run
-from vit_jax.progress import duration, percent
-from vit_jax.seeds import spread
+from vit_jax.steps import durations
+from vit_jax.system.progress import duration, percent
+from vit_jax.training.seeds import spread
 
 _NORMAL = 1.959964  # 97.5 % of the standard normal distribution lie below
 _SPREAD = (*SHARES, "loss", "loss_flips", "calibration_error")  # figures whose mean over seeds has an interval here

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax import metrics
 from vit_jax.config import Config
 from vit_jax.errors import UserError
-from vit_jax.run import RunFolder
-from vit_jax.seeds import runs_of
+from vit_jax.runs import metrics
+from vit_jax.runs.folder import RunFolder
+from vit_jax.training.seeds import runs_of
 
 SHARES = ("top1", "top5", "top1_flips", "top5_flips")
 _NUMBERS = (

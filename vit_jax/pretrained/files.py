@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import safetensors
 
-from vit_jax.disk import expanded
 from vit_jax.errors import UserError
+from vit_jax.system.disk import expanded
 
 Shape = tuple[int, ...]
 

@@ -8,18 +8,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from vit_jax import trained
 from vit_jax.config import ModelConfig, from_mapping, unknown
 from vit_jax.errors import UserError
 from vit_jax.models import VisionTransformer, create, resolve
 from vit_jax.models.stems import grid_shape
-from vit_jax.optim import path_of
 from vit_jax.pretrained import google, huggingface, own, timm
 from vit_jax.pretrained.files import Weights, open_weights
 from vit_jax.pretrained.pieces import Piece, check, convert
 from vit_jax.pretrained.positions import Grid, Resize
 from vit_jax.pretrained.source import Layout, Source, not_more_than, pair
-from vit_jax.progress import say
+from vit_jax.runs import trained
+from vit_jax.steps.optim import path_of
+from vit_jax.system.progress import say
 
 _SOURCES = (own.SOURCE, google.SOURCE, huggingface.SOURCE, timm.SOURCE)
 _LOGITS = "head/logits/"

@@ -8,7 +8,7 @@ from typing import Any
 from vit_jax.config import Config, ModelConfig, from_mapping, to_dict
 from vit_jax.models import VisionTransformer, create, resolve
 from vit_jax.pretrained.load import describe, fitting, params_for
-from vit_jax.run import RunFolder
+from vit_jax.runs.folder import RunFolder
 
 # What the config alone says: the data's part, and how the machine computes.
 _OURS = ("image_size", "image_width", "num_classes", "attention", "dtype", "remat")

@@ -1,0 +1,145 @@
+"""Evaluation counts every image once, at any batch size and device count, from the folder of a run alone."""
+
+import csv
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from vit_jax import models
+from vit_jax.config import AugmentConfig, Config, EvalConfig, ModelConfig
+from vit_jax.evaluation.evaluate import Evaluator, calibration_error, confusion, score
+from vit_jax.runs.report import per_class
+
+CONFIG = Config(
+    augment=AugmentConfig(mean=(0.5,) * 3, std=(0.25,) * 3),
+    model=ModelConfig(
+        num_classes=10, image_size=8, patch_size=4, width=16, depth=1, heads=2, mlp_dim=32, init="keras2"
+    ),
+)
+
+
+@pytest.mark.slow
+def test_ten_thousand_are_ten_thousand():
+    """The same logits, in order, at batch sizes that divide the set, don't, or exceed it, on 1, 3 and 8 devices."""
+    images = np.random.RandomState(0).randint(256, size=(10_000, 8, 8, 3)).astype(np.uint8)
+    labels = np.random.RandomState(1).randint(10, size=10_000)
+    module = models.create(CONFIG.model)
+    params = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 8, 8, 3)))["params"]
+    expected = None
+    for batch_size, devices in ((500, 1), (1, 1), (7, 1), (256, 1), (512, 3), (7, 8), (10_000, 8), (12_000, 3)):
+        count = 100 if batch_size == 1 else 10_000  # one by one takes long
+        mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+        config = dataclasses.replace(CONFIG, eval=EvalConfig(batch_size=batch_size))
+        logits = Evaluator(module, config, mesh, params, (8, 8, 3)).logits(params, images[:count])
+        expected = logits if expected is None else expected
+        assert logits.shape == (count, 10)
+        np.testing.assert_allclose(logits, expected[:count], atol=1e-5)
+        assert score(logits, labels[:count])["num_examples"] == count
+
+
+def test_scores():
+    logits = np.array([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 0.0], [5.0, 0.0, 0.0]])
+    labels = np.array([0, 2, 0, 1])
+    found = score(logits, labels)
+    log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    assert found["loss"] == pytest.approx(-log_probs[range(4), labels].mean())
+    assert found["top1"] == 0.5 and found["top5"] == 1.0
+    matrix = confusion(logits, labels)
+    np.testing.assert_array_equal(matrix, [[2, 0, 0], [1, 0, 0], [0, 1, 0]])
+    assert per_class(matrix, ["a", "b", "c"]) == {"a": 1.0, "b": 0.0, "c": 0.0}
+    assert per_class(np.zeros((1, 1), int), ["a"]) == {"a": None}
+
+
+def test_calibration_error_of_known_confidence():
+    """Three quarters sure and right half the time: off by a quarter."""
+    logits = np.log(np.tile([[0.75, 0.25]], (100, 1)))
+    assert calibration_error(logits, np.arange(100) % 2) == pytest.approx(0.25)
+    assert calibration_error(logits, (np.arange(100) % 4 == 0).astype(int)) == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    from vit_jax.main import main
+
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    assert main(["vit-jax", "--config=configs/debug.py", "--config.log.every=1 steps", f"--workdir={workdir}"]) == 0
+    return workdir
+
+
+def results(workdir):
+    return json.loads((workdir / "results.json").read_text())
+
+
+SAME = ("top1", "top5", "loss", "num_examples", "per_class", "checkpoint", "steps", "epochs", "params", "wall_seconds")
+
+
+def test_evaluating_repeats_the_runs_result_after_the_folder_moved(trained, command, tmp_path):
+    moved = tmp_path / "moved here, ünicode"
+    shutil.copytree(trained, moved)
+    (moved / "results.json").unlink()
+    code, printed = command("--mode=evaluate", f"--workdir={moved}")
+    assert code == 0, printed
+    assert {k: results(moved)[k] for k in SAME} == {k: results(trained)[k] for k in SAME}
+    with (moved / "confusion.csv").open() as file:
+        table = list(csv.reader(file))
+    matrix = np.array([row[1:] for row in table[1:]], int)
+    assert matrix.sum() == 128 and table[0][1] == "class 0"
+    assert np.trace(matrix) / 128 == results(moved)["top1"]
+
+
+@pytest.mark.parametrize(("name", "step"), [("latest", 20), ("10", 10), ("best", None)])
+def test_any_checkpoint_can_be_evaluated(trained, command, tmp_path, name, step):
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    code, printed = command("--mode=evaluate", f"--checkpoint={name}", f"--workdir={copy}")
+    assert code == 0, printed
+    assert results(copy)["checkpoint"] in ([step] if step else [10, 20])
+    assert results(copy)["steps"] == 20
+
+
+def test_absent_checkpoints_are_listed(trained, command):
+    code, printed = command("--mode=evaluate", "--checkpoint=15", f"--workdir={trained}")
+    assert code == 2 and "[10, 20]" in printed
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_every_difference(trained, command, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["model"].update(mlp_dim=48, depth=3)
+    (copy / "config.json").write_text(json.dumps(config))
+    code, printed = command("--mode=evaluate", f"--workdir={copy}")
+    assert code == 2 and "Traceback" not in printed
+    assert "params/block_00/mlp/dense_0/kernel: ((32, 64), 'float32') in the checkpoint, ((32, 48)" in printed
+    assert "params/block_02/norm_0/scale: absent in the checkpoint" in printed
+
+
+@pytest.mark.parametrize("damage", ["state", "state/_METADATA", "state/d", "state/ocdbt.process_0", "meta.json"])
+def test_damaged_checkpoints_are_named(trained, command, tmp_path, damage):
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    target = copy / "checkpoints" / "20" / damage
+    assert target.exists()
+    shutil.rmtree(target) if target.is_dir() else target.write_bytes(b"")
+    before = (copy / "results.json").read_bytes()
+    code, printed = command("--mode=evaluate", f"--workdir={copy}")
+    assert code == 2 and "checkpoint 20" in printed and "damaged" in printed and "Traceback" not in printed
+    assert (copy / "results.json").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 3])
+def test_another_device_count_gives_the_same(trained, process, tmp_path, devices):
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    child = process("--mode=evaluate", f"--workdir={copy}", devices=devices)
+    printed = child.communicate()[0]
+    assert child.returncode == 0, printed
+    found, expected = results(copy), results(trained)
+    assert found["num_examples"] == 128 and found["top1"] == expected["top1"]
+    assert found["loss"] == pytest.approx(expected["loss"], abs=1e-5)

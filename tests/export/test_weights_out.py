@@ -1,0 +1,96 @@
+"""Weights written for other libraries are loaded by them and give our logits."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from vit_jax import pretrained
+from vit_jax.config import AugmentConfig, Config, ModelConfig
+from vit_jax.errors import UserError
+from vit_jax.export.weights import write_weights
+from vit_jax.models import create
+from vit_jax.runs.trained import Trained
+from vit_jax.steps import state as states
+
+BASE = ModelConfig(num_classes=5, image_size=16, patch_size=4, width=24, depth=2, heads=3, mlp_dim=40, dtype="float32")
+
+
+def trained(**keys):
+    """A model with random parameters, none of them 0 or 1."""
+    module = create(dataclasses.replace(BASE, **keys))
+    leaves, tree = jax.tree.flatten(states.abstract_params(module))
+    rng = np.random.RandomState(0)
+    params = tree.unflatten([rng.normal(0.1, 0.3, x.shape).astype(np.float32) for x in leaves])
+    augment = AugmentConfig(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    return Trained(None, Config(model=module.cfg, augment=augment), module, params, tuple("abcde"), (16, 16), 7)
+
+
+def check_round_trip(format, folder, **keys):
+    model = trained(**keys)
+    said = write_weights(model, format, folder)
+    assert said["largest_difference"] < 1e-5
+    assert said["preprocessing"] == {"image_size": 16, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+    return model, said
+
+
+def test_our_own_come_back_bit_for_bit_and_describe_themselves(tmp_path):
+    keys = {"pool": "map", "posemb": "rope2d", "qk_norm": True, "head_dim": 8, "registers": 2, "head_mlp": (12,)}
+    model, _ = check_round_trip("safetensors", tmp_path, **keys)
+    module, params = pretrained.load(tmp_path)
+    assert module.cfg == model.module.cfg
+    jax.tree.map(np.testing.assert_array_equal, params, model.params)
+
+
+TIMM = [
+    {"pool": "token", "registers": 2, "layer_scale": 0.1, "qk_norm": True},
+    {"pool": "mean", "norm_after_pool": True, "activation": "gelu_tanh"},
+    {"pool": "map", "posemb": "sincos2d"},
+    {"pool": "mean", "registers": 1, "posemb": "none"},
+]
+HUGGING_FACE = [{"pool": "token", "norm_eps": 1e-5, "activation": "gelu_tanh"}, {"pool": "token", "posemb": "sincos2d"}]
+
+
+@pytest.mark.parametrize("keys", TIMM)
+def test_names_of_timm_are_read_back(keys, tmp_path):
+    check_round_trip("timm", tmp_path, **keys)
+    assert json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]["mean"] == [0.5, 0.4, 0.3]
+
+
+@pytest.mark.parametrize("keys", HUGGING_FACE)
+def test_names_of_hugging_face_are_read_back(keys, tmp_path):
+    check_round_trip("huggingface", tmp_path, **keys)
+    assert json.loads((tmp_path / "config.json").read_text())["id2label"]["4"] == "e"
+    assert json.loads((tmp_path / "preprocessor_config.json").read_text())["image_mean"] == [0.5, 0.4, 0.3]
+
+
+@pytest.mark.parametrize("keys", TIMM)
+def test_timm_loads_them(keys, tmp_path):
+    pytest.importorskip("timm")
+    _, said = check_round_trip("timm", tmp_path, **keys)
+    assert "timm" in said["loaded_by"]
+
+
+@pytest.mark.parametrize("keys", HUGGING_FACE)
+def test_transformers_loads_them(keys, tmp_path):
+    pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    _, said = check_round_trip("huggingface", tmp_path, **keys)
+    assert "huggingface" in said["loaded_by"]
+
+
+@pytest.mark.parametrize(
+    ("format", "keys", "named"),
+    [
+        ("huggingface", {"pool": "mean"}, "pool=mean"),
+        ("huggingface", {"pool": "token", "registers": 2, "qk_norm": True}, "registers=2, qk_norm=True"),
+        ("timm", {"pool": "sequence"}, "pool=sequence"),
+        ("timm", {"posemb": "rope2d", "head_mlp": (8,)}, r"posemb=rope2d, head_mlp=\(8,\)"),
+    ],
+)
+def test_what_the_other_project_can_not_express_is_named_and_nothing_is_written(format, keys, named, tmp_path):
+    with pytest.raises(UserError, match=f"{format} has no model with {named}; use --format=safetensors"):
+        write_weights(trained(**keys), format, tmp_path)
+    assert not list(tmp_path.iterdir())

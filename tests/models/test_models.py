@@ -1,0 +1,314 @@
+"""Models: sizes, options, and what must hold whatever the weights. B batch, N tokens, D width, C classes."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import cct7_cifar10
+from vit_jax import models
+from vit_jax.config import ModelConfig, StemConfig, from_config_dict
+from vit_jax.errors import UserError
+from vit_jax.models import flops, posembs
+from vit_jax.models.presets import PRESETS
+from vit_jax.models.stems import grid_shape, patchify, whitening_kernel
+from vit_jax.steps import state as states
+
+TINY = ModelConfig(num_classes=5, image_size=16, patch_size=4, width=16, depth=2, heads=2, mlp_dim=32, init="keras2")
+IMAGES = np.random.RandomState(0).normal(size=(3, 16, 16, 3)).astype(np.float32)
+
+
+def build(**changes):
+    module = models.create(dataclasses.replace(TINY, **changes))
+    params = jax.jit(module.init)(jax.random.key(0), IMAGES)["params"]
+    return module, params
+
+
+def forward(module, params, images=IMAGES, **kwargs):
+    return module.apply({"params": params}, images, **kwargs)
+
+
+# With 10 classes, mean pooling, learned positions of 32x32 images.
+GOLDEN = {"Ti/4": 5_362_378, "S/4": 21_341_578, "B/4": 85_150_474, "L/4": 302_437_386}
+
+
+def test_parameter_counts_of_all_presets():
+    assert {name.split("/")[0] for name in GOLDEN} == set(PRESETS)
+    for variant, expected in GOLDEN.items():
+        module = models.create({"variant": variant, "num_classes": 10})
+        assert states.count(states.abstract_params(module)) == expected, variant
+
+
+@pytest.mark.parametrize(("patch_size", "tokens"), [(2, 256), (8, 16), (16, 4)])
+def test_variants_take_any_patch_size(patch_size, tokens):
+    cfg = models.resolve(ModelConfig(variant=f"S/{patch_size}", num_classes=10))
+    assert cfg.width == 384 and math.prod(grid_shape(cfg)) == tokens
+
+
+def test_own_sizes_go_before_the_variants():
+    cfg = models.resolve(ModelConfig(variant="S/4", depth=3, num_classes=100))
+    assert (cfg.depth, cfg.width, cfg.heads, cfg.head_dim, cfg.num_classes) == (3, 384, 6, 64, 100)
+
+
+def test_unresolved_models_are_refused():
+    with pytest.raises(UserError, match="num_classes"):
+        models.create(ModelConfig(variant="Ti/4"))
+    with pytest.raises(UserError, match="cudnn.*needs an NVIDIA GPU"):
+        models.create(dataclasses.replace(TINY, attention="cudnn"))
+
+
+def test_create_takes_typed_and_untyped_descriptions():
+    from vit_jax.config import to_config_dict
+
+    assert models.create(TINY) == models.create(to_config_dict(TINY)) == models.create(dataclasses.asdict(TINY))
+
+
+WHITENED = StemConfig("conv", widths=(8, 8), norm="layer", whiten=2, pools=(2, 1), residual=(False, True))
+
+OPTIONS = [
+    {"posemb": "sincos2d"},
+    {"posemb": "rope2d"},
+    {"posemb": "none"},
+    {"pool": "token"},
+    {"pool": "map"},
+    {"pool": "sequence"},
+    {"pool": "flatten"},
+    {"registers": 3},
+    {"pool": "token", "registers": 2, "posemb": "rope2d"},
+    {"representation_dim": 8},
+    {"head_mlp": (12, 7), "head_dropout": 0.5},
+    {"layer_scale": 1e-4},
+    {"qk_norm": True},
+    {"head_dim": 6},
+    {"activation": "gelu_tanh"},
+    {"mlp_output_activation": True},
+    {"depth": 2, "drop_path": 0.2, "token_dropout": 0.1, "attention_dropout": 0.1, "mlp_dropout": 0.1},
+    {"remat": True},
+    {"dtype": "bfloat16"},
+    {"stem": StemConfig("conv", widths=(4, 8), strides=(1, 2), norm="layer"), "patch_size": 2},
+    {"stem": StemConfig("conv", widths=(32,), norm="group", activation="relu", pool=True), "patch_size": 2},
+    {"stem": WHITENED, "patch_size": 2},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_option_gives_float32_logits_and_gradients(options):
+    module, params = build(**{"depth": 1} | options)
+    assert states.count(params) == states.count(states.abstract_params(module))
+
+    def loss(params):
+        logits, aux = forward(module, params, train=True, rngs={"dropout": jax.random.key(1)})
+        assert logits.shape == (3, 5) and logits.dtype == jnp.float32
+        return (logits**2).sum(), aux
+
+    grads, aux = jax.jit(jax.grad(loss, has_aux=True))(params)
+    for path, g in jax.tree_util.tree_leaves_with_path(grads):
+        assert np.isfinite(g).all(), path
+        assert (np.abs(g).max() > 0) == ("whitening" not in str(path)), path
+    cfg = module.cfg
+    prefix = cfg.registers + (cfg.pool == "token")
+    assert aux["tokens"].shape == (3, prefix + math.prod(grid_shape(cfg)), 16)
+    assert aux["block_00"]["attn_weights"].shape == (3, 2, *aux["tokens"].shape[1:2] * 2)
+    np.testing.assert_allclose(aux["block_00"]["attn_weights"].sum(-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", ["token_dropout", "attention_dropout", "mlp_dropout", "head_dropout", "drop_path"])
+def test_dropout_acts_in_training_only(rate):
+    module, params = build(**{rate: 0.5})
+    plain = models.create(TINY)
+    np.testing.assert_array_equal(forward(module, params)[0], forward(plain, params)[0])
+    one, two = (forward(module, params, train=True, rngs={"dropout": jax.random.key(i)})[0] for i in (1, 2))
+    again = forward(module, params, train=True, rngs={"dropout": jax.random.key(1)})[0]
+    assert (one == again).all() and (one != two).any()
+
+
+def test_patches_are_the_strided_convolution():
+    kernel = np.random.RandomState(1).normal(size=(4, 4, 3, 7)).astype(np.float32)
+    convolved = jax.lax.conv_general_dilated(
+        IMAGES, kernel, (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    projected = patchify(IMAGES, 4) @ kernel.reshape(-1, 7)  # (B, N, D)
+    np.testing.assert_allclose(projected, convolved.reshape(3, 16, 7), atol=1e-4)
+
+
+def test_without_positions_the_order_of_patches_is_nothing():
+    rows = IMAGES.reshape(3, 4, 4, 16, 3)[:, ::-1].reshape(IMAGES.shape)  # rows of patches upside down
+    for posemb, same in (("none", True), ("learned", False), ("sincos2d", False), ("rope2d", False)):
+        module, params = build(posemb=posemb)
+        difference = np.abs(forward(module, params)[0] - forward(module, params, rows)[0]).max()
+        assert (difference < 1e-5) == same, posemb
+
+
+def test_sincos_channels():
+    table = posembs.sincos2d((3, 3), 8)
+    omega = np.array([1.0, 1e-4])
+    assert table.shape == (9, 8)
+    y, x = 2, 1  # token 7
+    expected = [f(v * omega) for v in (x, y) for f in (np.sin, np.cos)]
+    np.testing.assert_allclose(table[7], np.concatenate(expected), atol=1e-6)
+
+
+def test_rotary_scores_depend_on_the_difference_of_places():
+    angles = posembs.rope2d_angles((4, 4), 8, prefix=1)
+    assert (angles[0] == 0).all()
+    rng = np.random.RandomState(0)
+    q, k = (np.broadcast_to(rng.normal(size=(1, 1, 1, 8)), (1, 17, 1, 8)).astype(np.float32) for _ in range(2))
+    q, k = posembs.rotate(q, angles)[0, 1:, 0], posembs.rotate(k, angles)[0, 1:, 0]  # (N, E)
+    scores = (q @ k.T).reshape(4, 4, 4, 4)  # query row, column, key row, column
+    np.testing.assert_allclose(scores[0, 0, 1, 2], scores[1, 1, 2, 3], atol=1e-5)
+    np.testing.assert_allclose(scores[2, 1, 0, 0], scores[3, 2, 1, 1], atol=1e-5)
+    assert abs(scores[0, 0, 1, 2] - scores[0, 0, 2, 1]) > 1e-4
+
+
+@pytest.mark.slow
+def test_remat_changes_nothing():
+    module, params = build()
+    again = models.create(dataclasses.replace(TINY, remat=True))
+
+    def loss(params, module):
+        return (forward(module, params)[0] ** 2).sum()
+
+    plain, remat = (jax.grad(loss)(params, m) for m in (module, again))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, remat)
+
+
+def test_attention_is_jaxs():
+    module, params = build(depth=1)
+    aux = forward(module, params)[1]
+    block = params["block_00"]
+    x = aux["tokens"]
+    norm = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    qkv = jnp.einsum("bnd,dpke->pbnke", norm, block["attention"]["qkv"]["kernel"])
+    expected = jax.nn.dot_product_attention(*qkv).reshape(3, 16, 16) @ block["attention"]["out"]["kernel"]
+    np.testing.assert_allclose(aux["block_00"]["attn"], expected, atol=1e-5)
+
+
+def test_bfloat16_is_near_float32():
+    module, params = build()
+    half = models.create(dataclasses.replace(TINY, dtype="bfloat16"))
+    assert jax.tree.all(jax.tree.map(lambda x: x.dtype == jnp.float32, states.abstract_params(half)))
+    assert np.abs(forward(module, params)[0] - forward(half, params)[0]).max() < 0.1
+
+
+def test_ccts_tokenizer_can_be_expressed():
+    """CCT-7/3x1: one 3x3 convolution to 256 channels, ReLU, 3x3 max pooling with stride 2: 256 tokens."""
+    config = from_config_dict(cct7_cifar10.get_config())
+    module = models.create(dataclasses.replace(config.model, num_classes=10))
+    assert grid_shape(module.cfg) == (16, 16)
+    shapes = states.abstract_params(module)
+    assert set(shapes["stem"]) == {"conv_0"} and set(shapes["stem"]["conv_0"]) == {"kernel"}
+    assert shapes["stem"]["conv_0"]["kernel"].shape == (3, 3, 3, 256)
+    # The paper counts 1.19 G multiply-adds for CCT-7/3x1, with its sequence pooling.
+    assert abs(flops.forward(module.cfg) / 2 - 1.18e9) < 0.01e9
+    assert abs(states.count(shapes) - 3.76e6) < 0.01e6  # its repository counts 3.76 M
+
+
+def test_whitened_patches_are_uncorrelated_with_variance_one():
+    images = np.random.RandomState(0).normal(size=(400, 16, 16, 3)).astype(np.float32).cumsum(axis=1) / 4
+    kernel = whitening_kernel(images, 2)
+    assert kernel.shape == (12, 24)
+    patches = np.asarray(patchify(images, 2)).reshape(-1, 12)
+    out = patches @ kernel
+    covariance = out.T @ out / len(out)
+    np.testing.assert_allclose(covariance[:12, :12], np.eye(12), atol=0.05)
+    np.testing.assert_allclose(out[:, 12:], -out[:, :12], atol=1e-4)
+
+
+@pytest.mark.parametrize("posemb", ["learned", "sincos2d", "rope2d", "none"])
+def test_the_same_parameters_take_images_of_another_size(posemb):
+    module, params = build(posemb=posemb)
+    same = forward(module.clone(input_size=16), params)[0]
+    np.testing.assert_array_equal(same, forward(module, params)[0])
+    smaller, aux = forward(module.clone(input_size=12), params, IMAGES[:, 2:14, 2:14])
+    assert smaller.shape == (3, 5) and aux["tokens"].shape == (3, 9, 16)
+    with pytest.raises(ValueError, match=r"\(B, 12, 12, 3\); found"):
+        forward(module.clone(input_size=12), params)
+
+
+def test_positions_of_another_grid_lie_between_the_models_own():
+    np.testing.assert_allclose(posembs.sincos2d((4, 4), 16, here=(4, 4)), posembs.sincos2d((4, 4), 16))
+    # Two tokens a side stand at 0.5 and 2.5 of four; eight at -0.25, 0.25, 0.75, ...
+    ramp = jnp.repeat(jnp.arange(4.0), 4)[:, None]  # (N, 1): the row
+    np.testing.assert_allclose(
+        posembs.resized(ramp, (4, 4), (8, 8))[8:48:8, 0], [0.25, 0.75, 1.25, 1.75, 2.25], atol=1e-6
+    )
+    angles = posembs.rope2d_angles((4, 4), 8, prefix=0, here=(2, 2))
+    np.testing.assert_allclose(angles[:, 0], [0.5, 0.5, 2.5, 2.5])
+
+
+def test_the_share_of_stochastic_depth_in_force_can_change():
+    module, params = build(drop_path=0.9)
+    rngs = {"dropout": jax.random.key(0)}
+    run = jax.jit(lambda share: forward(module, params, train=True, drop_path_share=share, rngs=rngs)[0])
+    whole = forward(module, params, train=True, rngs=rngs)[0]
+    np.testing.assert_allclose(run(0.0), forward(module, params)[0], atol=1e-5)
+    np.testing.assert_allclose(run(1.0), whole, atol=1e-5)
+    assert np.abs(run(1.0) - run(0.0)).max() > 1e-3
+
+
+def test_wrong_image_sizes_are_refused():
+    module, params = build()
+    with pytest.raises(ValueError, match=r"\(B, 16, 16, 3\); found"):
+        forward(module, params, np.zeros((1, 12, 12, 3)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"pool": "map"},
+        {"pool": "flatten", "head_mlp": (8,)},
+        {"pool": "token", "registers": 1, "representation_dim": 9},
+    ]
+    + [{"stem": StemConfig("conv", widths=(4, 8), strides=(1, 2)), "patch_size": 2}]
+    + [{"stem": dataclasses.replace(WHITENED, norm="none"), "patch_size": 1, "pool": "sequence"}],
+    ids=str,
+)
+def test_flops_are_xlas_but_for_the_elementwise(options):
+    """Wide and few tokens: norms, softmax and activations, which only XLA counts, are little there."""
+    cfg = dataclasses.replace(TINY, width=256, heads=4, mlp_dim=512, attention="xla", **options)
+    module = models.create(cfg)
+    params, images = states.abstract_params(module), jnp.zeros((4, 16, 16, 3))
+
+    def counted(f):
+        return jax.jit(f).lower(params, images).compile().cost_analysis()["flops"] / 4
+
+    assert 1 <= counted(lambda p, x: module.apply({"params": p}, x)[0]) / flops.forward(module.cfg) < 1.06
+    # The backward pass leaves out the gradient of the images.
+    backward = counted(jax.grad(lambda p, x: module.apply({"params": p}, x)[0].sum()))
+    assert 0.95 < backward / flops.training(module.cfg) < 1.06
+
+
+@pytest.mark.parametrize("options", [{}, {"pool": "flatten", "head_mlp": (64, 32)}, {"representation_dim": 24}])
+def test_kernel_entries_are_nearly_all_parameters(options):
+    module = models.create(dataclasses.replace(TINY, width=64, heads=4, mlp_dim=128, **options))
+    count = states.count(states.abstract_params(module))
+    assert 0.85 * count < flops.kernel_entries(module.cfg) < count
+
+
+def test_utilization_is_the_share_of_a_known_peak():
+    assert flops.utilization(2 * 989e12, "NVIDIA H200", 4, "bfloat16") == pytest.approx(0.5)
+    assert flops.utilization(378e12, "NVIDIA H100 PCIe", 1, "bfloat16") == pytest.approx(0.5)
+    assert flops.utilization(98.9e12, "NVIDIA H100 80GB HBM3", 1, "bfloat16") == pytest.approx(0.1)
+    assert flops.utilization(181e12, "NVIDIA L40", 1, "bfloat16") == pytest.approx(1)
+    assert flops.utilization(1e12, "NVIDIA H100 80GB HBM3 MIG 1g.10gb", 1, "bfloat16") is None
+    assert flops.utilization(1e12, "cpu", 1, "bfloat16") is None  # no peak to speak of
+    assert flops.utilization(1e12, "NVIDIA H200", 1, "float32") is None  # another peak
+
+
+def test_every_way_of_computing_attention_gives_the_same_logits_and_weights():
+    images = np.random.RandomState(0).normal(size=(8, 16, 16, 3)).astype(np.float32)
+    outputs = []
+    for attention in ("xla", "chunked"):
+        module = models.create(dataclasses.replace(TINY, attention=attention, posemb="rope2d", qk_norm=True))
+        params = module.init(jax.random.key(0), images)["params"]
+        outputs.append(jax.jit(lambda p, x, module=module: module.apply({"params": p}, x))(params, images))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *outputs)
+
+
+def test_attention_is_left_to_the_machine_unless_named():
+    assert models.create(TINY).cfg.attention == "chunked"  # tests run on a CPU
+    assert models.create(dataclasses.replace(TINY, attention="xla")).cfg.attention == "xla"

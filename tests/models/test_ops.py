@@ -1,0 +1,112 @@
+"""Each fast operation is its plain formula: values and gradients, in every dtype, on one device and on eight."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from vit_jax.models import attention, ops
+from vit_jax.system.sharding import batch_sharding, replicated
+
+RATES = [0.0, 0.25]
+
+
+def normal(seed, *shape, dtype=jnp.float32):
+    return jax.random.normal(jax.random.key(seed), shape).astype(dtype)
+
+
+def agree(fast, plain, *args, tolerance=1e-5):
+    """Asserts equal values and gradients; returns them."""
+
+    def both(f):
+        out, vjp = jax.vjp(f, *args)
+        return out, vjp(normal(99, *out.shape, dtype=out.dtype))
+
+    results = [jax.jit(lambda f=f: both(f))() for f in (fast, plain)]
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        assert a.dtype == b.dtype
+        scale = max(1.0, float(jnp.abs(b).max()))
+        np.testing.assert_allclose(np.float32(a) / scale, np.float32(b) / scale, atol=tolerance)
+    return results[0]
+
+
+def test_matmul():
+    agree(ops.matmul, lambda x, kernel: x @ kernel, normal(0, 48, 12), normal(1, 12, 20))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.bfloat16, 0.02)])
+def test_gelu(dtype, tolerance):
+    def plain(x):
+        return jax.nn.gelu(x.astype(jnp.float32), approximate=False).astype(dtype)
+
+    small = jnp.linspace(-1.0, 1.0, 2001).astype(dtype)
+    agree(ops.gelu, plain, small, tolerance=tolerance / 4)
+    tail = jnp.linspace(-9.0, -1.0, 2001).astype(dtype)  # where Phi(x) is near 0 and so is the result
+    agree(ops.gelu, plain, tail, tolerance=tolerance / 4)
+    out, _ = agree(ops.gelu, plain, jnp.linspace(-40.0, 40.0, 2001).astype(dtype), tolerance=tolerance)
+    assert jnp.isfinite(out).all()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.02)])
+def test_layer_norm(dtype, tolerance):
+    x = normal(0, 4, 7, 24, dtype=dtype) * 3 + 1
+    plain = nn.LayerNorm(epsilon=1e-6, dtype=dtype)
+
+    def flax(x, scale, bias):
+        return plain.apply({"params": {"scale": scale, "bias": bias}}, x)
+
+    agree(
+        lambda *args: ops.layer_norm(*args, 1e-6), flax, x, 1 + 0.1 * normal(1, 24), normal(2, 24), tolerance=tolerance
+    )
+
+
+def test_layer_norm_of_constant_rows_is_finite():
+    x = jnp.full((2, 3, 16), 1000.0)
+    gradient = jax.grad(lambda x: ops.layer_norm(x, jnp.ones(16), jnp.zeros(16), 1e-6).sum())(x)
+    assert jnp.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("size", [1, 4, 12])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.05)])
+def test_chunked_attention(rate, size, dtype, tolerance):
+    qkv, words = normal(0, 12, 5, 3, 2, 8, dtype=dtype), jnp.array([7, 11], jnp.uint32)
+    agree(
+        lambda qkv: attention.chunked(qkv, words, rate, size),
+        lambda qkv: attention.plain(qkv, words, rate),
+        qkv,
+        tolerance=tolerance,
+    )
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_chunked_attention_over_devices_sends_nothing_between_them(rate):
+    """Every device works on its own examples: the compiled gradient has no collective, and the mask is the global."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    words = jax.device_put(jnp.array([7, 11], jnp.uint32), replicated(mesh))
+    qkv = normal(0, 32, 5, 3, 2, 8)
+
+    def gradient(f):
+        return lambda qkv: jax.grad(lambda qkv: (f(qkv) ** 2).sum())(qkv)
+
+    fast = jax.jit(gradient(lambda qkv: attention.chunked(qkv, words, rate, 16)), out_shardings=batch_sharding(mesh))
+    spread = jax.device_put(qkv, batch_sharding(mesh))
+    text = fast.lower(spread).compile().as_text()
+    for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        assert collective not in text
+    plain = gradient(lambda qkv: attention.plain(qkv, jnp.array([7, 11], jnp.uint32), rate))
+    np.testing.assert_allclose(fast(spread), plain(qkv), atol=1e-5)
+
+
+def test_scores_far_apart_do_not_overflow():
+    qkv, words = normal(0, 8, 5, 3, 2, 8) * 100, jnp.zeros(2, jnp.uint32)  # scores up to 100,000
+
+    def loss(qkv):
+        return attention.chunked(qkv, words, 0.0, 4).sum()
+
+    np.testing.assert_allclose(
+        attention.chunked(qkv, words, 0.0, 4), attention.plain(qkv, words, 0.0), rtol=1e-4, atol=1e-2
+    )
+    assert jnp.isfinite(jax.grad(loss)(qkv)).all()

@@ -1,0 +1,136 @@
+"""Training that starts from weights, frozen or not, and few-shot evaluation of what was trained."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from vit_jax import pretrained
+from vit_jax.errors import UserError
+from vit_jax.evaluation import fewshot
+from vit_jax.runs import trained
+
+WEIGHTS = Path(__file__).parents[1] / "fixtures/pretrained/google_vit_token.npz"
+PROBE = ["--config=configs/linear_probe_cifar10.py", "--config.data.name=fake", "--config.log.tensorboard=false"]
+PROBE += ["--config.model.image_size=16", "--config.train.batch_size=64"]
+PROBE += ["--config.train.length=6 steps", "--config.checkpoint.every=3 steps", "--config.eval.every=3 steps"]
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory):
+    from vit_jax.main import main
+
+    workdir = tmp_path_factory.mktemp("probe") / "run"
+    shutil.copy(WEIGHTS, workdir.parent / "weights.npz")
+    command = ["vit-jax", *PROBE, f"--config.init_from={workdir.parent / 'weights.npz'}", f"--workdir={workdir}"]
+    assert main(command) == 0
+    return workdir, command
+
+
+def test_a_linear_probe_trains_the_head_alone_on_resized_positions(probed):
+    model = trained.load(str(probed[0]))
+    _, expected = pretrained.load(WEIGHTS, image_size=16)
+    assert model.module.cfg.activation == "gelu_tanh" and model.module.cfg.pool == "token"
+    head, before = model.params.pop("head"), expected.pop("head")
+    jax.tree.map(np.testing.assert_array_equal, model.params, expected)
+    assert np.abs(head["logits"]["kernel"] - before["logits"]["kernel"]).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_it_resumes_without_the_weights_and_ends_the_same(probed, tmp_path):
+    from vit_jax.main import main
+
+    workdir, command = probed
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    shutil.rmtree(copy / "checkpoints/6")
+    (copy / "results.json").unlink()
+    weights = workdir.parent / "weights.npz"
+    aside = weights.rename(tmp_path / "aside.npz")
+    try:
+        assert main([*command[:-1], f"--workdir={copy}"]) == 0
+    finally:
+        aside.rename(weights)
+    again, straight = trained.load(str(copy)), trained.load(str(workdir))
+    jax.tree.map(np.testing.assert_array_equal, again.params, straight.params)
+
+
+@pytest.mark.slow
+def test_a_run_can_be_the_start_of_another(probed, command, tmp_path):
+    args = [*PROBE, f"--config.init_from={probed[0]}", "--config.train.length=1 steps", "--config.eval.every=1 steps"]
+    code, printed = command(*args, f"--workdir={tmp_path / 'next'}")
+    assert code == 0, printed
+    assert f"Starting from the weights in {probed[0]}" in printed
+    before, after = trained.load(str(probed[0])), trained.load(str(tmp_path / "next"))
+    np.testing.assert_array_equal(after.params["posemb"], before.params["posemb"])
+
+
+@pytest.mark.slow
+def test_an_export_is_a_start_whose_average_starts_there_too(probed, command, tmp_path):
+    export = tmp_path / "export"
+    assert command("export", f"--workdir={probed[0]}", "--format=safetensors", f"--output={export}")[0] == 0
+    args = [*PROBE, f"--config.init_from={export}", "--config.train.length=1 steps", "--config.eval.every=1 steps"]
+    args += ["--config.train.ema=0.9", "--config.eval.params=ema", "--config.model.attention=xla"]
+    wrong = [*args, "--config.model.depth=3", f"--workdir={tmp_path / 'next'}"]
+    code, printed = command(*wrong)
+    assert code == 2 and "block_02/attention/out/bias: missing in the file" in printed
+    code, printed = command(*args, f"--workdir={tmp_path / 'next'}")  # the corrected command, in the same workdir
+    assert code == 0, printed
+    before, after = trained.load(str(probed[0])), trained.load(str(tmp_path / "next"))
+    assert after.config.model.attention == "xla"
+    head, old = after.params["head"]["logits"]["kernel"], before.params["head"]["logits"]["kernel"]
+    assert 0 < np.abs(head - old).max() < 5e-3  # near where it began, not near 0
+    np.testing.assert_array_equal(after.params["prefix"], before.params["prefix"])
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--config.init_from=nowhere.npz"], "there are no weights at nowhere.npz"),
+        ([f"--config.init_from={WEIGHTS}", "--config.model.depth=3"], "encoderblock_2/LayerNorm_0/scale: missing"),
+        ([f"--config.init_from={WEIGHTS}", "--config.model.width=32"], "(48,) in the file, (32,) in the model"),
+        ([f"--config.init_from={WEIGHTS}", "--config.model.qk_norm=true"], "block_00/attention/k_norm/scale: nothing"),
+        ([f"--config.init_from={WEIGHTS}", "--config.model.pool=mean"], "cls: (1, 1, 48) in the file, nothing in the"),
+    ],
+)
+def test_weights_that_do_not_fit_end_the_command_in_one_message(args, message, command, tmp_path):
+    code, printed = command(*PROBE, *args, f"--workdir={tmp_path / 'run'}")
+    assert code == 2 and message in printed and "Traceback" not in printed, printed
+    assert not (tmp_path / "run/config.json").exists()  # the corrected command finds nothing in its way
+
+
+def test_few_shots_are_learned_in_closed_form(probed, command):
+    workdir = probed[0]
+    code, printed = command("--mode=fewshot", f"--workdir={workdir}", "--shots=1,5")
+    assert code == 0, printed
+    found = json.loads((workdir / "fewshot.json").read_text())
+    assert found["checkpoint"] == 6 and [r["shots"] for r in found["results"]] == [1, 5]
+    assert "5 of each class" in printed
+    code, printed = command("--mode=fewshot", f"--workdir={workdir}", "--shots=500")
+    assert code == 2 and "has only" in printed
+
+
+def test_the_ridge_is_the_solution_of_its_equations():
+    rng = np.random.RandomState(0)
+    x, labels = rng.normal(size=(12, 5)), rng.randint(3, size=12)
+    weights = fewshot.ridge(x, labels, 3, [0.5, 2.0])
+    ones = np.concatenate([x, np.ones((12, 1))], axis=1)
+    targets = np.where(labels[:, None] == np.arange(3), 1.0, -1.0)
+    for strength, w in zip((0.5, 2.0), weights, strict=True):
+        np.testing.assert_allclose(ones.T @ ones @ w + strength * w, ones.T @ targets, atol=1e-9)
+
+
+def test_features_that_separate_the_classes_are_learned_from_one_image_each():
+    rng = np.random.RandomState(0)
+    centres, labels = np.eye(4) * 5, np.arange(40) % 4
+    features = centres[labels] + rng.normal(0, 0.3, (40, 4))
+    part = (features, labels)
+    few = fewshot.few_of_each(labels, 1, seed=1)
+    assert few.shape == (4, 1) and (labels[few[:, 0]] == np.arange(4)).all()
+    top1, _ = fewshot.score(features[few[:, 0]], np.arange(4), part, part, 4)
+    assert top1 == 1.0
+    with pytest.raises(UserError, match="has only 10"):
+        fewshot.few_of_each(labels, 11, seed=0)

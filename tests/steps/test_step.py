@@ -1,0 +1,195 @@
+"""The compiled step: accumulating is the full batch, eight devices are one. B batch."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType
+
+from vit_jax import models
+from vit_jax.config import AugmentConfig, Config, ModelConfig, OptimConfig, TrainConfig
+from vit_jax.data.augment import preprocess
+from vit_jax.data.pipeline import DevicePipeline
+from vit_jax.steps import optim
+from vit_jax.steps import state as states
+from vit_jax.steps.losses import cross_entropy
+from vit_jax.steps.schedules import learning_rate
+from vit_jax.steps.step import eval_step, train_step, train_steps
+from vit_jax.system.sharding import put, replicated
+
+CONFIG = Config(
+    augment=AugmentConfig(mean=(0.5,) * 3, std=(0.25,) * 3, flip=True, crop_padding=1),
+    model=ModelConfig(num_classes=5, image_size=8, patch_size=4, width=16, depth=2, heads=2, mlp_dim=32, init="keras2"),
+    optim=OptimConfig(learning_rate=1e-2, eps=1e-3, clip_norm=None),
+    train=TrainConfig(batch_size=16, label_smoothing=0.1),
+)
+IMAGES = np.random.RandomState(0).randint(256, size=(50, 8, 8, 3)).astype(np.uint8)
+LABELS = np.random.RandomState(1).randint(5, size=50).astype(np.int32)
+
+
+def mesh_of(devices):
+    return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+
+
+def run(config=CONFIG, devices=1, steps=3):
+    """State and each step's metrics after some steps."""
+    mesh, module = mesh_of(devices), models.create(config.model)
+    schedule = learning_rate(config.optim, 10, 2)
+    tx = optim.optimizer(config.optim, states.abstract_params(module))
+    state = states.create(module, tx, config.seed, mesh, ema=config.train.ema is not None)
+    everywhere = replicated(mesh)
+    data = DevicePipeline(put(IMAGES, everywhere), put(LABELS, everywhere), config.train.batch_size, everywhere)
+    step = partial(
+        train_step,
+        fetch=lambda data, seed, step: data.batch_at(seed, step),
+        module=module,
+        tx=tx,
+        schedule=schedule,
+        config=config,
+        mesh=mesh,
+        total=10,
+    )
+    step = jax.jit(step, out_shardings=everywhere)
+    history = []
+    for _ in range(steps):
+        state, metrics = step(state, data)
+        history.append(jax.tree.map(float, metrics))
+    return state, history
+
+
+def assert_close(a, b, atol):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol), a, b)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return run()
+
+
+def test_metrics_are_those_of_the_batch_before_the_update(plain):
+    _, history = plain
+    module = models.create(CONFIG.model)
+    params = jax.jit(module.init)(states.keys(jnp.uint32(0))[0], jnp.zeros((1, 8, 8, 3)))["params"]
+    no_augmentation = dataclasses.replace(CONFIG.augment, flip=False, crop_padding=0)
+    _, history = run(dataclasses.replace(CONFIG, augment=no_augmentation), steps=1)
+    batch = DevicePipeline(jnp.asarray(IMAGES), jnp.asarray(LABELS), 16, replicated(mesh_of(1))).batch_at(0, 0)
+    x = preprocess(batch["image"], CONFIG.augment, 8)
+
+    def loss(params):
+        logits = module.apply({"params": params}, x, train=True)[0]
+        return cross_entropy(logits, batch["label"], 0.1).mean(), logits
+
+    (expected, logits), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    np.testing.assert_allclose(history[0]["loss"], expected, rtol=1e-5)
+    np.testing.assert_allclose(history[0]["grad_norm"], optax.tree.norm(grads), rtol=1e-4)
+    assert history[0]["top1"] == (logits.argmax(1) == batch["label"]).mean()
+    assert history[0]["top5"] == 1.0  # there are 5 classes
+    np.testing.assert_allclose(history[0]["learning_rate"], 0.005)
+
+
+def test_totals_sum_the_steps(plain):
+    state, history = plain
+    assert int(state.step) == 3 and float(state.totals["count"]) == 48
+    for name in ("loss", "top1", "top5"):
+        np.testing.assert_allclose(state.totals[name] / 48, np.mean([h[name] for h in history]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_accumulating_is_the_full_batch(plain, accumulate):
+    train = dataclasses.replace(CONFIG.train, accumulate=accumulate)
+    state, history = run(dataclasses.replace(CONFIG, train=train))
+    assert_close(state.params, plain[0].params, 1e-5)
+    assert_close(history, plain[1], 1e-5)
+
+
+@pytest.mark.parametrize(("devices", "accumulate"), [(2, 1), (8, 1), (4, 2)])
+def test_devices_change_nothing(plain, devices, accumulate):
+    """Data, augmentation and dropout do not depend on where they are computed."""
+    train = dataclasses.replace(CONFIG.train, accumulate=accumulate)
+    state, history = run(dataclasses.replace(CONFIG, train=train), devices=devices)
+    assert_close(state.params, plain[0].params, 1e-5)
+    assert_close(history, plain[1], 1e-5)
+    assert state.params["posemb"].sharding.is_fully_replicated
+
+
+def test_devices_change_no_dropout():
+    model = dataclasses.replace(
+        CONFIG.model, mlp_dropout=0.2, attention_dropout=0.2, token_dropout=0.2, head_dropout=0.2, drop_path=0.2
+    )
+    config = dataclasses.replace(CONFIG, model=model)
+    (one, a), (eight, b) = run(config), run(config, devices=8)
+    assert_close(one.params, eight.params, 1e-5)
+    assert_close(a, b, 1e-5)
+
+
+def test_a_seed_repeats_bit_for_bit_and_another_differs(plain):
+    again, other = run()[0], run(dataclasses.replace(CONFIG, seed=1))[0]
+    jax.tree.map(np.testing.assert_array_equal, again.params, plain[0].params)
+    assert any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), other.params, plain[0].params)))
+
+
+def test_evaluation_has_no_randomness(plain):
+    model = dataclasses.replace(CONFIG.model, mlp_dropout=0.5, head_dropout=0.5, drop_path=0.5)
+    module = models.create(model)
+    logits = eval_step(plain[0].params, IMAGES, module=module, config=CONFIG)
+    expected = eval_step(plain[0].params, IMAGES, module=models.create(CONFIG.model), config=CONFIG)
+    np.testing.assert_array_equal(logits, expected)
+    assert logits.shape == (50, 5) and logits.dtype == jnp.float32
+
+
+@pytest.mark.slow
+def test_the_average_follows_the_parameters():
+    train = dataclasses.replace(CONFIG.train, ema=0.6)
+    expected, steps = None, 3
+    for n in range(steps + 1):
+        state, _ = run(dataclasses.replace(CONFIG, train=train), steps=n)
+        if n == 0:
+            expected = state.params
+        else:
+            decay = min(0.6, n / (9 + n))  # the step before was number n - 1
+            expected = jax.tree.map(lambda e, p, d=decay: d * e + (1 - d) * p, expected, state.params)
+    assert_close(state.ema, expected, 1e-6)
+    assert_close(state.params, run(steps=steps)[0].params, 0)
+
+
+def test_frozen_parameters_stay_and_are_no_part_of_the_norm(plain):
+    rules = ((r"block_00/.*", 0.0), (r".*", 1.0))
+    config = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, rate_rules=rules))
+    start, state, (first, *_) = run(steps=0)[0], *run(config)
+    assert_close(state.params["block_00"], start.params["block_00"], 0)
+    assert any(jax.tree.leaves(jax.tree.map(lambda a, b: (a != b).any(), state.params, start.params)))
+    assert first["grad_norm"] < plain[1][0]["grad_norm"]
+
+
+def test_mixing_ends_before_the_last_part():
+    """The loss of a mixed batch isn't that of its own labels; the end of the run is as without mixing."""
+    mixed = dataclasses.replace(CONFIG.augment, flip=False, crop_padding=0, mixup=50.0, mix_off_last=0.8)
+    plain = dataclasses.replace(mixed, mixup=0.0)
+    still = dataclasses.replace(CONFIG.optim, learning_rate=1e-12)
+    with_, without = (run(dataclasses.replace(CONFIG, augment=a, optim=still))[1] for a in (mixed, plain))
+    assert abs(with_[0]["loss"] - without[0]["loss"]) > 1e-3 and abs(with_[1]["loss"] - without[1]["loss"]) > 1e-3
+    assert with_[2]["loss"] == pytest.approx(without[2]["loss"], abs=1e-6)  # step 2 of 10: the last 80 % begin
+
+
+def test_a_run_by_the_clock_takes_its_place_from_outside():
+    mesh, module = mesh_of(1), models.create(CONFIG.model)
+    schedule = learning_rate(CONFIG.optim, 10, 2)
+    tx = optim.optimizer(CONFIG.optim, states.abstract_params(module))
+    data = DevicePipeline(jnp.asarray(IMAGES), jnp.asarray(LABELS), 16, replicated(mesh))
+    bound = {
+        "fetch": lambda data, seed, step: data.batch_at(seed, step),
+        "module": module,
+        "tx": tx,
+        "schedule": schedule,
+        "config": CONFIG,
+        "mesh": mesh,
+        "total": 10,
+    }
+    state = states.create(module, tx, 0, mesh)
+    pace = jnp.array([4.0, 0.5], jnp.float32)
+    _, metrics = jax.jit(partial(train_steps, count=3, **bound))(state, data, pace)
+    np.testing.assert_allclose(metrics["learning_rate"], [schedule(4.0), schedule(4.5), schedule(5.0)], rtol=1e-6)

@@ -1,0 +1,13 @@
+"""What a loss is told that a batch shows. B batch."""
+
+from typing import NamedTuple
+
+import jax
+
+
+class Targets(NamedTuple):
+    """What a batch is to be told as. The loss of an image is weight * loss(label) + (1 - weight) * loss(partner)."""
+
+    label: jax.Array  # (B,) int32
+    partner: jax.Array  # (B,) int32: the label of the image that was mixed into it
+    weight: jax.Array  # (B,) float32, the share of `label`

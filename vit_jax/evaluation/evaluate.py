@@ -1,0 +1,210 @@
+"""Evaluation that counts every image exactly once. N examples, B batch, C classes."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from vit_jax.config import Config
+from vit_jax.data import sources
+from vit_jax.data.dataset import Examples, take
+from vit_jax.errors import RunError
+from vit_jax.models import VisionTransformer, create
+from vit_jax.models import flops as flop_count
+from vit_jax.runs import metrics, report, trained
+from vit_jax.runs.checkpoints import Checkpoints
+from vit_jax.runs.folder import RunFolder
+from vit_jax.steps import state as states
+from vit_jax.steps.clock import Clock
+from vit_jax.steps.losses import rank_of_label
+from vit_jax.steps.step import eval_step
+from vit_jax.system import environment
+from vit_jax.system.progress import doing, say
+from vit_jax.system.sharding import batch_sharding, make_mesh, put, replicated
+
+
+class Evaluator:
+    """Logits of any number of images with one compiled step, on every device of the mesh."""
+
+    def __init__(
+        self,
+        module: VisionTransformer,
+        config: Config,
+        mesh: Mesh,
+        params: Any,
+        image_shape: tuple[int, ...],
+        step: Callable[..., jax.Array] = eval_step,
+    ):
+        """Compiles; `params` may be shapes, `image_shape` is (H, W, 3) as stored.
+
+        Another `step`, like `features_step`, gives other rows (N, D) in the place of logits.
+        """
+        self._sharding = batch_sharding(mesh)
+        self._batch = -(-config.eval.batch_size // mesh.size) * mesh.size
+        images = jax.ShapeDtypeStruct((self._batch, *image_shape), np.uint8, sharding=self._sharding)
+        step = jax.jit(partial(step, module=module, config=config), out_shardings=replicated(mesh))
+        params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), params)
+        self._step = step.lower(params, images).compile()
+
+    def logits(self, params: Any, images: np.ndarray, check: Callable[[], None] = lambda: None) -> np.ndarray:
+        """uint8 (N, H, W, 3) -> float32 (N, C). `check` is called before each batch and may raise."""
+        parts: list = []
+        for i, start in enumerate(range(0, len(images), self._batch)):
+            check()
+            if i >= 2:  # two batches under way, no more: they lie in the accelerator's memory
+                parts[i - 2] = np.asarray(parts[i - 2][0]), parts[i - 2][1]
+            batch = np.asarray(images[start : start + self._batch])
+            filled = np.zeros((self._batch, *batch.shape[1:]), np.uint8)  # the last batch is filled up with black
+            filled[: len(batch)] = batch
+            parts.append((self._step(params, put(filled, self._sharding)), len(batch)))
+        return np.concatenate([np.asarray(part)[:count] for part, count in parts])
+
+    def images_per_second(self, params: Any, images: np.ndarray) -> float:
+        """The speed of `logits`, from one batch after one that doesn't count."""
+        batch = np.asarray(images[: self._batch])
+        self.logits(params, batch)
+        started = time.monotonic()
+        self.logits(params, batch)
+        return len(batch) / (time.monotonic() - started)
+
+
+SELECTED = {"best": "best on validation", "latest": "last"}  # names of checkpoints, as results.json says them
+
+
+def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Mean cross-entropy in nats, top-1 and top-5 as fractions, and how many images that is of."""
+    logits = logits.astype(np.float64)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))  # (N, C)
+    ranks = rank_of_label(logits, labels)
+    return {
+        "loss": float(-log_probs[np.arange(len(labels)), labels].mean()),
+        "top1": float((ranks < 1).mean()),
+        "top5": float((ranks < 5).mean()),
+        "num_examples": len(labels),
+    }
+
+
+def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(C, C) int: how many images of the row's class were taken for the column's."""
+    classes = logits.shape[1]
+    return np.bincount(labels * classes + logits.argmax(axis=1), minlength=classes**2).reshape(classes, classes)
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """The softmax of logits (N, C), float64."""
+    exps = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return exps / exps.sum(axis=1, keepdims=True)
+
+
+def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error (Guo et al. 2017): mean gap of confidence and accuracy over equal-width bins."""
+    probs = probabilities(logits)
+    gap = probs.max(axis=1) - (probs.argmax(axis=1) == labels)  # (N,)
+    which = np.minimum((probs.max(axis=1) * bins).astype(int), bins - 1)
+    return float(np.abs(np.bincount(which, gap, minlength=bins)).sum() / len(labels))
+
+
+def test(
+    run: RunFolder,
+    config: Config,
+    checkpoints: Checkpoints,
+    name: str,
+    examples: Examples,
+    evaluator: Evaluator,
+    module: VisionTransformer,
+    mesh: Mesh,
+    check: Callable[[], None] = lambda: None,
+    trained_here: bool = True,
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Scores one checkpoint ("best", "latest" or a step) on the test split.
+
+    Gives the content of results.json and the confusion matrix (C, C).
+    """
+    step = checkpoints.resolve(name)
+    abstract, place = states.abstract_params(module), trained.PARAMS[config.eval.params]
+    params = checkpoints.restore(step, {place: abstract}, mesh)[place]
+    started = time.monotonic()
+    with doing("Testing"):
+        logits = evaluator.logits(params, examples.images, check)
+    seconds, flips = time.monotonic() - started, {}
+    if config.eval.flips:
+        with doing("Testing mirrored images"):
+            both = (logits + evaluator.logits(params, examples.images[:, :, ::-1], check)) / 2
+        flips = {f"{key}_flips": score(both, examples.labels)[key] for key in ("loss", "top1", "top5")}
+    data = run.read("data.json")
+    matrix = confusion(logits, examples.labels)
+    latest = checkpoints.resolve("latest")
+    meta = checkpoints.check(latest)
+    clock, num_train = meta["clock"], meta["num_train"]
+    results = {
+        "dataset": data["name"],
+        "split": config.data.test,
+        **score(logits, examples.labels),
+        **flips,
+        "calibration_error": calibration_error(logits, examples.labels),
+        "per_class": report.per_class(matrix, data["classes"]),
+        "params": states.count(abstract),
+        "flops_per_image": flop_count.forward(module.cfg),
+        "train_flops_per_image": flop_count.training(module.cfg),
+        "steps": latest,
+        "epochs": latest * config.train.batch_size / num_train,
+        "seed": config.seed,
+        "checkpoint": step,
+        "selected": SELECTED.get(name, "given"),
+        "tested_params": config.eval.params,
+        "train_flops": clock.get("train_flops", 0.0),
+        "train_seconds": clock["train"],
+        "wall_seconds": clock["wall"],
+        "compile_seconds": clock["compile"],
+        "time_to": metrics.time_to(run.path, latest),
+        "startup_seconds": {kind: clock.get(kind, 0.0) for kind in Clock.STARTUP},
+        **report.speed(*_speed(clock, module), module.dtype, trained_here),
+        "evaluation_seconds": seconds,
+        "device": environment.device(),
+        "versions": environment.versions(),
+        "git_commit": environment.git_commit(),
+    }
+    return results, matrix
+
+
+def _speed(clock: dict[str, float], module: VisionTransformer) -> tuple[float | None, float]:
+    """Images/s over all starts of a run, and the mean FLOPs of an image's part of a step."""
+    images, flops = clock["train_images"], clock.get("train_flops", 0.0)
+    rate = images / clock["train"] if clock["train"] else None
+    return rate, flops / images if flops else flop_count.training(module.cfg)
+
+
+def evaluate(workdir: str, name: str | None, check: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Rebuilds a run from its folder alone and tests a checkpoint; by default the one that its config selects.
+
+    `check` is called before each batch and may raise. A folder that can't be written gets no results.json, with a
+    warning. Raises UserError for a run, checkpoint or data that can't be used.
+    """
+    run = RunFolder(workdir)
+    config = trained.single(run)
+    name = name or trained.name_of(config)
+    with Checkpoints(run.path) as checkpoints:
+        step = checkpoints.resolve(name)
+        mesh, module = make_mesh(), create(trained.usable_here(config.model))
+        with doing("Reading the data"):
+            dataset = sources.load(config.data, config.model.image_size, must_find_dir=False)
+            run.check_data(dataset)
+            examples = take(dataset, config.data.test, "config.data.test")
+        say(f"Testing checkpoint {step} of {run.path} on {len(examples.labels):,} images, {environment.device()} ...")
+        abstract = states.abstract_params(module)
+        with doing("Compiling"):
+            evaluator = Evaluator(module, config, mesh, abstract, examples.images.shape[1:])
+        results, matrix = test(
+            run, config, checkpoints, name, examples, evaluator, module, mesh, check, trained_here=False
+        )
+    try:
+        report.write_results(run, results, matrix)
+    except (OSError, RunError) as error:
+        say(f"Warning: the results are not kept: {error}")
+    report.say_results(run.path, results)
+    return results

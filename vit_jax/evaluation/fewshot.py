@@ -1,0 +1,120 @@
+"""Few-shot evaluation: how well a linear classifier in closed form does on a model's features, from a few images.
+
+Ridge regression on labels of -1 and 1, as in Dosovitskiy et al. 2021 (section 4). N images, D features, C classes.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from vit_jax.data import sources
+from vit_jax.data.dataset import take
+from vit_jax.errors import UserError
+from vit_jax.evaluation.evaluate import Evaluator
+from vit_jax.runs import trained
+from vit_jax.steps.step import features_step
+from vit_jax.system.progress import doing, percent, say, say_table
+from vit_jax.system.sharding import make_mesh
+
+_STRENGTHS = 2.0 ** np.arange(-10, 21)  # of the ridge; features have variance 1
+_DRAWS = 3  # of the few images
+
+
+def ridge(features: np.ndarray, labels: np.ndarray, num_classes: int, strengths: Sequence[float]) -> np.ndarray:
+    """Weights (S, D + 1, C) of ridge regressions from features (N, D) to labels (N,), for S strengths.
+
+    The last row is the bias, of a feature that is always 1 and penalised like the others.
+    """
+    x = _with_ones(features.astype(np.float64))  # (N, D + 1)
+    y = np.where(labels[:, None] == np.arange(num_classes), 1.0, -1.0)  # (N, C)
+    # One decomposition serves all strengths.
+    u, s, vt = np.linalg.svd(x, full_matrices=False)
+    uy = u.T @ y  # (R, C)
+    return np.stack([vt.T @ ((s / (s * s + strength))[:, None] * uy) for strength in strengths])
+
+
+def _with_ones(x: np.ndarray) -> np.ndarray:
+    return np.concatenate([x, np.ones((len(x), 1))], axis=1)
+
+
+def accuracy(weights: np.ndarray, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Top-1, fractions (S,), of weights (S, D + 1, C) on features (N, D)."""
+    scores = _with_ones(features.astype(np.float64)) @ weights  # (S, N, C)
+    return (scores.argmax(axis=-1) == labels).mean(axis=-1)
+
+
+def few_of_each(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
+    """Indices (C, shots) of images of each class, drawn by `seed`; raises UserError where a class has fewer."""
+    rng, chosen = np.random.RandomState(seed), []
+    for label in np.unique(labels):
+        where = np.flatnonzero(labels == label)
+        if len(where) < shots:
+            raise UserError(f"--shots={shots}: class {label} has only {len(where)} images to learn from")
+        chosen.append(rng.choice(where, shots, replace=False))
+    return np.stack(chosen)
+
+
+def score(
+    features: np.ndarray,
+    labels: np.ndarray,
+    validation: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    num_classes: int,
+) -> tuple[float, float]:
+    """Test top-1 of what is learned from features (N, D), and the ridge that was the best on validation.
+
+    Validation and test are (features, labels). Features are brought to mean 0 and variance 1 by the N images.
+    """
+    mean, std = features.mean(axis=0), features.std(axis=0) + 1e-5
+    weights = ridge((features - mean) / std, labels, num_classes, _STRENGTHS)
+    best = int(accuracy(weights, (validation[0] - mean) / std, validation[1]).argmax())
+    top1 = accuracy(weights[best : best + 1], (test[0] - mean) / std, test[1])[0]
+    return float(top1), float(_STRENGTHS[best])
+
+
+def fewshot(
+    workdir: str, checkpoint: str | None, shots: Sequence[int], check: Callable[[], None] = lambda: None
+) -> list[dict[str, Any]]:
+    """Scores a run's checkpoint for each number of shots, says a table and writes fewshot.json beside results.json.
+
+    Learns from train images, chooses on validation, tests on test. Raises UserError for a run without one of these.
+    """
+    model = trained.load(workdir, checkpoint)
+    data = model.config.data
+    if not data.validation:
+        raise UserError("few-shot evaluation chooses its ridge on validation images, and the run has none")
+    with doing("Reading the data"):
+        dataset = sources.load(data, model.config.model.image_size, must_find_dir=False)
+        model.run.check_data(dataset)
+        parts = [
+            take(dataset, split, f"config.data.{key}")
+            for key, split in (("train", data.train), ("validation", data.validation), ("test", data.test))
+        ]
+    train, validation, test = parts
+    # Of fewer shots, each draw takes the first ones.
+    few = np.stack([few_of_each(train.labels, max(shots), seed) for seed in range(_DRAWS)])  # (draws, C, shots)
+    say(f"Features of checkpoint {model.step} of {model.run.path} ...")
+    with doing("Computing features"):
+        shape = train.images.shape[1:]
+        compute = Evaluator(model.module, model.config, make_mesh(), model.params, shape, features_step).logits
+        features = compute(model.params, train.images[few.reshape(-1)], check)
+        features = features.reshape(*few.shape, -1)  # (draws, C, shots, D)
+        others = [(compute(model.params, part.images, check), part.labels) for part in (validation, test)]
+    results = []
+    for shot in shots:
+        draws = [
+            score(
+                x[:, :shot].reshape(-1, x.shape[-1]), train.labels[i[:, :shot]].reshape(-1), *others, len(model.classes)
+            )
+            for x, i in zip(features, few, strict=True)
+        ]
+        top1, strengths = zip(*draws, strict=True)
+        results.append({"shots": shot, "top1": float(np.mean(top1)), "draws": list(top1), "ridge": list(strengths)})
+    model.run.write("fewshot.json", {"checkpoint": model.step, "results": results})
+    rows = [
+        (f"{r['shots']} of each class", f"{percent(r['top1'])} ({', '.join(percent(v) for v in r['draws'])})")
+        for r in results
+    ]
+    say_table(f"{dataset.name}, {data.test}: top-1 by a linear classifier on few images", rows)
+    return results

@@ -1,0 +1,194 @@
+"""Predictions for one's own images by a trained run. N images, S side of the run's stored images, C classes."""
+
+import contextlib
+import csv
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vit_jax.data.image_folder import SUFFIXES, read_image, square
+from vit_jax.errors import UserError
+from vit_jax.evaluation.evaluate import Evaluator, probabilities
+from vit_jax.runs import trained
+from vit_jax.system.disk import expanded
+from vit_jax.system.progress import console, doing, percent, say
+from vit_jax.system.sharding import make_mesh
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_BATCH = 64  # images decoded and predicted at a time: memory doesn't grow with their number
+
+# A file's name with its classes, most probable first, and their probabilities.
+Row = tuple[str, list[tuple[str, float]]]
+
+
+class Predictor:
+    """A trained run as a function of images, in three lines:
+
+    predictor = Predictor("runs/first")
+    probabilities = predictor(["cat.png", PIL.Image.open("dog.jpg"), pixels])  # (3, C) float32
+    names = [predictor.classes[i] for i in probabilities.argmax(axis=1)]
+    """
+
+    def __init__(self, workdir: str, checkpoint: str | None = None, batch_size: int = 32):
+        """Loads "best", "latest" or a step, by default what the run's config selects, and compiles.
+
+        Raises UserError for a run or checkpoint that can't be used.
+        """
+        model = trained.load(workdir, checkpoint)
+        config = dataclasses.replace(model.config, eval=dataclasses.replace(model.config.eval, batch_size=batch_size))
+        self.classes, self._params, self._side = model.classes, model.params, model.image_size[0]
+        self._evaluator = Evaluator(model.module, config, make_mesh(), model.params, (*model.image_size, 3))
+
+    def __call__(self, images: Iterable["str | Path | Image.Image | np.ndarray"]) -> np.ndarray:
+        """Paths of PNG and JPEG files, PIL images and uint8 (H, W, 3), of any size -> probabilities (N, C) float32.
+
+        Raises what `read` does.
+        """
+        pixels = [self.read(image) for image in images]
+        if not pixels:
+            return np.zeros((0, len(self.classes)), np.float32)
+        logits = self._evaluator.logits(self._params, np.stack(pixels))  # (N, C)
+        return probabilities(logits).astype(np.float32)
+
+    def read(self, image: "str | Path | Image.Image | np.ndarray") -> np.ndarray:
+        """One image as the run stores it, (S, S, 3) uint8: its central square, resized.
+
+        Raises UserError for what is no image; for a broken file, whatever Pillow raises.
+        """
+        if isinstance(image, (str, Path)):
+            return read_image(Path(image), self._side)
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+                raise UserError(f"an array of an image is uint8 (H, W, 3); found {image.dtype} {image.shape}")
+            from PIL import Image
+
+            image = Image.fromarray(image)
+        return square(image, self._side)
+
+
+def predict(
+    workdir: str,
+    checkpoint: str | None,
+    images: Sequence[str],
+    top_k: int,
+    format: str,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Writes the `top_k` most probable classes of each image to stdout as a "table", "csv" or "json", as they come.
+
+    `images` are files and folders. `check` is called before each batch and may raise. Raises UserError for a run,
+    checkpoint or path that can't be used and, after all others are predicted, for images that can't be read.
+    """
+    files, broken = find_images(images), []
+    with contextlib.nullcontext() if format == "table" else _said_on_stderr():
+        with doing("Loading"):
+            predictor = Predictor(workdir, checkpoint, min(len(files), _BATCH))
+        rows = _rows(predictor, files, top_k, broken, check)
+        with contextlib.suppress(BrokenPipeError):  # who read it, like `head`, has seen enough
+            if format == "table":
+                _say_table(rows, files, predictor.classes, top_k)
+            else:
+                {"csv": _write_csv, "json": _write_json}[format](rows)
+                sys.stdout.flush()
+    if broken:
+        raise UserError(
+            f"{len(broken):,} of {len(files):,} images can't be read; mend them or leave them out:\n"
+            + "\n".join(f"  {_name(file)}: {reason}" for file, reason in broken)
+        )
+
+
+def find_images(paths: Sequence[str]) -> list[Path]:
+    """The files named and, in the order of their names, every PNG and JPEG in the folders, but none that is hidden.
+
+    Raises UserError for a path that doesn't exist and a folder without images.
+    """
+    try:
+        return _found(paths)
+    except OSError as error:  # a folder that can't be read, a name that is too long
+        raise UserError(f"--images: {error.strerror} ({error.filename}); mend that, or name others") from error
+
+
+def _found(paths: Sequence[str]) -> list[Path]:
+    files: list[Path] = []
+    for path in (expanded(path) for path in paths):
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            found = [f for f in found if not any(part.startswith(".") for part in f.relative_to(path).parts)]
+            if not found:
+                raise UserError(f"--images {_name(path)}: no *.png, *.jpg or *.jpeg in this folder")
+            files += found
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise UserError(f"--images {_name(path)}: there is no such file or folder")
+    return files
+
+
+def _rows(
+    predictor: Predictor, files: list[Path], top_k: int, broken: list[tuple[Path, str]], check: Callable[[], None]
+) -> Iterator[Row]:
+    """The predictions, in order; images that can't be read go to `broken`, with the reason."""
+    for start in range(0, len(files), _BATCH):
+        check()
+        names, pixels = [], []
+        for file in files[start : start + _BATCH]:
+            try:
+                pixels.append(predictor.read(file))
+                names.append(_name(file))
+            except Exception as error:  # Pillow raises many types for broken files
+                broken.append((file, " ".join(str(error).split()) or type(error).__name__))
+        for name, probs in zip(names, predictor(pixels), strict=True):
+            best = np.argsort(-probs, kind="stable")[:top_k]
+            yield name, [(predictor.classes[i], float(probs[i])) for i in best]
+
+
+def _say_table(rows: Iterable[Row], files: list[Path], classes: Sequence[str], top_k: int) -> None:
+    """Lines as wide as the longest names need: nothing has to wait for the last image."""
+    path_width = max(len("image"), *(len(_name(file)) for file in files))
+    class_width = max(len("class 1"), *(len(name) for name in classes))
+    heads = (f"{f'class {i + 1}':{class_width + 10}}" for i in range(min(top_k, len(classes))))
+    say("  ".join([f"{'image':{path_width}}", *heads]).rstrip())
+    for name, best in rows:
+        cells = (f"{label:{class_width}}  {percent(probability):>8}" for label, probability in best)
+        say("  ".join([f"{name:{path_width}}", *cells]))
+
+
+def _write_csv(rows: Iterable[Row]) -> None:
+    """A line for each image and class."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(("path", "rank", "class", "probability"))
+    for name, best in rows:
+        writer.writerows((name, rank, label, f"{p:.7g}") for rank, (label, p) in enumerate(best, 1))
+
+
+def _write_json(rows: Iterable[Row]) -> None:
+    """A list with a line for each image."""
+    separator = "[\n"
+    for name, best in rows:
+        predictions = [{"class": label, "probability": float(f"{p:.7g}")} for label, p in best]
+        sys.stdout.write(separator + json.dumps({"path": name, "predictions": predictions}))
+        separator = ",\n"
+    sys.stdout.write("\n]\n" if separator != "[\n" else "[]\n")
+
+
+def _name(path: Path) -> str:
+    """A path as text that any terminal takes: bytes of its name that are no UTF-8 as \\xNN."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def _said_on_stderr() -> Iterator[None]:
+    """Within, stdout holds data alone: what is said goes to stderr."""
+    console.stderr = True
+    try:
+        yield
+    finally:
+        console.stderr = False

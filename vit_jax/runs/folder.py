@@ -1,0 +1,151 @@
+"""The folder of a run: what lies in it describes the run entirely."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vit_jax.config import Config, ModelConfig, difference, from_mapping, to_dict
+from vit_jax.data.dataset import DataSet
+from vit_jax.system.disk import expanded, write_whole
+from vit_jax.errors import RunError, UserError
+from vit_jax.models.presets import resolve
+
+# Where things lie may differ from start to start; it doesn't change a result.
+_PLACES = (("data", "dir"), ("data", "cache_dir"))
+
+
+class RunFolder:
+    """A workdir: config.json, data.json, metrics.jsonl, checkpoints/, results.json and pictures.
+
+    Of a job's processes only one `writes`; with the others, what would write does nothing.
+    """
+
+    def __init__(self, workdir: str | Path, writes: bool = True):
+        self.path, self.writes = expanded(workdir).absolute(), writes
+
+    def exists(self) -> bool:
+        return (self.path / "config.json").is_file()
+
+    def create(self) -> None:
+        """Makes the folder; raises UserError where that can't be done."""
+        if not self.writes:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"--workdir={self.path} can't be written ({error.strerror}); choose another") from error
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other processes from training here meanwhile; raises UserError if one does already."""
+        if not self.writes:
+            yield
+            return
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"{self.path} is being trained by another process; wait or stop that one") from error
+            except OSError:
+                pass  # a file system without locks
+            yield
+
+    def config(self) -> Config:
+        """The run's resolved config; raises UserError where there is no run."""
+        if not self.exists():
+            raise UserError(
+                f"{self.path} holds no run (no config.json); name the --workdir of one, or train there first"
+            )
+        return from_mapping(Config, self.read("config.json"))
+
+    def same_config(self, config: Config) -> Config:
+        """The run's config, with the places where `config` says that things lie now.
+
+        Raises UserError with every difference between the two.
+        """
+        before = self.config()
+        saved = to_dict(before)
+        given = dataclasses.replace(config, model=with_sizes(config.model))
+        now = to_dict(given)
+        # What a config leaves open, the run has filled in.
+        open_keys = (("augment", "mean", []), ("augment", "std", []), ("model", "num_classes", None))
+        machine_keys = (("model", "dtype", "auto"), ("model", "attention", "auto"), ("train", "accumulate", None))
+        for group, key, unset in (*open_keys, *machine_keys):
+            if now[group][key] == unset:
+                now[group][key] = saved[group][key]
+        for group, key in _PLACES:
+            now[group][key] = saved[group][key] = None
+        lines = difference(saved, now)
+        if lines:
+            raise UserError(
+                "\n".join(
+                    [
+                        f"{self.path} holds a run with another config; give the same one or choose another --workdir:",
+                        *(f"  {line}" for line in lines),
+                    ]
+                )
+            )
+        return dataclasses.replace(
+            before, data=dataclasses.replace(before.data, dir=config.data.dir, cache_dir=config.data.cache_dir)
+        )
+
+    def check_data(self, dataset: DataSet) -> None:
+        """Raises UserError if the run knows its data and these are others."""
+        if not self.exists() or not (self.path / "data.json").exists():
+            return
+        known, now = self.read("data.json"), _description(dataset)
+        # Runs from before a key was born don't have it.
+        lines = difference(known, {key: value for key, value in now.items() if key in known}, "data")
+        if lines:
+            title = f"{self.path} was trained on other data; bring those back or choose another --workdir:"
+            raise UserError("\n".join([title, *(f"  {line}" for line in lines)]))
+
+    def describe(self, config: Config, dataset: DataSet) -> None:
+        """Writes what rebuilding the run needs: the resolved config and the data set's classes and sizes."""
+        self.write("data.json", _description(dataset))
+        self.write("config.json", to_dict(config))
+
+    def read(self, name: str) -> dict[str, Any]:
+        """The content of a JSON file; raises UserError for one that is missing or damaged."""
+        try:
+            content = json.loads((self.path / name).read_text())
+            if not isinstance(content, dict):
+                raise ValueError("not a JSON object")
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self.path / name} can't be read ({error}); bring it back from a copy, or choose another --workdir"
+            ) from error
+        return content
+
+    def write(self, name: str, content: Any) -> None:
+        """Writes a JSON file whole or not at all; raises RunError where that can't be done."""
+        if not self.writes:
+            return
+        try:
+            write_whole(self.path / name, json.dumps(content, indent=2) + "\n")
+        except OSError as error:
+            raise RunError(f"{self.path / name} can't be written ({error.strerror}); make room or mend that") from error
+
+
+def _description(dataset: DataSet) -> dict[str, Any]:
+    sizes = {split: len(examples.labels) for split, examples in dataset.splits.items()}
+    stored = next(iter(dataset.splits.values())).images.shape[1:3]
+    return {
+        "name": dataset.name,
+        "classes": list(dataset.classes),
+        "examples": sizes,
+        "image_size": list(map(int, stored)),  # as stored, height and width; the model's own is in config.json
+        "sha256": dataset.sha256,
+    }
+
+
+def with_sizes(model: ModelConfig) -> ModelConfig:
+    """The model with its variant's sizes filled in, its class count left as it is."""
+    return dataclasses.replace(resolve(model, num_classes=model.num_classes or 1), num_classes=model.num_classes)

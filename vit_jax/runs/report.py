@@ -1,0 +1,138 @@
+"""The end of a run: the table on the screen, the confusion matrix and the pictures."""
+
+import csv
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import vit_jax
+from vit_jax.runs import metrics, pictures
+from vit_jax.steps.clock import Clock
+from vit_jax.system import environment
+from vit_jax.config import Config
+from vit_jax.data.dataset import Parts
+from vit_jax.models import VisionTransformer, flops
+from vit_jax.steps.plan import Plan
+from vit_jax.system.progress import duration, percent, say, say_table
+from vit_jax.runs.folder import RunFolder
+
+_MAX_PICTURE_CLASSES = 50  # beyond, cells are too small to read
+
+
+def say_run(path: Path, config: Config, module: VisionTransformer, shapes: Any, parts: Parts, plan: Plan) -> None:
+    """What is about to be trained, on what, where; and the table of its parameters."""
+    h, w = parts.train.images.shape[1:3]
+    counts = [
+        f"{len(part.labels):,} {name}"
+        for name, part in (("train", parts.train), ("validation", parts.validation), ("test", parts.test))
+        if part is not None
+    ]
+    cfg = module.cfg
+    say(f"vit_jax {vit_jax.__version__} on {environment.device()}, JAX {jax.__version__}, in {path}")
+    say(f"Data: {config.data.name}, {', '.join(counts)} images of {h} x {w}, {cfg.num_classes} classes")
+    rows: list[list] = []  # name, parameters, how many such
+    for name, tree in shapes.items():
+        size = sum(x.size for x in jax.tree.leaves(tree))
+        if rows and name.startswith("block_") and rows[-1][0].startswith("block_") and rows[-1][1] == size:
+            rows[-1][2] += 1  # equal blocks share a line
+        else:
+            rows.append([name, size, 1])
+    table = [(name if n == 1 else f"{n} blocks like {name}", f"{size * n:,}") for name, size, n in rows]
+    table.append(("all", f"{sum(size * n for _, size, n in rows):,}"))
+    say_table("Parameters", table)
+    micro = f" in {config.train.accumulate} micro-batches" if config.train.accumulate > 1 else ""
+    if plan.seconds is None:
+        length = f" ({plan.total * config.train.batch_size / len(parts.train.labels):.1f} epochs)"
+    else:
+        length = " by the clock"
+    say(
+        f"Training: {plan.say()} in batches of {config.train.batch_size} images{micro}{length}, "
+        f"{flops.forward(cfg) / 1e6:,.0f} MFLOPs an image forward, {cfg.image_size} x {cfg.image_size} pixels, "
+        f"{jnp.dtype(module.dtype).name}, {cfg.attention} attention"
+    )
+
+
+def say_startup(clock: Clock) -> None:
+    """Where the time up to the end of the first step, or of the first call of several, went."""
+    parts = ", ".join(f"{kind.replace('_', ' ')} {seconds:.1f}" for kind, seconds in clock.startup().items())
+    say(f"First step done {clock.since_start():.1f} s after the start: {parts}")
+
+
+def speed(images_per_second: float | None, flops_per_image: float, dtype: Any, here: bool = True) -> dict[str, float]:
+    """images/s, the model's TFLOP/s over all devices and, on known accelerators, their share of the peak.
+
+    `flops_per_image` of a training step, computed in `dtype`. `here`: whether these devices are those that reached it.
+    """
+    if not images_per_second:
+        return {"images_per_second": images_per_second}
+    rate = images_per_second * flops_per_image
+    mfu = flops.utilization(rate, jax.devices()[0].device_kind, jax.device_count(), jnp.dtype(dtype).name)
+    return {"images_per_second": images_per_second, "tflops_per_second": rate / 1e12} | (
+        {"mfu": mfu} if mfu and here else {}
+    )
+
+
+def per_class(matrix: np.ndarray, classes: list[str]) -> dict[str, float | None]:
+    """Accuracy of each class from the confusion matrix (C, C); None for a class without images."""
+    totals = matrix.sum(axis=1)
+    return {name: float(matrix[i, i] / totals[i]) if totals[i] else None for i, name in enumerate(classes)}
+
+
+def write_results(run: RunFolder, results: dict[str, Any], matrix: np.ndarray) -> None:
+    """Writes the confusion matrix (C, C), and results.json last of all: where that is, the run is complete."""
+    write_confusion(run.path, matrix, run.read("data.json")["classes"])
+    run.write("results.json", results)
+
+
+def write_confusion(workdir: Path, matrix: np.ndarray, classes: list[str]) -> None:
+    """Writes confusion.csv (rows true, columns predicted) and, for a readable number of classes, confusion.png."""
+    with (workdir / "confusion.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["true \\ predicted", *classes])
+        writer.writerows([name, *row] for name, row in zip(classes, matrix.tolist(), strict=True))
+    if len(classes) <= _MAX_PICTURE_CLASSES and _can_draw():
+        pictures.confusion(matrix, classes, workdir / "confusion.png")
+
+
+def write_pictures(workdir: Path, image: np.ndarray, image_size: int, grid: int) -> None:
+    """Draws curves.png from the metrics and patches.png from one stored image; says the latter's four lines.
+
+    `grid` is the number of tokens a side. Behind a convolution stem a patch is the square of the image that a token
+    stands for; there is no such square where the grid does not divide the image.
+    """
+    if not _can_draw():
+        say("No pictures: matplotlib is not installed.")
+        return
+    pictures.curves(metrics.read(workdir), workdir / "curves.png")
+    if image_size % grid == 0:
+        for line in pictures.patches(image, image_size, image_size // grid, workdir / "patches.png"):
+            say(line)
+
+
+def _can_draw() -> bool:
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def say_results(workdir: Path, results: dict[str, Any]) -> None:
+    """The short table at the end of training and of evaluation."""
+    rate = results["images_per_second"]
+    rows = [
+        ("top-1", percent(results["top1"])),
+        ("top-5", percent(results["top5"])),
+        *([("top-1, with flips", percent(results["top1_flips"]))] if "top1_flips" in results else []),
+        ("loss", f"{results['loss']:.4f}"),
+        ("images", f"{results['num_examples']:,}"),
+        ("checkpoint", f"step {results['checkpoint']} of {results['steps']}, {results['selected']}"),
+        ("parameters", f"{results['params']:,}"),
+        ("training", f"{results['epochs']:.1f} epochs, {duration(results['wall_seconds'])}"),
+        ("speed", f"{rate:,.0f} images/s" if rate else "not measured"),
+        *([("MFU", percent(results["mfu"]))] if results.get("mfu") else []),
+    ]
+    say_table(f"{results['dataset']}, {results['split']}", rows)
+    names = ["results.json", "metrics.jsonl", "curves.png", "patches.png", "confusion.png", "confusion.csv"]
+    there = [name for name in names if (workdir / name).exists()]
+    say(f"In {workdir}: {', '.join(there)}")

@@ -1,0 +1,76 @@
+"""A trained model as its run's folder describes it: what prediction, export and evaluation begin with."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from vit_jax.steps import state as states
+from vit_jax.config import Config, ModelConfig
+from vit_jax.errors import UserError
+from vit_jax.models import VisionTransformer, create
+from vit_jax.runs.checkpoints import Checkpoints
+from vit_jax.runs.folder import RunFolder
+from vit_jax.system.sharding import make_mesh
+
+# What config.eval.params names, as it is called in a state.
+PARAMS = {"raw": "params", "ema": "ema"}
+
+# Sides of the images of data sets that runs of version 0.1.0 don't tell.
+_STORED_SIZES = {"cifar10": 32, "cifar100": 32, "cifar10_batches": 32, "digits": 32}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A module with the parameters of one checkpoint, and how images come to it."""
+
+    run: RunFolder
+    config: Config
+    module: VisionTransformer
+    params: Any
+    classes: tuple[str, ...]
+    image_size: tuple[int, int]  # height and width of the uint8 images that `step.eval_step` takes
+    step: int
+
+
+def load(workdir: str, name: str | None = None) -> Trained:
+    """The checkpoint "best", "latest" or a step of the run in `workdir`; by default the one that its config selects.
+
+    Raises UserError for a run or checkpoint that can't be used.
+    """
+    run = RunFolder(workdir)
+    config = single(run)
+    with Checkpoints(run.path) as checkpoints:
+        step = checkpoints.resolve(name or name_of(config))
+        module = create(usable_here(config.model))
+        place = PARAMS[config.eval.params]
+        params = checkpoints.restore(step, {place: states.abstract_params(module)}, make_mesh())[place]
+    data = run.read("data.json")
+    if not isinstance(data.get("classes"), list) or len(data["classes"]) != module.cfg.num_classes:
+        raise UserError(
+            f"{run.path}/data.json doesn't name the model's {module.cfg.num_classes} classes; bring it back"
+        )
+    side = _STORED_SIZES.get(config.data.name, config.data.image_size or config.model.image_size)
+    size = tuple(data.get("image_size", (side, side)))
+    return Trained(run, config, module, params, tuple(data["classes"]), size, step)
+
+
+def single(run: RunFolder) -> Config:
+    """The config of a run of one seed; raises UserError for a folder of several."""
+    config = run.config()
+    if config.seeds > 1:
+        raise UserError(f"{run.path} holds runs of several seeds; name one of them: --workdir={run.path}/seed_N")
+    return config
+
+
+def name_of(config: Config) -> str:
+    """The checkpoint that the config selects for the test: "best" or "latest"."""
+    return {"best": "best", "last": "latest"}[config.eval.select]
+
+
+def usable_here(model: ModelConfig) -> ModelConfig:
+    """The same model where a run's own way of computing attention can't be had: another is equal up to rounding."""
+    if model.attention == "cudnn" and jax.default_backend() != "gpu":
+        return dataclasses.replace(model, attention="auto")
+    return model

@@ -1,0 +1,37 @@
+"""Cross-entropy and ranks. B batch, C classes."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax.data.targets import Targets
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """Per-example softmax cross-entropy: logits (B, C) float32, labels (B,) int -> (B,), in nats.
+
+    `smoothing` is the share of the target spread evenly over all classes (Szegedy et al. 2016, section 7).
+    """
+    log_probs = jax.nn.log_softmax(logits)  # (B, C)
+    true = jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0]  # (B,)
+    return -(1 - smoothing) * true - smoothing * log_probs.mean(axis=1)
+
+
+def mixed_cross_entropy(logits: jax.Array, targets: Targets, smoothing: float = 0.0) -> jax.Array:
+    """Per-example loss (B,) of logits (B, C) for images mixed of two: that of the mixed and smoothed targets."""
+    own = cross_entropy(logits, targets.label, smoothing)
+    return targets.weight * own + (1 - targets.weight) * cross_entropy(logits, targets.partner, smoothing)
+
+
+def rank_of_label(logits: Any, labels: Any) -> Any:
+    """How many classes are preferred to the true one, (B,) int: top-k counts ranks below k. NumPy or JAX arrays.
+
+    Of equal logits the first class is preferred, as argmax does, so that a constant model scores as chance;
+    NaN is preferred to anything, so that a broken model scores 0.
+    """
+    true = logits[np.arange(logits.shape[0]), labels][:, None]  # (B, 1)
+    earlier = np.arange(logits.shape[1])[None, :] < labels[:, None]  # (B, C)
+    preferred = (logits > true) | ((logits == true) & earlier) | (logits != logits) | (true != true)
+    return preferred.sum(axis=1) + 5 * (true != true)[:, 0]  # out of the top 5, however few the classes

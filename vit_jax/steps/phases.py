@@ -1,0 +1,85 @@
+"""The parts of a run, each with its compiled step: one, or one for each size of the images (train.sizes)."""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from vit_jax.config import Config
+from vit_jax.data.pipeline import DevicePipeline, TfDataPipeline
+from vit_jax.models import VisionTransformer, flops
+from vit_jax.steps.plan import Plan
+from vit_jax.steps.schedules import Schedule
+from vit_jax.steps.state import TrainState
+from vit_jax.steps.step import train_step, train_steps
+from vit_jax.system.sharding import batch_sharding, put, put_local, replicated
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run: its images' size, and its compiled steps."""
+
+    start: float  # place
+    flops_per_image: int  # of a training step
+    step_fn: Any  # compiled train_step: (state, data, pace) -> (state, metrics)
+    steps_fn: Any  # compiled train_steps, train.steps_per_call at once; None for 1
+
+
+def compile_phases(
+    config: Config,
+    module: VisionTransformer,
+    tx: optax.GradientTransformationExtraArgs,
+    schedule: Schedule,
+    plan: Plan,
+    mesh: Mesh,
+    pipeline: DevicePipeline | TfDataPipeline,
+    state: TrainState,
+) -> tuple[Phase, ...]:
+    """The run's phases in order, their steps compiled as `compiled_step` does."""
+    several, phases = config.train.steps_per_call, []
+    for start, size in config.train.sizes or ((0.0, config.model.image_size),):
+        sized = module.clone(input_size=size)
+        work = flops.training(dataclasses.replace(module.cfg, image_size=size))
+        compiled = [
+            compiled_step(config, sized, tx, schedule, plan, mesh, pipeline, state, count)
+            for count in ((1,) if several == 1 else (1, several))
+        ]
+        phases.append(Phase(start * plan.total, work, compiled[0], compiled[1] if several > 1 else None))
+    return tuple(phases)
+
+
+def compiled_step(
+    config: Config,
+    module: VisionTransformer,
+    tx: optax.GradientTransformationExtraArgs,
+    schedule: Schedule,
+    plan: Plan,
+    mesh: Mesh,
+    pipeline: DevicePipeline | TfDataPipeline,
+    state: TrainState,
+    count: int = 1,
+) -> Any:
+    """`train_step`, or `train_steps` for a count above 1, compiled: (state, data, pace) -> (state, metrics).
+
+    `data` is the pipeline itself where it is resident, else one batch. `pace` (2,) float32 is for runs by the clock,
+    None for others. The state is given up (donated).
+    """
+    resident = isinstance(pipeline, DevicePipeline)
+    sample = pipeline if resident else put_local(pipeline.batch_at(config.seed, 0), batch_sharding(mesh))
+    pace = None if plan.seconds is None else put(np.zeros(2, np.float32), replicated(mesh))
+    step = partial(
+        train_step if count == 1 else partial(train_steps, count=count),
+        fetch=(lambda data, seed, step: data.batch_at(seed, step)) if resident else (lambda data, seed, step: data),
+        module=module,
+        tx=tx,
+        schedule=schedule,
+        config=config,
+        mesh=mesh,
+        total=plan.total,
+    )
+    return jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).lower(state, sample, pace).compile()

@@ -1,0 +1,83 @@
+"""Everything that a training step reads and writes, as one pytree."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from vit_jax.models import VisionTransformer
+from vit_jax.models.stems import image_shape
+from vit_jax.steps.optim import path_of
+from vit_jax.system.sharding import replicated
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Optimizer moments and params are float32; `totals` sums the train metrics since the last evaluation."""
+
+    step: jax.Array  # () int32, steps done
+    seed: jax.Array  # () uint32, of all randomness
+    params: Any
+    opt_state: Any
+    totals: dict[str, jax.Array]  # () float32 each
+    ema: Any = None  # like params: their moving average, where the config asks for one
+
+
+def keys(seed: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The keys of initialisation and of the steps, of which step s uses fold_in(key, s)."""
+    init_key, step_key = jax.random.split(jax.random.key(seed))
+    return init_key, step_key
+
+
+def empty_totals() -> dict[str, jax.Array]:
+    return {name: jnp.zeros((), jnp.float32) for name in ("loss", "top1", "top5", "count")}
+
+
+def abstract_params(module: VisionTransformer) -> Any:
+    """Shapes and dtypes of the module's parameters, computed without allocating them."""
+    return jax.eval_shape(lambda: init_params(module, jnp.uint32(0)))
+
+
+def create(
+    module: VisionTransformer,
+    tx: optax.GradientTransformation,
+    seed: int,
+    mesh: Mesh,
+    ema: bool = False,
+    fixed: dict[str, Any] | None = None,
+) -> TrainState:
+    """The state before the first step, on every device of the mesh.
+
+    `ema`: with a moving average of the parameters. `fixed` has those that are computed from the data, by path; raises
+    ValueError for one that the module doesn't have.
+    """
+    paths = {path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract_params(module))}
+    if unknown := (fixed or {}).keys() - paths:
+        raise ValueError(f"the module has no parameters {sorted(unknown)}")
+
+    def init(seed: jax.Array) -> TrainState:
+        params = init_params(module, seed)
+        params = jax.tree_util.tree_map_with_path(lambda path, x: (fixed or {}).get(path_of(path), x), params)
+        average = jax.tree.map(jnp.copy, params) if ema else None
+        return TrainState(jnp.zeros((), jnp.int32), seed, params, tx.init(params), empty_totals(), average)
+
+    return jax.jit(init, out_shardings=replicated(mesh))(jnp.uint32(seed))
+
+
+def with_params(state: TrainState, params: Any, mesh: Mesh) -> TrainState:
+    """The state before the first step with other parameters (float32, on the host), the average starting there, too."""
+
+    # Each its own buffers: a step gives them up one by one.
+    copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=replicated(mesh))
+    return state.replace(params=copied(params), ema=None if state.ema is None else copied(params))
+
+
+def init_params(module: VisionTransformer, seed: jax.Array) -> Any:
+    return module.init(keys(seed)[0], jnp.zeros((1, *image_shape(module.cfg), 3)))["params"]
+
+
+def count(params: Any) -> int:
+    """How many numbers a tree of arrays or shapes holds."""
+    return sum(x.size for x in jax.tree.leaves(params))

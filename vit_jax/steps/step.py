@@ -1,0 +1,150 @@
+"""The compiled steps: pure functions of state and data. B batch, A micro-batches, S image size."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from vit_jax.config import Config
+from vit_jax.data.augment import augment, preprocess
+from vit_jax.data.pipeline import Batch
+from vit_jax.data.targets import Targets
+from vit_jax.models import VisionTransformer
+from vit_jax.steps import state as states
+from vit_jax.steps.losses import mixed_cross_entropy, rank_of_label
+from vit_jax.steps.optim import rates
+from vit_jax.steps.schedules import Schedule, ramp
+from vit_jax.steps.state import TrainState
+from vit_jax.system.sharding import batch_sharding
+
+# From what the loop hands in (a resident pipeline or a batch), the seed and the step, to the batch.
+Fetch = Callable[[Any, jax.Array, jax.Array], Batch]
+
+
+def train_step(
+    state: TrainState,
+    data: Any,
+    pace: jax.Array | None = None,
+    ahead: jax.Array | int = 0,
+    *,
+    fetch: Fetch,
+    module: VisionTransformer,
+    tx: optax.GradientTransformationExtraArgs,
+    schedule: Schedule,
+    config: Config,
+    mesh: Mesh,
+    total: int,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update: batch, augmentation, gradients averaged over the whole batch, optimizer.
+
+    All randomness is fold_in(key of the seed, state.step). The step's place among the run's `total` (schedules.py) is
+    state.step or, where the run follows the clock, pace[0] + ahead * pace[1]. The metrics, () float32 each, are those
+    of this batch, before the update: loss (that of the targets, mixed and smoothed if the config says so), top1, top5
+    (of an image mixed of two by the first one's label), grad_norm, learning_rate.
+    """
+    place = state.step if pace is None else pace[0] + ahead * pace[1]
+    key = jax.random.fold_in(states.keys(state.seed)[1], state.step)
+    augment_key, dropout_key = jax.random.split(key)
+    batch = jax.lax.with_sharding_constraint(fetch(data, state.seed, state.step), batch_sharding(mesh))
+    images, targets = augment(
+        augment_key,
+        batch["image"],
+        batch["label"],
+        batch["parity"],
+        config.augment,
+        module.input_size or module.cfg.image_size,
+        ramp(config.augment.ramp, place, total),
+        1.0 - place / total,
+    )  # (B, S, S, 3)
+    frozen = jax.tree.map(lambda share: share == 0, rates(config.optim, state.params))
+    drop_path_share = ramp(module.cfg.drop_path_ramp, place, total)
+
+    def loss_fn(params: Any, images: jax.Array, targets: Targets, key: jax.Array) -> tuple[jax.Array, dict]:
+        # What isn't trained costs no backward pass, and is no part of the gradient's norm.
+        params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen)
+        logits, _ = module.apply(
+            {"params": params}, images, train=True, drop_path_share=drop_path_share, rngs={"dropout": key}
+        )
+        losses = mixed_cross_entropy(logits, targets, config.train.label_smoothing)
+        ranks = rank_of_label(logits, targets.label)
+        sums = {"loss": losses.sum(), "top1": (ranks < 1).sum(), "top5": (ranks < 5).sum()}
+        return losses.mean(), jax.tree.map(lambda x: x.astype(jnp.float32), sums)
+
+    grads, sums = _gradients(loss_fn, state.params, images, targets, dropout_key, config.train.accumulate or 1)
+    rate = jnp.asarray(schedule(place), jnp.float32)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params, learning_rate=rate)
+    params = optax.apply_updates(state.params, updates)
+    count = jnp.float32(config.train.batch_size)
+    metrics = {name: value / count for name, value in sums.items()}
+    metrics["grad_norm"] = optax.tree.norm(grads)
+    metrics["learning_rate"] = rate
+    updated = state.replace(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        totals=jax.tree.map(jnp.add, state.totals, {**sums, "count": count}),
+        ema=None if state.ema is None else averaged(state.ema, params, state.step, config.train.ema),
+    )
+    if config.optim.skip_nonfinite:
+        good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+        # Steps are counted on, so that schedule and data go on as if nothing had happened.
+        updated = jax.tree.map(
+            lambda new, old: jnp.where(good, new, old) if jnp.issubdtype(new.dtype, jnp.floating) else new,
+            updated, state,
+        )  # fmt: skip
+    return updated, metrics
+
+
+def train_steps(
+    state: TrainState, data: Any, pace: jax.Array | None = None, *, count: int, **bound: Any
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """`count` steps of `train_step`, bound as it is, in one call. Each metric is (count,) float32, step by step."""
+    return jax.lax.scan(lambda state, i: train_step(state, data, pace, i, **bound), state, jnp.arange(count))
+
+
+def averaged(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:
+    """The exponential moving average after one more step, its decay at first (1 + step) / (10 + step) if less.
+
+    That start-up is TensorFlow's (tf.train.ExponentialMovingAverage): the average doesn't linger at the initial values.
+    """
+    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), ema, params)
+
+
+def _gradients(
+    loss_fn: Callable, params: Any, images: jax.Array, targets: Targets, key: jax.Array, accumulate: int
+) -> tuple[Any, dict[str, jax.Array]]:
+    """Gradients of the mean loss and sums of the metrics, over `accumulate` micro-batches in turn."""
+    grad_fn = jax.grad(loss_fn, has_aux=True)
+    if accumulate == 1:
+        return grad_fn(params, images, targets, key)
+
+    def split(x: jax.Array) -> jax.Array:  # every accumulate-th example: each micro-batch spans all devices
+        return x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)  # (A, B/A, ...)
+
+    def add(total: Any, micro: Any) -> tuple[Any, None]:
+        images, targets, i = micro
+        return jax.tree.map(jnp.add, total, grad_fn(params, images, targets, jax.random.fold_in(key, i))), None
+
+    micros = (split(images), jax.tree.map(split, targets), jnp.arange(accumulate))
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype),
+        jax.eval_shape(grad_fn, params, *jax.tree.map(lambda x: x[0], micros[:2]), key),
+    )
+    (grads, sums), _ = jax.lax.scan(add, zeros, micros)
+    return jax.tree.map(lambda g: g / accumulate, grads), sums
+
+
+def features_step(params: Any, images: jax.Array, *, module: VisionTransformer, config: Config) -> jax.Array:
+    """uint8 (B, H, W, 3) -> what the classifier is given, (B, D) float32."""
+    x = preprocess(images, config.augment, module.cfg.image_size)  # (B, S, S, 3)
+    return module.apply({"params": params}, x, train=False)[1]["pre_logits"].astype(jnp.float32)
+
+
+def eval_step(params: Any, images: jax.Array, *, module: VisionTransformer, config: Config) -> jax.Array:
+    """uint8 (B, H, W, 3) -> logits (B, C) float32."""
+    x = preprocess(images, config.augment, module.cfg.image_size)  # (B, S, S, 3)
+    return module.apply({"params": params}, x, train=False)[0]

@@ -1,0 +1,1 @@
+"""What a run needs of the machine: its jobs, devices, compiler, terminal, signals and disk."""

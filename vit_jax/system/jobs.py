@@ -1,0 +1,180 @@
+"""A job of several processes: joining it, agreeing when to stop, noticing a peer that is stuck."""
+
+import faulthandler
+import os
+import re
+import statistics
+import sys
+import threading
+import time
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from vit_jax.errors import RunError
+from vit_jax.system.sharding import batch_sharding, replicated
+
+
+@dataclass(frozen=True)
+class Peers:
+    """How to find the other processes of a job."""
+
+    coordinator_address: str  # host:port of process 0, or "auto": what the cluster (Slurm, TPU, MPI) says
+    num_processes: int | None
+    process_id: int | None
+    timeout: int  # seconds to wait for a peer at the start; twice that within a step
+
+
+def join(peers: Peers) -> None:
+    """Makes this process one of the job's. To be called before anything else uses JAX.
+
+    Raises RunError where that fails. Where the others don't come in time it ends the process: JAX is waiting in C++.
+    """
+    # Its C++ handler would take SIGTERM away from ours.
+    jax.config.update("jax_enable_preemption_service", False)
+    address = None if peers.coordinator_address == "auto" else peers.coordinator_address
+    where, number = peers.coordinator_address, peers.num_processes or "them"
+    remedy = (
+        f"start all {number} with --coordinator_address={where} and each with its own --process_id, and see that the "
+        "port is free and reachable"
+    )
+
+    def give_up() -> None:
+        print(f"error: no word from the job's other processes for {peers.timeout} s; {remedy}", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)
+
+    print(f"Waiting for the job's processes at {peers.coordinator_address} ...", flush=True)
+    timer = threading.Timer(peers.timeout, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        jax.distributed.initialize(
+            address,
+            peers.num_processes,
+            peers.process_id,
+            initialization_timeout=peers.timeout + 60,  # JAX would abort with a C++ stack
+            heartbeat_timeout_seconds=min(peers.timeout, 100),
+            shutdown_timeout_seconds=min(peers.timeout, 60),
+        )
+    except (RuntimeError, ValueError) as error:
+        text = (str(error).splitlines() or [""])[0][:200]
+        raise RunError(f"the job's processes did not come together ({text}); {remedy}") from error
+    finally:
+        timer.cancel()
+
+
+def explained(error: jax.errors.JaxRuntimeError | ValueError) -> str | None:
+    """What a person can do about an error of JAX's runtime, where that is known."""
+    text = (str(error).splitlines() or [""])[0][:300]
+    if "RESOURCE_EXHAUSTED" in text:
+        return (
+            f"the device's memory is full ({text}); lower config.train.batch_size, raise config.train.accumulate, or "
+            "set --config.model.remat=true"
+        )
+    # JAX raises some of its runtime's errors as ValueError; they begin with their status all the same.
+    if jax.process_count() > 1 and re.match("[A-Z_]+: ", text):
+        return (
+            f"process {jax.process_index()} of {jax.process_count()} lost the others, or failed with them ({text}); "
+            "what was saved is intact: start all of them again"
+        )
+    return None
+
+
+def is_first() -> bool:
+    """Whether this is process 0, the one that writes."""
+    return jax.process_index() == 0
+
+
+def meet(place: str) -> None:
+    """Returns when all processes have come here; at once if there is one."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(place)
+
+
+def require_same(numbers: dict[str, int]) -> None:
+    """Raises RunError unless these numbers are the same in all processes: they would train apart, or wait for ever."""
+    if jax.process_count() == 1:
+        return
+    found = multihost_utils.process_allgather(np.array(list(numbers.values()), np.int32))  # (processes, numbers)
+    for i, name in enumerate(numbers):
+        if len(set(found[:, i].tolist())) > 1:
+            raise RunError(
+                f"the job's processes differ in {name}: {found[:, i].tolist()}; give all of them the same config, "
+                "and a --workdir on a disk that all of them see"
+            )
+
+
+class StopVote:
+    """Which signal any of the processes has got, known to all of them at the same step.
+
+    The answer is that of the call before, so that no one waits for a collective that has just begun.
+    """
+
+    def __init__(self, mesh: Mesh):
+        self._sharding = batch_sharding(mesh)
+        self._largest = jax.jit(jnp.max, out_shardings=replicated(mesh))
+        self._pending: jax.Array | None = None
+
+    def __call__(self, signum: int) -> int:
+        """Gives this process' signal, 0 for none, to the others; the largest of all, one call later."""
+        if jax.process_count() == 1:
+            return signum
+        answer = 0 if self._pending is None else int(self._pending)
+        votes = np.full(jax.local_device_count(), signum, np.int32)
+        self._pending = self._largest(jax.make_array_from_process_local_data(self._sharding, votes))
+        return answer
+
+
+class Watchdog:
+    """Ends this process, with where each thread stands, when the job has come no further for too long.
+
+    Too long is `patience` seconds, or 20 times the usual time between two beats if that is more; before the first beat,
+    while data are read and steps compiled, 6 times the patience. None is for ever: a process that is alone and that
+    someone has paused is left in peace.
+    """
+
+    _TIMES, _STARTUP = 20, 6
+
+    def __init__(self, patience: float | None):
+        self._patience, self._last = patience, time.monotonic()
+        self._begun, self._intervals = False, []
+        self._done = threading.Event()
+
+    def __enter__(self) -> "Watchdog":
+        if self._patience is not None:
+            threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+
+    def beat(self) -> None:
+        """Says that the job has come further."""
+        now = time.monotonic()
+        if self._begun:
+            self._intervals = [*self._intervals[-99:], now - self._last]
+        self._begun, self._last = True, now
+
+    def limit(self) -> float:
+        """Seconds without a beat after which the process ends."""
+        if not self._begun:
+            return self._STARTUP * self._patience
+        usual = statistics.median(self._intervals) if self._intervals else 0.0
+        return max(self._patience, self._TIMES * usual)
+
+    def _watch(self) -> None:
+        while not self._done.wait(min(self._patience / 10, 5.0)):
+            quiet = time.monotonic() - self._last
+            if quiet > self.limit():
+                print(
+                    f"error: process {jax.process_index()} has come no further for {quiet:.0f} s: another process of "
+                    "the job may be stuck. What was saved is intact; start all of them again. Its threads stand at:",
+                    file=sys.stderr, flush=True,
+                )  # fmt: skip
+                faulthandler.dump_traceback(sys.stderr, all_threads=True)
+                os._exit(1)

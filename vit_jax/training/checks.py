@@ -1,0 +1,214 @@
+"""Checks across the keys of a config: each mistake is one message, before data are touched or anything is compiled."""
+
+import dataclasses
+
+from vit_jax.config import Config, unknown
+from vit_jax.data import sources
+from vit_jax.data.dataset import split_range
+from vit_jax.data.pipeline import MAX_EXAMPLES
+from vit_jax.errors import UserError
+from vit_jax.models import create
+from vit_jax.models.checks import one_of, positive
+from vit_jax.steps import durations, optim
+from vit_jax.steps import state as states
+from vit_jax.steps.plan import plan_of, warmup_places
+
+
+def check_config(config: Config, device_count: int) -> None:
+    """Raises UserError for the first thing that can't be, as far as that shows without the data."""
+    _check_data(config)
+    _check_augment(config)
+    # Where the class count is left to the data, any will do here.
+    classes = 10 if config.model.num_classes is None else config.model.num_classes
+    module = create(dataclasses.replace(config.model, num_classes=classes))
+    if config.model.image_width not in (None, config.model.image_size):
+        raise UserError(
+            f"config.model.image_width={config.model.image_width}: training takes square images; unset it, and "
+            "config.model.image_size holds for both sides"
+        )
+    _check_optim(config)
+    optim.optimizer(config.optim, states.abstract_params(module))
+    _check_train(config, device_count)
+    _check_sizes(config)
+    sizes = sources.SIZES.get(config.data.name)
+    if sizes:
+        check_splits(config, sizes)
+
+
+def check_splits(config: Config, sizes: dict[str, int]) -> int:
+    """Checks splits and lengths against the number of examples in each split; gives the train examples."""
+    data = config.data
+    train_name, train = split_range(data.train, "config.data.train", sizes)
+    parts = [("config.data.validation", data.validation)] if data.validation else []
+    # "" is to have no test; a folder of images may have no test/ either.
+    if data.test and (data.test != "test" or data.name != "image_folder" or "test" in sizes):
+        parts.append(("config.data.test", data.test))
+    for key, spec in parts:
+        name, part = split_range(spec, key, sizes)
+        shared = min(train.stop, part.stop) - max(train.start, part.start)
+        if name == train_name and shared > 0:
+            raise UserError(
+                f"{key}={spec!r} shares {shared} examples with config.data.train={data.train!r}; "
+                'take them apart, or set config.data.validation="" to train without one'
+            )
+    plan, warmup = plan_of(config, len(train)), warmup_places(config, len(train))
+    if warmup > plan.total:
+        raise UserError(
+            f"config.optim.warmup={config.optim.warmup!r} is longer than training, "
+            f"config.train.length={config.train.length!r}"
+        )
+    if plan.seconds is None and plan.total * config.train.batch_size >= MAX_EXAMPLES:
+        raise UserError(f"config.train.length={config.train.length!r} is over {MAX_EXAMPLES:,} examples; shorten it")
+    return len(train)
+
+
+def _check_data(config: Config) -> None:
+    data = config.data
+    if data.name not in sources.NAMES:
+        raise UserError(f"config.data.name: {unknown('data set', data.name, list(sources.NAMES))}")
+    one_of("config.data.pipeline", data.pipeline, ("auto", "device", "tfdata"))
+    if data.image_size is not None:
+        positive("config.data.image_size", data.image_size)
+
+
+def _check_augment(config: Config) -> None:
+    augment = config.augment
+    for key in ("mean", "std"):
+        if len(getattr(augment, key)) not in (0, 3):
+            raise UserError(
+                f"config.augment.{key} needs 3 values, one a channel, or none; found {getattr(augment, key)}"
+            )
+    if any(value <= 0 for value in augment.std):
+        raise UserError(f"config.augment.std must be above 0; found {augment.std}")
+    if augment.crop_padding < 0:
+        raise UserError(f"config.augment.crop_padding must not be negative; found {augment.crop_padding}")
+    for key in ("rotate", "zoom"):
+        if not 0 <= getattr(augment, key) < 1:
+            raise UserError(f"config.augment.{key} must be at least 0 and below 1; found {getattr(augment, key)}")
+    one_of("config.augment.policy", augment.policy, ("none", "randaugment", "trivialaugment"))
+    one_of("config.augment.ramp", augment.ramp, ("constant", "linear"))
+    for key in ("policy_probability", "erase", "off_last", "mix_off_last"):
+        if not 0 <= getattr(augment, key) <= 1:
+            raise UserError(f"config.augment.{key} must be from 0 to 1; found {getattr(augment, key)}")
+    if not 0 <= augment.policy_magnitude <= 10:
+        raise UserError(f"config.augment.policy_magnitude must be from 0 to 10; found {augment.policy_magnitude}")
+    for key in ("mixup", "cutmix", "policy_std", "cutout"):
+        if getattr(augment, key) < 0:
+            raise UserError(f"config.augment.{key} must not be negative; found {getattr(augment, key)}")
+    positive("config.augment.policy_operations", augment.policy_operations)
+    if augment.alternate_flip and not augment.flip:
+        raise UserError("config.augment.alternate_flip=True says how to flip; set config.augment.flip=True, too")
+
+
+def _check_optim(config: Config) -> None:
+    cfg = config.optim
+    one_of("config.optim.name", cfg.name, optim.NAMES)
+    one_of("config.optim.schedule", cfg.schedule, ("cosine", "linear", "constant", "wsd"))
+    positive("config.optim.learning_rate", cfg.learning_rate)
+    positive("config.optim.eps", cfg.eps)
+    positive("config.optim.muon_iterations", cfg.muon_iterations)
+    if cfg.adam_learning_rate is not None:
+        positive("config.optim.adam_learning_rate", cfg.adam_learning_rate)
+        if cfg.name != "muon":
+            raise UserError(
+                f"config.optim.adam_learning_rate is of what Muon leaves to AdamW; {cfg.name} takes "
+                "config.optim.learning_rate"
+            )
+    if any(share < 0 for _, share in cfg.rate_rules):
+        raise UserError(f"config.optim.rate_rules: a share must not be negative; found {cfg.rate_rules}")
+    if not 0 < cfg.decay <= 1:
+        raise UserError(f"config.optim.decay must be above 0 and at most 1; found {cfg.decay}")
+    if cfg.clip_norm is not None:
+        positive("config.optim.clip_norm", cfg.clip_norm)
+    if cfg.weight_decay < 0:
+        raise UserError(f"config.optim.weight_decay must not be negative; found {cfg.weight_decay}")
+    for key in ("b1", "b2", "momentum"):
+        if not 0 <= getattr(cfg, key) < 1:
+            raise UserError(f"config.optim.{key} must be at least 0 and below 1; found {getattr(cfg, key)}")
+    if cfg.skip_nonfinite < 0:
+        raise UserError(f"config.optim.skip_nonfinite must not be negative; found {cfg.skip_nonfinite}")
+    if not 0 <= cfg.final_fraction <= 1:
+        raise UserError(f"config.optim.final_fraction must be from 0 to 1; found {cfg.final_fraction}")
+
+
+def _check_train(config: Config, device_count: int) -> None:
+    train = config.train
+    if config.seed < 0 or config.seed >= 2**32:
+        raise UserError(f"config.seed must be from 0 to 2**32 - 1; found {config.seed}")
+    positive("config.seeds", config.seeds)
+    if config.seed + config.seeds > 2**32:
+        raise UserError(f"config.seeds={config.seeds} from config.seed={config.seed} on go beyond 2**32 - 1")
+    positive("config.train.batch_size", train.batch_size)
+    accumulate = 1 if train.accumulate is None else train.accumulate
+    positive("config.train.accumulate", accumulate)
+    positive("config.train.steps_per_call", train.steps_per_call)
+    positive("config.eval.batch_size", config.eval.batch_size)
+    share = device_count * accumulate
+    if train.batch_size % share:
+        low, high = train.batch_size // share * share, -(-train.batch_size // share) * share
+        near = f"{low} or {high}" if low else f"{high}"
+        raise UserError(
+            f"config.train.batch_size={train.batch_size} is not divisible by {device_count} devices x "
+            f"config.train.accumulate={accumulate}; the nearest that is: {near}"
+        )
+    if train.deterministic and config.model.attention == "cudnn":
+        raise UserError("config.train.deterministic=True and cuDNN's attention exclude each other; use xla")
+    if not 0 <= train.label_smoothing < 1:
+        raise UserError(f"config.train.label_smoothing must be at least 0 and below 1; found {train.label_smoothing}")
+    one_of("config.eval.select", config.eval.select, ("last", "best"))
+    positive("config.checkpoint.keep_latest", config.checkpoint.keep_latest)
+    if config.checkpoint.keep_best < 0:
+        raise UserError(f"config.checkpoint.keep_best must not be negative; found {config.checkpoint.keep_best}")
+    if config.eval.select == "best" and not (config.checkpoint.keep_best and config.data.validation):
+        raise UserError(
+            'config.eval.select="best" needs config.checkpoint.keep_best of at least 1 and a config.data.validation'
+        )
+    if train.ema is not None and not 0 < train.ema < 1:
+        raise UserError(f"config.train.ema must be above 0 and below 1; found {train.ema}")
+    one_of("config.eval.params", config.eval.params, ("raw", "ema"))
+    if config.eval.params == "ema" and train.ema is None:
+        raise UserError('config.eval.params="ema" needs config.train.ema, a decay like 0.999')
+    _check_lengths(config)
+
+
+def _check_lengths(config: Config) -> None:
+    one_of("config.train.clock", config.train.clock, ("wall", "train"))
+    number, unit = durations.parse(config.train.length, "config.train.length")
+    if unit == "%" or not number:
+        raise UserError(
+            f"config.train.length={config.train.length!r}: training needs a length of its own, like "
+            '"10 epochs", "500 steps" or "600 s"'
+        )
+    by_clock = durations.seconds_of(config.train.length, "config.train.length") is not None
+    for key, text in (
+        ("config.optim.warmup", config.optim.warmup),
+        ("config.eval.every", config.eval.every),
+        ("config.checkpoint.every", config.checkpoint.every),
+        ("config.log.every", config.log.every),
+    ):
+        number, unit = durations.parse(text, key)
+        if durations.seconds_of(text, key) is not None:
+            raise UserError(f"{key}={text!r}: only config.train.length may be a time; give steps, epochs or examples")
+        if by_clock and number and (unit == "%") != (key == "config.optim.warmup"):
+            raise UserError(
+                f"{key}={text!r}: in a run of config.train.length={config.train.length!r} the number of steps isn't "
+                f"known before; give {'a percentage' if key == 'config.optim.warmup' else 'steps, epochs or examples'}"
+            )
+
+
+def _check_sizes(config: Config) -> None:
+    """Those of progressive resolution: in order, from the start on, the last of them the model's own."""
+    sizes, key = config.train.sizes, "config.train.sizes"
+    if not sizes:
+        return
+    starts = [start for start, _ in sizes]
+    if starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= 1 or sizes[-1][1] != config.model.image_size:
+        raise UserError(
+            f"{key}={sizes}: write (from which part of the run on, pixels), the first from 0.0, each later than the "
+            f"one before, the last with the model's {config.model.image_size} pixels, like ((0.0, 24), (0.7, 32))"
+        )
+    if config.model.pool == "flatten":
+        raise UserError(f'{key} needs a pooling that takes any number of tokens; config.model.pool="flatten" doesn\'t')
+    for _, size in sizes:
+        model = dataclasses.replace(config.model, num_classes=config.model.num_classes or 10, image_size=size)
+        create(model)

@@ -1,0 +1,293 @@
+"""Training: the only loop over steps."""
+
+import contextlib
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from vit_jax.config import Config
+from vit_jax.data.pipeline import DevicePipeline
+from vit_jax.errors import UserError
+from vit_jax.evaluation import evaluate
+from vit_jax.models.stems import grid_shape
+from vit_jax.pretrained.start import check_start
+from vit_jax.runs import metrics, report, trained
+from vit_jax.runs.checkpoints import Checkpoints, NotFinite
+from vit_jax.runs.folder import RunFolder
+from vit_jax.steps import durations
+from vit_jax.steps.clock import Clock
+from vit_jax.steps.cpu import give_memory_back
+from vit_jax.steps.state import TrainState
+from vit_jax.system import jobs
+from vit_jax.system.jobs import Peers
+from vit_jax.system.progress import doing, say
+from vit_jax.system.sharding import batch_sharding, put, put_local, replicated
+from vit_jax.system.stop import Stopped, StopRequest
+from vit_jax.training.checks import check_config
+from vit_jax.training.log import Diverged, Log
+from vit_jax.training.prepare import Job, build, digest_of, meta_of, resolve_config
+
+
+def train(
+    config: Config,
+    workdir: str,
+    resume: str,
+    started: float,
+    stop: StopRequest,
+    peers: Peers | None = None,
+) -> None:
+    """Trains `config` in `workdir`, from where the run there stopped, and tests the checkpoint that it selects.
+
+    `resume`: "auto" continues a run if there is one, "must" wants one, "never" refuses one. `started` is
+    time.monotonic() at the start of the command. Of a job's processes the first writes. Raises UserError, RunError, and
+    Stopped after saving.
+    """
+    entered = time.monotonic()
+    check_config(config, jax.device_count())
+    if jax.process_count() > 1 and durations.seconds_of(config.train.length, "config.train.length") is not None:
+        raise UserError(
+            f"config.train.length={config.train.length!r} is a time, and the clocks of a job's processes differ; give "
+            "steps or epochs"
+        )
+    run = RunFolder(workdir, writes=jobs.is_first())
+    patience = 2.0 * peers.timeout if peers else None
+    with contextlib.ExitStack() as stack:
+        watchdog = stack.enter_context(jobs.Watchdog(patience))
+        if peers:  # the others would wait for one that leaves: what a signal means they settle at a step, together
+            stack.enter_context(stop.deferred())
+        with doing("Checking the run"):
+            config, complete = _found(run, config, resume)
+        jobs.meet("read the run")  # before the first writes there
+        if complete:
+            return
+        if config.init_from is not None and not run.exists():
+            with doing("Checking the weights"):
+                check_start(config)
+        run.create()
+        stack.enter_context(run.lock())
+        with doing("Reading the data"):
+            config, parts = resolve_config(config, run)
+        checkpoints = stack.enter_context(Checkpoints(run.path, config.checkpoint if run.writes else None))
+        with doing("Checking the checkpoints"):
+            _set_damaged_aside(run, checkpoints)
+        jobs.meet("checked the checkpoints")
+        spent = {"imports": entered - started, "data": time.monotonic() - entered}
+        job, state, clock, evaluated = build(config, run, parts, checkpoints, started, spent)
+        jobs.require_same({"the step": int(state.step), "the evaluation": evaluated, "the config": digest_of(config)})
+        with stop.deferred():
+            _loop(job, state, evaluated, clock, checkpoints, stop, watchdog)
+        _finish(job, checkpoints, clock, _check(stop, watchdog))
+
+
+def _set_damaged_aside(run: RunFolder, checkpoints: Checkpoints) -> None:
+    """Raises UserError if a run that has come further than its start has no checkpoint left to go on from."""
+    if not run.writes:
+        return
+    for line in checkpoints.set_damaged_aside():
+        say(line)
+    done = max((row["step"] for row in metrics.read(run.path)), default=0)
+    if done and not checkpoints.steps():
+        raise UserError(
+            f"the run in {run.path} has come to step {done}, but none of its checkpoints is left; bring one back, or "
+            "train anew in another --workdir"
+        )
+
+
+def _found(run: RunFolder, config: Config, resume: str) -> tuple[Config, bool]:
+    """The config to train with, which is that of the run in the folder if there is one; and whether that is done."""
+    if run.exists():
+        if resume == "never":
+            raise UserError(f"{run.path} already holds a run; choose another --workdir, or --resume=auto to go on")
+        config = run.same_config(config)
+        check_config(config, jax.device_count())  # what the run has filled in fits the devices here, too
+        complete, results = _at_the_end(run)
+        if complete:
+            say(f"{run.path} is already complete; nothing to do. Choose another --workdir to train anew.")
+            if results:
+                report.say_results(run.path, results)
+        return config, complete
+    if (run.path / "checkpoints").exists():
+        raise UserError(f"{run.path} has checkpoints but no config.json; bring it back or choose another --workdir")
+    if resume == "must":
+        raise UserError(f"{run.path} holds no run to resume; check --workdir, or --resume=auto to start one")
+    return config, False
+
+
+def _at_the_end(run: RunFolder) -> tuple[bool, dict[str, Any] | None]:
+    """Whether a run has reached its end, its last checkpoint is whole and it was tested; and the test's results."""
+    config, results = run.config(), None
+    try:
+        checkpoints = Checkpoints(run.path)
+        step = checkpoints.resolve("latest")
+        meta = checkpoints.meta(step)
+        if not (step and meta["total_steps"] == step and meta["evaluated"]):
+            return False, None
+        if "[" in config.data.test or config.data.test in run.read("data.json")["examples"]:
+            results = run.read("results.json")
+            # It may also be of an evaluation before the end.
+            if (results["steps"], results["selected"]) != (step, evaluate.SELECTED[trained.name_of(config)]):
+                return False, None
+        checkpoints.check(step)  # of a run that goes on, all are checked later
+    except (UserError, KeyError):  # absent or damaged: what can be made again is made again
+        return False, None
+    return True, results
+
+
+def _check(stop: StopRequest, watchdog: jobs.Watchdog) -> Callable[[], None]:
+    """What an evaluation calls before each batch."""
+
+    def check() -> None:
+        watchdog.beat()
+        if jax.process_count() == 1:  # alone: others would wait for this one's part of the batch
+            stop.check()
+
+    return check
+
+
+def _loop(
+    job: Job,
+    state: TrainState,
+    evaluated: bool,
+    clock: Clock,
+    checkpoints: Checkpoints,
+    stop: StopRequest,
+    watchdog: jobs.Watchdog,
+) -> None:
+    """Steps, figures, evaluations and checkpoints up to the last step."""
+    step = saved = int(state.step)
+    ended = job.plan.ended(step, clock)
+    # The place and the steps of the last call, and how far it is from step to step; None after a pause.
+    before, done, distance = None, 1, 0.0
+    feed, vote = _feed(job, step), jobs.StopVote(job.mesh)
+    with Log(job, step, evaluated, clock) as log:
+
+        def save(scores: dict[str, float] | None) -> None:
+            if not job.run.writes:
+                return
+            log.sync()
+            try:
+                total = job.plan.steps_in_all(step, ended)
+                checkpoints.save(state, meta_of(total, job.parts, clock, evaluated), scores)
+            except NotFinite as error:
+                raise Diverged(f"{error} ({log.last()})") from error
+
+        try:
+            while True:
+                checkpoints.poll()
+                ended = job.plan.ended(step, clock)
+                if (ended or step in job.due["eval"]) and not evaluated:
+                    log.flush()
+                    scores = _evaluate(job, state, step, clock, log, _check(stop, watchdog))
+                    evaluated, state = True, _without_totals(job, state)
+                    ended = job.plan.ended(step, clock)  # that may have taken what was left of the time
+                    save(scores)
+                    saved, before = step, None
+                    give_memory_back()
+                elif step in job.due["checkpoint"] and step != saved:
+                    log.flush()
+                    clock.pause()
+                    save(None)
+                    saved, before = step, None
+                if signum := vote(stop.signum):
+                    raise Stopped(signum)
+                if ended:
+                    if not step:
+                        raise UserError(
+                            f"config.train.length={job.config.train.length!r} is over before the first step: starting "
+                            f"up took {clock.since_start():.1f} s, and {job.plan.reserve:.1f} s are kept for the end; "
+                            "give it more, in another --workdir"
+                        )
+                    break
+                clock.resume()
+                dispatched, place = time.monotonic(), job.plan.place(step, clock)
+                count, phase = job.steps_in_a_call(step), job.phase_at(place)
+                step_fn = phase.step_fn if count == 1 else phase.steps_fn
+                distance = distance if before is None else (place - before) / done
+                state, figures = step_fn(state, next(feed), _pace(job, place, distance))
+                step, before, done, evaluated = step + count, place, count, False
+                log.put(step, figures, dispatched, phase.flops_per_image)
+                watchdog.beat()
+        except Stopped:
+            log.flush()
+            if step != saved:
+                save(None)
+            with doing("Saving"):
+                checkpoints.wait()
+            jobs.meet("saved")  # none leaves the job before
+            say(f"Stopped after {job.plan.say(step)}; saved. The same command goes on from there.")
+            raise
+        with doing("Saving"):
+            checkpoints.wait()
+        jobs.meet("saved the last step")
+
+
+def _pace(job: Job, place: float, distance: float) -> jax.Array | None:
+    """Of a run by the clock, where it is and how far from step to step, (2,) float32; None of others."""
+    if job.plan.seconds is None:
+        return None
+    return put(np.array([place, distance], np.float32), replicated(job.mesh))
+
+
+def _feed(job: Job, first: int) -> Iterator[Any]:
+    """What the step functions take, call after call from `first` on; streamed batches go to the device two ahead."""
+    if isinstance(job.pipeline, DevicePipeline):
+        yield from itertools.repeat(job.pipeline)
+    ahead: deque = deque()
+    for batch in job.pipeline.stream(job.config.seed, first):
+        ahead.append(put_local(batch, batch_sharding(job.mesh)))
+        if len(ahead) > 2:
+            yield ahead.popleft()
+
+
+def _evaluate(
+    job: Job, state: TrainState, step: int, clock: Clock, log: Log, check: Callable[[], None]
+) -> dict[str, float] | None:
+    """Logs the train metrics since the last evaluation and those of the validation split.
+
+    Returns the latter, of the parameters that the config selects by.
+    """
+    clock.pause()
+    totals, rows, scores = jax.tree.map(float, state.totals), [], None
+    if totals["count"]:  # not if every step since was left out
+        seen = {name: totals[name] / totals["count"] for name in ("loss", "top1", "top5")}
+        rows.append({"step": step, "split": "train_epoch", **seen})
+    if job.parts.validation is not None:
+        images, labels = job.parts.validation
+        every = {"raw": ("validation", state.params), "ema": ("validation_ema", state.ema)}
+        with doing("Validating"):
+            for kind, (split, params) in every.items():
+                if params is not None:
+                    found = evaluate.score(job.evaluator.logits(params, images, check), labels)
+                    rows.append({"step": step, "split": split, **found})
+                    scores = found if kind == job.config.eval.params else scores
+    log.evaluation(step, rows)
+    return scores
+
+
+def _without_totals(job: Job, state: TrainState) -> TrainState:
+    # One buffer each: the step gives them up (donates them) one by one.
+    zeros = {name: put(np.zeros((), np.float32), replicated(job.mesh)) for name in state.totals}
+    return state.replace(totals=zeros)
+
+
+def _finish(job: Job, checkpoints: Checkpoints, clock: Clock, check: Callable[[], None]) -> None:
+    """Pictures, and the test of the selected checkpoint."""
+    if job.run.writes:
+        size, grid = job.module.cfg.image_size, grid_shape(job.module.cfg)[0]
+        with doing("Drawing"):
+            report.write_pictures(job.run.path, job.parts.train.images[0], size, grid)
+    if job.parts.test is None:
+        say("There is no test split, so there is no test.")
+        return
+    name = trained.name_of(job.config)
+    results, matrix = evaluate.test(
+        job.run, job.config, checkpoints, name, job.parts.test, job.evaluator, job.module, job.mesh, check
+    )
+    if job.run.writes:
+        report.write_results(job.run, results | {"total_seconds": clock.totals()["wall"]}, matrix)
+    report.say_results(job.run.path, results)
