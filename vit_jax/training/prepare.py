@@ -38,7 +38,7 @@ from vit_jax.steps.state import TrainState
 from vit_jax.system.progress import doing, say
 from vit_jax.system.sharding import make_mesh, put, replicated
 from vit_jax.system.tensorflow import import_tensorflow
-from vit_jax.training.checks import check_splits
+from vit_jax.training.checks import check_splits, warnings_of
 
 _RESIDENT_LIMIT = 4 * 2**30  # bytes, of all copies in one memory, up to which "auto" keeps the train images resident
 _WHITENING_PIXELS = 5000 * 32 * 32  # from which the whitening layer is computed
@@ -84,7 +84,9 @@ def resolve_config(config: Config, run: RunFolder) -> tuple[Config, Parts]:
     """Loads the data, fills in what the config leaves to them, and describes the run in its folder."""
     dataset = sources.load(config.data, config.model.image_size)
     run.check_data(dataset)
-    check_splits(config, {split: len(examples.labels) for split, examples in dataset.splits.items()})
+    num_train = check_splits(config, {split: len(examples.labels) for split, examples in dataset.splits.items()})
+    for line in warnings_of(config, num_train):
+        say(f"Warning: {line}")
     classes = len(dataset.classes)
     if config.model.num_classes not in (None, classes):
         raise UserError(
