@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from vit_jax.config import Config, base_config, from_config_dict, from_mapping, keys_of, to_config_dict, to_dict
+from vit_jax.config import Config, base_config, from_config_dict, to_config_dict
 from vit_jax.data import sources
 from vit_jax.errors import UserError
 from vit_jax.runs.folder import RunFolder
+from vit_jax.schema import from_mapping, keys_of, to_dict
 from vit_jax.training.checks import warnings_of
 from vit_jax.training.prepare import resolve_config
 
@@ -88,7 +89,7 @@ def test_config_dict_is_locked():
 
 
 def test_all_keys_are_found():
-    assert "config.model.stem.kernel_size" in keys_of() and "config.model" in keys_of()
+    assert "config.model.stem.kernel_size" in keys_of(Config) and "config.model" in keys_of(Config)
 
 
 # key or keys=values on the command line, and what the message must name

@@ -350,7 +350,9 @@ def test_where_cifar_is_and_how_it_comes_here(tmp_path, name, title):
     assert finding.status == "ok" and str(version) in finding.found
     finding = bad(cifar(name, root, places, {"tensorflow-datasets": "4"}))[title]
     assert "TensorFlow is missing" in finding.found and "setup.sh" in finding.remedy
-    assert "prepare_data.py" in finding.remedy and ("cifar10_batches" in finding.remedy) == (name == "cifar10")
+    assert f"vit-jax prepare --name={name} " in finding.remedy and ("cifar10_batches" in finding.remedy) == (
+        name == "cifar10"
+    )
 
     folder = decoded(root, f"{name}-0123456789abcdef")
     (finding,) = cifar(name, root, places, {})

@@ -94,7 +94,8 @@ def started(config, weights, *args):
     """The config of a command that starts from weights, filled in."""
     given = ["vit-jax", f"--config=configs/{config}", f"--config.init_from={weights}", "--workdir=nowhere", *args]
     command = parse(given)
-    return with_model(command.config, "nowhere", command.model_keys)
+    given = [key.removeprefix("model.") for key in command.overrides if key.startswith("model.")]
+    return with_model(command.config, "nowhere", given)
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def ways_around(name: str, tfds: bool = True) -> str:
     if tfds:
         way = f"copy TFDS's folder {name} from a machine that has it, and set --config.data.dir to the folder around it"
     else:
-        way = "decode it elsewhere with scripts/prepare_data.py, bring that cache and name it: --config.data.cache_dir"
+        way = f"run vit-jax prepare --name={name} elsewhere, bring the cache and name it with --config.data.cache_dir"
     if name != "cifar10":
         return way
     archive = "--config.data.name=cifar10_batches --config.data.dir=cifar-10-python.tar.gz"

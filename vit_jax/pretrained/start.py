@@ -5,11 +5,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from vit_jax.config import Config, ModelConfig, from_mapping, to_dict
+from vit_jax.config import Config, ModelConfig
 from vit_jax.models import VisionTransformer, create, resolve
 from vit_jax.pretrained.load import Described, describe, fitting, params_for
 from vit_jax.pretrained.source import Normalisation
 from vit_jax.runs.folder import RunFolder
+from vit_jax.schema import from_mapping, to_dict
 from vit_jax.system.progress import say
 
 # What the config alone says: the data's part, and how the machine computes.
