@@ -470,6 +470,18 @@ def test_image_folders(tmp_path):
     assert dataset.classes == ("cat", "dog")
 
 
+def test_pictures_that_an_image_folder_leaves_out_are_counted(tmp_path, capsys):
+    root = write_folder(tmp_path / "pets")
+    for name in ("train/cat/a.webp", "train/dog/b.WebP", "test/dog/c.gif", "train/dog/notes.txt", "train/dog/.d.bmp"):
+        (root / name).touch()
+    load("image_folder", dir=str(root))
+    assert f"Left out of {root}: 2 .webp, 1 .gif. Only PNG and JPEG are read" in capsys.readouterr().out
+    for file in [*root.glob("*/*/*.png"), *root.glob("*/*/*.JPG")]:
+        file.unlink()
+    with pytest.raises(UserError, match=r"no \*\.png.*; found 2 \.webp, 1 \.gif: convert them first"):
+        load("image_folder", dir=str(root))
+
+
 def test_slices_of_an_image_folder_have_every_class(tmp_path):
     for i in range(40):
         folder = tmp_path / "train" / f"class{i % 4}"

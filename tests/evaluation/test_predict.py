@@ -89,6 +89,13 @@ def test_other_arrays_are_refused(predictor, array):
         predictor([array])
 
 
+def test_what_is_no_image_is_refused(predictor, tmp_path):
+    with pytest.raises(UserError, match=r"is a folder; give its images: .*glob"):
+        predictor(tmp_path)
+    with pytest.raises(UserError, match="an image is a path.*; found int"):
+        predictor([3])
+
+
 def test_an_array_of_images_is_each_of_them_and_one_without_colours_is_refused(predictor, examples):
     assert predictor(examples[:3]).shape == (3, 10)
     with pytest.raises(UserError, match=r"uint8 \(H, W, 3\); found uint8 \(16, 16\)"):

@@ -69,14 +69,18 @@ class Predictor:
 
         Raises UserError for what is no image; for a broken file, whatever Pillow raises.
         """
+        from PIL import Image
+
         if isinstance(image, (str, Path)):
+            if Path(image).is_dir():
+                raise UserError(f"{image} is a folder; give its images: Path({str(image)!r}).glob('*.png')")
             return read_image(Path(image), self._side)
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
                 raise UserError(f"an array of an image is uint8 (H, W, 3); found {image.dtype} {image.shape}")
-            from PIL import Image
-
             image = Image.fromarray(image)
+        if not isinstance(image, Image.Image):
+            raise UserError(f"an image is a path, one of PIL or a uint8 array (H, W, 3); found {type(image).__name__}")
         return square(image, self._side)
 
 
