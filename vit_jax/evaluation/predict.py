@@ -56,9 +56,10 @@ class Predictor:
         """
         from PIL import Image
 
-        is_array = isinstance(images, np.ndarray) and images.ndim in (2, 3)  # of (N, H, W, 3) each is one
-        alone = is_array or isinstance(images, (str, Path, Image.Image))
-        pixels = [self.read(image) for image in ([images] if alone else images)]
+        # Of an array (N, H, W, 3) each is one.
+        if isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim in (2, 3)):
+            images = [images]
+        pixels = [self.read(image) for image in images]
         if not pixels:
             return np.zeros((0, len(self.classes)), np.float32)
         logits = self._evaluator.logits(self._params, np.stack(pixels))  # (N, C)
