@@ -9,7 +9,10 @@ import pytest
 from vit_jax.config import Config, base_config, from_config_dict, to_config_dict
 from vit_jax.data import sources
 from vit_jax.errors import UserError
+from vit_jax.runs.folder import RunFolder
 from vit_jax.schema import from_mapping, keys_of, to_dict
+from vit_jax.training.checks import warnings_of
+from vit_jax.training.prepare import resolve_config
 
 
 def test_defaults_survive_the_round_trip_through_config_dict_and_json():
@@ -27,6 +30,31 @@ def test_every_config_file_is_complete(command, tmp_path, monkeypatch):
             extra = ["--config.init_from=tests/fixtures/pretrained/google_vit_token.npz"]
         with pytest.raises(AssertionError, match="data were touched"):
             command(f"--config={file}", f"--workdir={tmp_path / file.stem}", *extra)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "length", "said"),
+    [
+        ("log.every", "0 steps", "1 epochs", "config.log.every='0 steps': only the last step's figures are logged"),
+        ("log.every", "0 epochs", "60 s", "config.log.every='0 epochs': no step's figures are logged"),
+        ("train.batch_size", 462, "1 epochs", "config.train.batch_size=462 is more than the 461 images of config.data"),
+        ("train.batch_size", 461, "1 epochs", None),
+        ("eval.every", "0 steps", "1 epochs", None),
+    ],
+)
+def test_what_is_seldom_meant_is_warned_of(key, value, length, said):
+    config = base_config()
+    config.update_from_flattened_dict({key: value, "train.length": length})
+    found = warnings_of(from_config_dict(config), 461)
+    assert len(found) == bool(said) and all(said in line for line in found)
+
+
+def test_warnings_are_said_once_the_data_are_known(tmp_path, capsys):
+    config = base_config()
+    config.update_from_flattened_dict({"data.name": "digits", "model.variant": "Ti/8", "train.batch_size": 1440})
+    (tmp_path / "run").mkdir()
+    resolve_config(from_config_dict(config), RunFolder(tmp_path / "run"))
+    assert "Warning: config.train.batch_size=1440 is more than the 1,293 images" in capsys.readouterr().out
 
 
 def test_settings_reach_the_typed_config():

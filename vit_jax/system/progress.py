@@ -2,6 +2,7 @@
 
 import contextlib
 import html
+import os
 import sys
 import threading
 import time
@@ -34,13 +35,23 @@ def say(text: str) -> None:
 
 
 def say_table(title: str, rows: Iterable[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
-    """Prints a small table: of names and figures or, with a header, of as many columns as that has."""
+    """Prints a small table: of names and figures or, with a header, of as many columns as that has.
+
+    Where the terminal is too narrow for it, it does without lines; then cells are wrapped, and nothing is cut.
+    """
     table = Table(title=title, title_justify="left", show_header=bool(header))
     for i, name in enumerate(header or ("", "")):
-        table.add_column(name, justify="right" if i else "left")
+        table.add_column(name, justify="right" if i else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
+    if console.measure(table, options=console.options.update(width=10_000)).maximum > console.width:
+        table.box, table.pad_edge, table.padding = None, False, (0, 1, 0, 0)
     console.print(table)
+
+
+def room() -> int | None:
+    """Columns that a line may have: those of the terminal or of $COLUMNS; None where it goes to a file or a program."""
+    return console.width if console.is_terminal or os.environ.get("COLUMNS") else None
 
 
 def percent(fraction: float) -> str:
