@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax.config import Config, ModelConfig
-from vit_jax.schema import difference, from_mapping, to_dict
 from vit_jax.data.dataset import DataSet
-from vit_jax.system.disk import expanded, write_whole
 from vit_jax.errors import RunError, UserError
 from vit_jax.models.presets import resolve
+from vit_jax.schema import difference, from_mapping, to_dict
+from vit_jax.system.disk import expanded, write_whole
 
 # Where things lie may differ from start to start; it doesn't change a result.
 _PLACES = (("data", "dir"), ("data", "cache_dir"))
@@ -95,7 +95,7 @@ class RunFolder:
         )
 
     def longer(self) -> str:
-        """How to go on with a run beyond its end: its learning rate has followed its length, which thus can't change."""
+        """How to go on beyond a run's end: its learning rate has followed its length, which thus can't change."""
         return f"To train its weights for longer, choose another --workdir and add --config.init_from={self.path}"
 
     def check_data(self, dataset: DataSet) -> None:

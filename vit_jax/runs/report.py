@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import vit_jax
-from vit_jax.runs import metrics, pictures
-from vit_jax.runs.results import rows_of
-from vit_jax.steps.clock import Clock
-from vit_jax.system import environment
 from vit_jax.config import Config
 from vit_jax.data.dataset import Parts
 from vit_jax.models import VisionTransformer, flops
+from vit_jax.runs import metrics, pictures
+from vit_jax.runs.results import rows_of
+from vit_jax.steps.clock import Clock
 from vit_jax.steps.plan import Plan
+from vit_jax.system import environment
 from vit_jax.system.disk import write_whole
 from vit_jax.system.progress import say, say_table
 
@@ -85,7 +85,7 @@ def per_class(matrix: np.ndarray, classes: list[str]) -> dict[str, float | None]
 
 
 def write_results(folder: Path, results: dict[str, Any], matrix: np.ndarray, classes: list[str]) -> None:
-    """Writes the confusion matrix (C, C), and results.json last of all: where that is in a workdir, the run is complete.
+    """Writes the confusion matrix (C, C), and results.json last of all: a workdir that has it is complete.
 
     Raises OSError where that can't be done.
     """
