@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax.config import Config, ModelConfig
-from vit_jax.schema import difference, from_mapping, to_dict
 from vit_jax.data.dataset import DataSet
-from vit_jax.system.disk import expanded, write_whole
 from vit_jax.errors import RunError, UserError
 from vit_jax.models.presets import resolve
+from vit_jax.schema import difference, from_mapping, to_dict
+from vit_jax.system.disk import expanded, write_whole
 
 # Where things lie may differ from start to start; it doesn't change a result.
 _PLACES = (("data", "dir"), ("data", "cache_dir"))
@@ -76,7 +76,11 @@ class RunFolder:
         given = dataclasses.replace(config, model=with_sizes(config.model))
         now = to_dict(given)
         # What a config leaves open, the run has filled in.
-        open_keys = (("augment", "mean", []), ("augment", "std", []), ("model", "num_classes", None))
+        open_keys: tuple[tuple[str, str, Any], ...] = (
+            ("augment", "mean", []),
+            ("augment", "std", []),
+            ("model", "num_classes", None),
+        )
         machine_keys = (("model", "dtype", "auto"), ("model", "attention", "auto"), ("train", "accumulate", None))
         for group, key, unset in (*open_keys, *machine_keys):
             if now[group][key] == unset:

@@ -6,12 +6,11 @@ import os
 import queue
 import shutil
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
-from vit_jax.system.disk import write_whole
 from vit_jax.errors import RunError
+from vit_jax.system.disk import write_whole
 from vit_jax.system.progress import say
 
 GOALS = (70, 90, 94)  # % of validation top-1, the time to which is noted

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import vit_jax
-from vit_jax.runs import metrics, pictures
-from vit_jax.runs.results import rows_of
-from vit_jax.steps.clock import Clock
-from vit_jax.system import environment
 from vit_jax.config import Config
 from vit_jax.data.dataset import Parts
 from vit_jax.models import VisionTransformer, flops
+from vit_jax.runs import metrics, pictures
+from vit_jax.runs.results import rows_of
+from vit_jax.steps.clock import Clock
 from vit_jax.steps.plan import Plan
+from vit_jax.system import environment
 from vit_jax.system.disk import write_whole
 from vit_jax.system.progress import say, say_table
 
@@ -64,7 +64,9 @@ def say_startup(clock: Clock) -> None:
     say(f"First step done {clock.since_start():.1f} s after the start: {parts}")
 
 
-def speed(images_per_second: float | None, flops_per_image: float, dtype: Any, here: bool = True) -> dict[str, float]:
+def speed(
+    images_per_second: float | None, flops_per_image: float, dtype: Any, here: bool = True
+) -> dict[str, float | None]:
     """images/s, the model's TFLOP/s over all devices and, on known accelerators, their share of the peak.
 
     `flops_per_image` of a training step, computed in `dtype`. `here`: whether these devices are those that reached it.
@@ -85,7 +87,7 @@ def per_class(matrix: np.ndarray, classes: list[str]) -> dict[str, float | None]
 
 
 def write_results(folder: Path, results: dict[str, Any], matrix: np.ndarray, classes: list[str]) -> None:
-    """Writes the confusion matrix (C, C), and results.json last of all: where that is in a workdir, the run is complete.
+    """Writes the confusion matrix (C, C), and results.json last: where that is in a workdir, the run is complete.
 
     Raises OSError where that can't be done.
     """

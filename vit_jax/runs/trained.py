@@ -6,12 +6,12 @@ from typing import Any
 
 import jax
 
-from vit_jax.steps import state as states
 from vit_jax.config import Config, ModelConfig
 from vit_jax.errors import UserError
 from vit_jax.models import VisionTransformer, create
 from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.folder import RunFolder
+from vit_jax.steps import state as states
 from vit_jax.system.sharding import make_mesh
 
 # What config.eval.params names, as it is called in a state.

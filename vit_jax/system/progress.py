@@ -78,7 +78,8 @@ class TrainingBar:
             disable=not console.is_terminal,
         )
         self._where = self._said(step, place)
-        self._task = self._bar.add_task("", total=total, completed=place, figures="", where=self._where)
+        # Fractions do as well, whatever its annotation says.
+        self._task = self._bar.add_task("", total=total, completed=place, figures="", where=self._where)  # type: ignore[arg-type]
         self._bar.start()
         self._closed = threading.Event()
         if not console.is_terminal:
