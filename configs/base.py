@@ -1,6 +1,9 @@
 """Every key at its default (`vit_jax/config.py` says what each means). The other configs start from here.
 
-python -m vit_jax.main --config=configs/base.py --config.model.variant=Ti/4 --workdir=runs/base
+vit-jax --config=base --config.model.variant=Ti/4 --workdir=runs/base
+
+Expected: nothing of its own: a place to start from
+Budget: 10 epochs
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,11 @@
 """A small ViT behind a stem of two 3x3 convolutions on CIFAR-10, for a CPU.
 
-python -m vit_jax.main --config=configs/conv_stem_cifar10.py --workdir=runs/conv_stem
+vit-jax --config=conv_stem_cifar10 --workdir=runs/conv_stem
 
-Validation top-1 68.02 % after 5 epochs; test top-1 75.92 % and top-5 98.47 % after 10 (RECORDS.md).
+Expected: 75.92 % test top-1 and 98.47 % top-5 (1 seed)
+Budget: 27 min on two CPU cores that were shared
+
+Validation top-1 is 68.02 % after 5 of the 10 epochs (RECORDS.md).
 """
 
 from ml_collections import ConfigDict

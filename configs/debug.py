@@ -1,6 +1,9 @@
 """Two tiny layers and a few steps, to see that everything runs: under 30 s, on any data set.
 
-python -m vit_jax.main --config=configs/debug.py --workdir=runs/debug --config.data.name=digits
+vit-jax --config=debug --workdir=runs/debug --config.data.name=digits
+
+Expected: a run that ends well, no accuracy
+Budget: under 30 s on two CPU cores
 """
 
 from ml_collections import ConfigDict

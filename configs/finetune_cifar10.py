@@ -1,11 +1,12 @@
-"""Fine-tunes published weights on CIFAR-10 at 224 pixels (Steiner et al. 2022, "How to train your ViT?", section 3).
+"""Fine-tunes published weights on CIFAR-10 (Steiner et al. 2022, "How to train your ViT?", section 3).
 
 python -m vit_jax.main --config=configs/finetune_cifar10.py --config.init_from=B_16.npz --workdir=runs/finetune
 
-`:384` after the file's name takes 384 pixels; `:adamw` takes AdamW with rates that fall by 0.75 from block to block
-below the head (BEiT, Bao et al. 2022) in place of SGD. Weights: an .npz of google-research/vision_transformer, a folder
-of Hugging Face's ViT, or a state dict of timm's (with --config.model.heads=12). Expected of an ImageNet-21k ViT-B/16,
-as published for 500 to 10,000 steps of 512 images: 98.6 to 99.0 %; not run here. It wants an accelerator.
+Images are made as large as the weights are for, mostly 224 pixels, and normalised as for those. `:384` after the name
+of the file takes 384 pixels; `:adamw` takes AdamW with rates that fall by 0.75 from block to block below the head
+(BEiT, Bao et al. 2022) in place of SGD. Weights: an .npz of google-research/vision_transformer, a folder of Hugging
+Face's ViT, or a state dict of timm's (with --config.model.heads=12). Expected of an ImageNet-21k ViT-B/16, as published
+for 500 to 10,000 steps of 512 images: 98.6 to 99.0 %; not run here. It wants an accelerator.
 """
 
 from vit_jax.config import base_config
@@ -15,8 +16,8 @@ def get_config(variant: str = ""):
     if unknown := set(variant.split(",")) - {"", "384", "adamw"}:
         raise ValueError(f"there are 384 and adamw, or both with a comma between; found {', '.join(sorted(unknown))}")
     config = base_config()
-    config.model.image_size = 384 if "384" in variant else 224
-    config.augment.mean = config.augment.std = (0.5, 0.5, 0.5)  # images in [-1, 1], as Google's weights were trained
+    if "384" in variant:
+        config.model.image_size = 384
     config.augment.crop_padding = 4
     config.augment.flip = True
     config.train.length = "1000 steps"

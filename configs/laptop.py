@@ -1,10 +1,12 @@
 """CIFAR-10 in 600 s on two CPU cores, everything included: a convolution stem, then two encoder blocks.
 
-python -m vit_jax.main --config=configs/laptop.py --workdir=runs/laptop
+vit-jax --config=laptop --workdir=runs/laptop
 
-Test top-1 85.33 +- 0.20 %, with flips 86.71 +- 0.14 %, over 5 seeds, 592 s each with everything (RECORDS.md).
-configs/laptop.py:attention is the same by pure attention, linear patches and four blocks, no convolution: 81.10 and
-80.39 % (2 seeds); 72.09 +- 0.48 % (3 seeds) on cores without AVX-512, a third as fast.
+Expected: 85.33 +- 0.20 % test top-1, with flips 86.71 +- 0.14 % (5 seeds); :attention 81.10 and 80.39 %
+Budget: 600 s on two CPU cores, everything included
+
+--config=laptop:attention is the same by pure attention: linear patches and four blocks, no convolution; on cores
+without AVX-512, a third as fast, it comes to 72.09 +- 0.48 % (3 seeds). RECORDS.md has the seeds.
 """
 
 from ml_collections import ConfigDict

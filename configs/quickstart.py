@@ -1,8 +1,11 @@
 """A small ViT on the embedded handwritten digits: the whole path from images to a test score.
 
-python -m vit_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+vit-jax --config=quickstart --workdir=runs/quickstart
 
-Test top-1 98.94 +- 0.36 % over 5 seeds, in 16 s on two CPU cores (RECORDS.md).
+Expected: 98.94 +- 0.36 % test top-1 (5 seeds)
+Budget: 16 s on two CPU cores
+
+RECORDS.md has the seeds.
 """
 
 from ml_collections import ConfigDict

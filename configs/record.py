@@ -1,8 +1,11 @@
 """CIFAR-10 in 10 minutes of training on one accelerator: residual convolutions, then eight encoder blocks.
 
-python -m vit_jax.main --config=configs/record.py --workdir=runs/record
+vit-jax --config=record --workdir=runs/record
 
-Compiling, validation and the test come on top of the 600 s. Not yet run on an accelerator: no result is claimed.
+Expected: not yet run on an accelerator: no result is claimed
+Budget: 600 s of training on one accelerator
+
+Compiling, validation and the test come on top of the 600 s.
 """
 
 from ml_collections import ConfigDict

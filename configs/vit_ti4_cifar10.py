@@ -1,8 +1,11 @@
 """ViT-Ti with 4x4 patches on CIFAR-10: 64 tokens, mean pooling, sound modern defaults.
 
-python -m vit_jax.main --config=configs/vit_ti4_cifar10.py --workdir=runs/ti4
+vit-jax --config=vit_ti4_cifar10 --workdir=runs/ti4
 
-Meant for an accelerator: 2.2 GFLOPs an image and step. Not yet run to its end, so no result is given.
+Expected: not yet run to its end: no result is claimed
+Budget: hours on an accelerator
+
+Meant for an accelerator: 2.2 GFLOPs an image and step.
 """
 
 from ml_collections import ConfigDict

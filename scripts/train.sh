@@ -1,9 +1,23 @@
 #!/usr/bin/env bash
 # Trains: sets up .venv, then `python -m vit_jax.main` with the arguments given.
-# Without arguments, the quickstart: a small ViT on embedded images, under a minute on two cores.
+# Without a config or a mode, the quickstart: a small ViT on embedded images, under a minute on two cores. It goes to
+# --workdir, by default runs/quickstart; a workdir that holds a run goes on with that.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-if [[ $# -eq 0 ]]; then
-  set -- --config=configs/quickstart.py --workdir=runs/quickstart
+workdir="" plain=true previous=""
+for argument in "$@"; do
+  if [[ "$previous" == --workdir ]]; then
+    workdir="$argument"
+  else
+    case "$argument" in
+      --workdir=*) workdir="${argument#--workdir=}" ;;
+      --config=* | --config | --mode* | --help | -h | [a-z]*) plain=false ;;
+    esac
+  fi
+  previous="$argument"
+done
+if $plain; then
+  [[ -n "$workdir" ]] || set -- --workdir=runs/quickstart "$@"
+  [[ -f "${workdir/#\~/$HOME}/config.json" ]] || set -- --config=quickstart "$@"
 fi
 # glibc then backs large arrays with huge pages: about a quarter more images/s on a Linux CPU, same numbers.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"

@@ -9,7 +9,10 @@ import pytest
 from vit_jax.config import Config, base_config, from_config_dict, to_config_dict
 from vit_jax.data import sources
 from vit_jax.errors import UserError
+from vit_jax.runs.folder import RunFolder
 from vit_jax.schema import from_mapping, keys_of, to_dict
+from vit_jax.training.checks import warnings_of
+from vit_jax.training.prepare import resolve_config
 
 
 def test_defaults_survive_the_round_trip_through_config_dict_and_json():
@@ -27,6 +30,31 @@ def test_every_config_file_is_complete(command, tmp_path, monkeypatch):
             extra = ["--config.init_from=tests/fixtures/pretrained/google_vit_token.npz"]
         with pytest.raises(AssertionError, match="data were touched"):
             command(f"--config={file}", f"--workdir={tmp_path / file.stem}", *extra)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "length", "said"),
+    [
+        ("log.every", "0 steps", "1 epochs", "config.log.every='0 steps': only the last step's figures are logged"),
+        ("log.every", "0 epochs", "60 s", "config.log.every='0 epochs': no step's figures are logged"),
+        ("train.batch_size", 462, "1 epochs", "config.train.batch_size=462 is more than the 461 images of config.data"),
+        ("train.batch_size", 461, "1 epochs", None),
+        ("eval.every", "0 steps", "1 epochs", None),
+    ],
+)
+def test_what_is_seldom_meant_is_warned_of(key, value, length, said):
+    config = base_config()
+    config.update_from_flattened_dict({key: value, "train.length": length})
+    found = warnings_of(from_config_dict(config), 461)
+    assert len(found) == bool(said) and all(said in line for line in found)
+
+
+def test_warnings_are_said_once_the_data_are_known(tmp_path, capsys):
+    config = base_config()
+    config.update_from_flattened_dict({"data.name": "digits", "model.variant": "Ti/8", "train.batch_size": 1440})
+    (tmp_path / "run").mkdir()
+    resolve_config(from_config_dict(config), RunFolder(tmp_path / "run"))
+    assert "Warning: config.train.batch_size=1440 is more than the 1,293 images" in capsys.readouterr().out
 
 
 def test_settings_reach_the_typed_config():
@@ -51,7 +79,7 @@ def test_missing_keys_take_defaults_and_unknown_ones_are_refused():
 
 @pytest.mark.parametrize("value", ["ten", 1.5, None, True, (1,)])
 def test_wrong_types_are_refused(value):
-    with pytest.raises(UserError, match=r"config\.seed must be of type int"):
+    with pytest.raises(UserError, match=r"config\.seed must be a whole number, like 4; found"):
         from_mapping(Config, {"seed": value})
 
 
@@ -68,13 +96,23 @@ def test_all_keys_are_found():
 MISTAKES = [
     ("modle.width=3", "config.model.width"),
     ("model.widht=3", "config.model.width"),
-    ("optim.lr=3", "there are|did you mean"),
-    ("model.width=abc", "number"),
-    ("model.width=1.5", "number"),
+    ("optim.lr=3", r"did you mean config\.optim\.learning_rate"),
+    ("optim.beta=3", r"config\.optim has name, learning_rate, "),
+    ("batch_size=3", r"did you mean config\.train\.batch_size or config\.eval\.batch_size"),
+    ("seed.x=3", r"config\.seed is no group"),
+    ("model=3", r"group of keys"),
+    ("model.width=abc", "a whole number, like 4, or none; found 'abc'"),
+    ("model.width=1.5", "a whole number, like 4, or none; found '1.5'"),
     ("seed=-1", "config.seed"),
-    ("seed=x", "number"),
-    ("augment.flip=maybe", "flip"),
-    ("model.head_mlp=abc", "head_mlp"),
+    ("seed=x", "a whole number, like 4; found 'x'"),
+    ("seed=3.5", "a whole number, like 4; found '3.5'"),
+    ("optim.learning_rate=fast", "a number, like 0.5; found 'fast'"),
+    ("augment.flip=maybe", "flip must be true or false; found 'maybe'"),
+    ("model.head_mlp=abc", r"head_mlp must be whole numbers, like \(64, 128\)"),
+    ("model.head_mlp=none", r"head_mlp must be whole numbers, like \(64, 128\).*found 'none'"),
+    ("model.head_mlp=64", r"\(64,\) for a single one; found 64"),
+    ("optim.rate_rules=(('.*',1.0))", r"pairs, like .* or \(\('\.\*', 1\.0\),\) for a single one"),
+    ("train.sizes=(0.0,24)", r"pairs, like \(\(0\.0, 24\), \(0\.7, 32\)\)"),
     ("model.patch_size=7", "1, 2, 4, 8, 16, 32"),
     ("model.patch_size=0", "patch_size"),
     ("model.patch_size=64", "patch_size"),
@@ -156,7 +194,7 @@ def test_mistakes_are_one_message_and_exit_code_2(command, tmp_path, monkeypatch
     ("flags", "names"),
     [
         ([], "--workdir"),
-        (["--workdir=x"], "--config is missing"),
+        (["--workdir=x"], "--workdir=x: there is no run to go on with"),
         (["--config=configs/nope.py", "--workdir=x"], "no such file"),
         (["--config=setup.cfg", "--workdir=x"], "can't be read"),
         (["--config=configs/debug.py"], "--workdir"),
@@ -164,7 +202,7 @@ def test_mistakes_are_one_message_and_exit_code_2(command, tmp_path, monkeypatch
         (["--config=configs/debug.py", "--workdir=x", "evaluate"], "evaluate"),
         (["--config=configs/debug.py", "--workdir=x", "--resume=perhaps"], "auto"),
         (["--config=configs/debug.py", "--workdir=x", "--checkpoint=best"], "--mode=evaluate"),
-        (["--config.seed=3", "--workdir=x"], "name the file too"),
+        (["--config.seed=3", "--workdir=x"], "name its config, like --config=quickstart"),
         (["--mode=evaluate", "--workdir=x", "--config=configs/debug.py"], "describes itself"),
         (["--mode=evaluate", "--workdir=nowhere"], "holds no run"),
         (["--config=configs/debug.py", "--workdir=/proc/x"], "can't be written"),
@@ -183,7 +221,8 @@ def test_a_config_file_that_sets_an_unknown_key_is_named(command, tmp_path):
         "def get_config():\n    c = base_config()\n    c.optim.lr = 1.0\n    return c\n"
     )
     code, printed = command(f"--config={file}", f"--workdir={tmp_path / 'run'}")
-    assert code == 2 and "lr" in printed and "Traceback" not in printed
+    wanted = f"error: {file}, line 4: unknown key config.optim.lr; did you mean config.optim.learning_rate?\n"
+    assert code == 2 and printed == wanted
 
 
 def test_frozen():

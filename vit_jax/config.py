@@ -28,7 +28,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    mean: tuple[float, ...] = ()  # per channel, of pixels in [0, 1]; (): computed from the train split
+    mean: tuple[float, ...] = ()  # per channel, of pixels in [0, 1]; (): as init_from says, or of the train split
     std: tuple[float, ...] = ()  # likewise
     crop_padding: int = 0  # pixels of reflected border around the stored image before a random crop
     flip: bool = False  # horizontal, probability 1/2
@@ -72,7 +72,7 @@ class StemConfig:
 class ModelConfig:
     variant: str | None = None  # "Ti/4": width, depth, heads, mlp_dim and patch_size of a preset
     num_classes: int | None = None  # None: as many as the data set has
-    image_size: int = 32  # pixels of the square that the model sees; stored images are resized to it
+    image_size: int = 32  # pixels of the square that the model sees; not set, with init_from: as its weights are for
     image_width: int | None = None  # of images that are image_size high and not square; training takes squares only
     patch_size: int | None = None
     width: int | None = None

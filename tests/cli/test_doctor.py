@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from vit_jax.cli.doctor import report
-from vit_jax.cli.doctor.data import cifar10, compiled, data_cache
+from vit_jax.cli.doctor.data import cifar, compiled, data_cache, tfds_places
 from vit_jax.cli.doctor.devices import Gpu, Nvidia, devices, nvidia_gpus
 from vit_jax.cli.doctor.finding import size
 from vit_jax.cli.doctor.machine import huge_pages, processors_and_memory, working_folder
@@ -40,7 +40,7 @@ def test_a_sound_machine_has_no_problem_and_stays_as_it_is(command, tmp_path, mo
     assert "each compiled program is written to disk" in printed
     for what in ("Python", "jax ", "devices", "arithmetic", "cores", "disk", "data cache", "CIFAR-10"):
         assert f" {what}" in printed
-    assert "No problem" in printed
+    assert "No problem" in printed and "--config=quickstart " in printed
     assert not list(tmp_path.iterdir())
 
 
@@ -329,20 +329,31 @@ def test_a_cache_of_compiled_steps_that_others_may_write(tmp_path):
     assert "gs://b" in compiled(tmp_path, {"JAX_COMPILATION_CACHE_DIR": "gs://b"})[0].found
 
 
-def test_where_cifar10_is(tmp_path):
-    places, root = [tmp_path / "tfds", tmp_path / "home"], tmp_path / "cache"
-    findings = bad(cifar10(root, places, LIBRARIES))
-    assert "does not exist" in findings["TFDS_DATA_DIR"].found
-    assert "downloads" in findings["CIFAR-10"].remedy and "cifar10_batches" in findings["CIFAR-10"].remedy
+def test_a_place_of_tfds_that_is_not_there(tmp_path):
+    (finding,) = tfds_places([tmp_path / "tfds", tmp_path / "home"])
+    assert finding.status == "warning" and f"{tmp_path / 'tfds'} does not exist" in finding.found
+    assert not tfds_places([tmp_path, tmp_path / "home"])
 
-    version = tmp_path / "tfds" / "cifar10" / "3.0.2"
+
+@pytest.mark.parametrize(("name", "title"), [("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100")])
+def test_where_cifar_is_and_how_it_comes_here(tmp_path, name, title):
+    places, root = [tmp_path / "tfds", tmp_path / "home"], tmp_path / "cache"
+    (finding,) = cifar(name, root, places, LIBRARIES)
+    assert finding.status == ("warning" if name == "cifar10" else "ok")  # few want the other
+    assert "downloads" in finding.remedy and f"TFDS's folder {name} " in finding.remedy
+    assert ("cifar10_batches" in finding.remedy) == ("cifar-10-python" in finding.remedy) == (name == "cifar10")
+
+    version = tmp_path / "tfds" / name / "3.0.2"
     version.mkdir(parents=True)
     (version / "dataset_info.json").touch()
-    (finding,) = cifar10(root, places, LIBRARIES)
+    (finding,) = cifar(name, root, places, LIBRARIES)
     assert finding.status == "ok" and str(version) in finding.found
-    finding = bad(cifar10(root, places, {"tensorflow-datasets": "4"}))["CIFAR-10"]
+    finding = bad(cifar(name, root, places, {"tensorflow-datasets": "4"}))[title]
     assert "TensorFlow is missing" in finding.found and "setup.sh" in finding.remedy
+    assert f"vit-jax prepare --name={name} " in finding.remedy and ("cifar10_batches" in finding.remedy) == (
+        name == "cifar10"
+    )
 
-    folder = decoded(root)
-    (finding,) = cifar10(root, places, {})
+    folder = decoded(root, f"{name}-0123456789abcdef")
+    (finding,) = cifar(name, root, places, {})
     assert finding.status == "ok" and str(folder) in finding.found

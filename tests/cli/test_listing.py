@@ -2,7 +2,8 @@
 
 import pytest
 
-from vit_jax.cli.listing import parameters, ready_made
+from vit_jax.cli.config_files import shipped
+from vit_jax.cli.listing import ReadyMade, parameters, ready_made
 from vit_jax.config import ModelConfig
 from vit_jax.models import create, resolve
 from vit_jax.steps import state
@@ -32,7 +33,19 @@ def test_the_table_has_each_model_with_each_patch_size_that_fits(command):
     macs = 12 * tokens * (12 * 384**2 + 2 * tokens * 384) + tokens * 12 * 384 + 384 * 7
     assert rows["S/2"][6] == f"{2 * macs / 1e9:.2f}"
     assert "--config.model.variant=S/2 --config.model.image_size=14" in printed
-    assert "configs/quickstart.py" in printed
+    assert "To train one: vit-jax --config=base " in printed
+
+
+def test_every_config_says_what_it_is_what_to_expect_and_what_it_costs(command):
+    configs = ready_made(shipped())
+    assert {"quickstart", "laptop", "article", "base"} <= {config.name for config in configs}
+    for config in configs:
+        assert config.what.endswith((".", "?")) and config.expected and config.budget, config
+    code, printed = command("list")
+    assert code == 0
+    for config in configs:
+        assert config.name in printed and config.budget.split()[0] in printed
+    assert "85.33 +- 0.20 %" in printed
 
 
 def test_a_size_that_no_patch_divides_is_refused(command):
@@ -42,10 +55,14 @@ def test_a_size_that_no_patch_divides_is_refused(command):
 
 
 def test_configs_are_read_and_not_run(tmp_path):
-    (tmp_path / "mine.py").write_text('"""Of mine.\n\nMore."""\nraise SystemExit("it ran")\ndef get_config(): ...\n')
+    told = '"""Of mine.\n\nExpected: 90 %\nBudget: a day\n\nMore."""\n'
+    (tmp_path / "mine.py").write_text(told + 'raise SystemExit("it ran")\ndef get_config(): ...\n')
     (tmp_path / "helper.py").write_text('"""No config."""\n')
     (tmp_path / "broken.py").write_text("def get_config(:\n")
     (tmp_path / "bare.py").write_text("def get_config(): ...\n")
-    titles = {"bare.py": "", "broken.py": "(can't be read)", "mine.py": "Of mine."}
-    assert ready_made(tmp_path) == [(str(tmp_path / name), title) for name, title in titles.items()]
+    assert ready_made(tmp_path) == [
+        ReadyMade("bare", ""),
+        ReadyMade("broken", "(can't be read)"),
+        ReadyMade("mine", "Of mine.", "90 %", "a day"),
+    ]
     assert ready_made(tmp_path / "elsewhere") == []

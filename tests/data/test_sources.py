@@ -330,15 +330,23 @@ def test_a_wrong_folder_says_what_was_expected_and_found(tmp_path):
 # --- CIFAR-10 from TFDS
 
 
-def test_absent_and_offline_gives_three_remedies(tmp_path):
-    pytest.importorskip("tensorflow_datasets")
+@pytest.mark.parametrize("tfds", [True, False])
+@pytest.mark.parametrize(("name", "title"), [("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100")])
+def test_absent_and_offline_gives_remedies_of_its_own(name, title, tfds, tmp_path, monkeypatch):
+    if tfds:
+        pytest.importorskip("tensorflow_datasets")
+    else:
+        monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError) as error:
-        load("cifar10", dir=str(tmp_path / "empty"))
-    for remedy in ("--config.data.dir", "cifar10_batches", "digits"):
-        assert remedy in str(error.value)
+        load(name, dir=str(tmp_path / "empty"))
+    said = str(error.value)
+    for remedy in (title, *((f"TFDS's folder {name} ", "--config.data.dir", "digits") if tfds else ("cache_dir",))):
+        assert remedy in said
+    # The way by an archive is CIFAR-10's alone.
+    assert ("cifar10_batches" in said) == ("cifar-10-python" in said) == (name == "cifar10")
     with pytest.raises(UserError, match="does not exist"):
-        load("cifar10", dir=str(tmp_path / "missing"))
+        load(name, dir=str(tmp_path / "missing"))
 
 
 @pytest.fixture(params=["cifar10"])
@@ -460,6 +468,18 @@ def test_image_folders(tmp_path):
     dataset = sources.load(DataConfig(name="image_folder", dir=str(root)), 16)
     assert (dataset.splits["train"].images == (1, 2, 3)).all((1, 2, 3)).sum() == 1
     assert dataset.classes == ("cat", "dog")
+
+
+def test_pictures_that_an_image_folder_leaves_out_are_counted(tmp_path, capsys):
+    root = write_folder(tmp_path / "pets")
+    for name in ("train/cat/a.webp", "train/dog/b.WebP", "test/dog/c.gif", "train/dog/notes.txt", "train/dog/.d.bmp"):
+        (root / name).touch()
+    load("image_folder", dir=str(root))
+    assert f"Left out of {root}: 2 .webp, 1 .gif. Only PNG and JPEG are read" in capsys.readouterr().out
+    for file in [*root.glob("*/*/*.png"), *root.glob("*/*/*.JPG")]:
+        file.unlink()
+    with pytest.raises(UserError, match=r"no \*\.png.*; found 2 \.webp, 1 \.gif: convert them first"):
+        load("image_folder", dir=str(root))
 
 
 def test_slices_of_an_image_folder_have_every_class(tmp_path):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from vit_jax.evaluation.predict import Predictor, find_images
 from vit_jax.main import main
 from vit_jax.runs import trained
 from vit_jax.steps.step import eval_step
+from vit_jax.system import progress
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "0.1.0"
 CLASSES = {f"class {i}" for i in range(10)}
@@ -73,6 +75,8 @@ def test_paths_pictures_and_arrays_are_one(predictor, pictures):
     file = pictures("a.png")
     with Image.open(file) as image:
         found = predictor([str(file), file, image, np.asarray(image)])
+        for alone in (str(file), file, image, np.asarray(image)):
+            np.testing.assert_array_equal(predictor(alone), found[:1])
     np.testing.assert_array_equal(found, found[:1].repeat(4, axis=0))
     assert predictor([]).shape == (0, 10)
 
@@ -83,6 +87,19 @@ def test_paths_pictures_and_arrays_are_one(predictor, pictures):
 def test_other_arrays_are_refused(predictor, array):
     with pytest.raises(UserError, match=r"uint8 \(H, W, 3\); found .*8"):
         predictor([array])
+
+
+def test_what_is_no_image_is_refused(predictor, tmp_path):
+    with pytest.raises(UserError, match=r"is a folder; give its images: .*glob"):
+        predictor(tmp_path)
+    with pytest.raises(UserError, match="an image is a path.*; found int"):
+        predictor([3])
+
+
+def test_an_array_of_images_is_each_of_them_and_one_without_colours_is_refused(predictor, examples):
+    assert predictor(examples[:3]).shape == (3, 10)
+    with pytest.raises(UserError, match=r"uint8 \(H, W, 3\); found uint8 \(16, 16\)"):
+        predictor(examples[0, :, :, 0])
 
 
 @pytest.mark.parametrize(
@@ -108,8 +125,23 @@ def test_images_of_folders(pictures, tmp_path):
         pictures(hidden)
     (tmp_path / "pictures" / "notes.txt").touch()
     folder = tmp_path / "pictures"
-    assert find_images([str(folder)]) == [files[2], files[1], files[0], files[3]]
-    assert find_images([str(folder / ".h.png"), str(files[0])]) == [folder / ".h.png", files[0]]
+    assert find_images([str(folder)]) == ([files[2], files[1], files[0], files[3]], "")
+    assert find_images([str(folder / ".h.png"), str(files[0])]) == ([folder / ".h.png", files[0]], "")
+
+
+def test_pictures_of_other_formats_are_counted(run, pictures, tmp_path, capsys):
+    pictures("a.png")
+    folder = tmp_path / "pictures"
+    for name in ("b.gif", "c.WEBP", "more/d.webp", ".h.bmp", "notes.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    assert main(["vit-jax", "predict", f"--workdir={run}", f"--images={folder}", "--format=csv", "--top_k=1"]) == 0
+    printed = capsys.readouterr()
+    assert "Left out: 2 .webp, 1 .gif. Only PNG and JPEG are read" in printed.err
+    assert len(printed.out.splitlines()) == 2
+    (folder / "a.png").unlink()
+    with pytest.raises(UserError, match="no .*png.* in this folder; found 2 .webp, 1 .gif: convert them first"):
+        find_images([str(folder)])
 
 
 def test_csv_and_json_are_all_that_stdout_holds(run, pictures, tmp_path, capsys):
@@ -136,6 +168,17 @@ def test_the_table_names_no_more_classes_than_there_are(run, pictures, command):
     head, line = printed.splitlines()
     assert code == 0 and head.split()[0] == "image" and head.split()[-2:] == ["class", "10"]
     assert line.startswith(str(file)) and line.count(" %") == 10 and all(name in line for name in CLASSES)
+
+
+def test_a_table_fits_a_narrow_terminal(run, pictures, command, monkeypatch):
+    file = pictures(f"{'deep/' * 20}a.png")
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(progress.console, "width", 60)
+    code, printed = command("predict", f"--workdir={run}", f"--images={file}", "--top_k=2")
+    name, *classes = printed.splitlines()
+    assert code == 0 and len(classes) == 2 and len(name) == 60
+    assert name.startswith("...") and name.endswith("/deep/a.png") and str(file).endswith(name[3:])
+    assert all(re.fullmatch(r" +\d+\.\d\d %  class \d", line) for line in classes)
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_predicted(run, pictures, tmp_path, capsys):

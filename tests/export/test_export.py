@@ -1,6 +1,7 @@
 """Exported programs give the model's logits without this package, at any batch size, or nothing is left of them."""
 
 import dataclasses
+import importlib
 import importlib.util
 import json
 import shutil
@@ -26,6 +27,7 @@ FORMATS = [
     pytest.param("onnx", marks=[needs_onnx, pytest.mark.slow]),
     pytest.param("savedmodel", marks=pytest.mark.slow),
 ]
+READERS = {"jax": "jax", "onnx": "onnxruntime", "savedmodel": "tensorflow"}
 
 # Runs in a process that never sees this package: what model.json says, in a folder, on images of two numbers.
 USER = """
@@ -55,6 +57,8 @@ def test_a_program_is_used_as_its_folder_says(run, command, process, tmp_path, f
     code, printed = command("export", f"--workdir={run}", f"--format={format}", f"--output={tmp_path / 'out'}")
     assert code == 0 and "differ by up to" in printed and str(tmp_path / "out") in printed
     description = json.loads((tmp_path / "out" / "model.json").read_text())
+    assert description["loaded_by"] == [f"{READERS[format]} {importlib.import_module(READERS[format]).__version__}"]
+    assert f"loaded again by {description['loaded_by'][0]}, its logits" in printed
     assert description["classes"] == [f"class {i}" for i in range(10)] and description["checkpoint"] == 20
     assert description["input"] == {"name": "images", "shape": ["batch", 16, 16, 3], "dtype": "uint8"}
     assert 0 <= description["largest_difference"] <= 1e-4 * description["largest_logit"]
@@ -123,11 +127,12 @@ def test_large_parameters_lie_beside_the_graph(tmp_path, monkeypatch):
 
 @needs_onnx
 def test_operations_that_onnx_has_no_rule_for_are_named(tmp_path, monkeypatch):
-    program = programs.program_of(trained.load(str(GOLDEN)))
+    model = trained.load(str(GOLDEN))
+    program = programs.program_of(model)
     other = dataclasses.replace(program, logits=lambda params, images: jax.numpy.sort(program.logits(params, images)))
     monkeypatch.setattr(programs, "program_of", lambda _: other)
-    with pytest.raises(RunError, match="can't be written as onnx: NotImplementedError: the operation sort"):
-        programs.write_program(None, "onnx", tmp_path)
+    with pytest.raises(RunError, match="as onnx: NotImplementedError: the operation sort.*Take --format=safetensors"):
+        programs.write_program(model, "onnx", tmp_path)
 
 
 def test_a_program_for_other_platforms_is_the_same(tmp_path):
@@ -179,10 +184,24 @@ def test_an_earlier_export_is_replaced_and_nothing_else(run, command, tmp_path):
 
 @pytest.mark.parametrize(
     ("format", "module", "remedy"),
-    [("onnx", "onnx", "pip install 'vit-jax[onnx]'"), ("savedmodel", "tensorflow", "pip install tensorflow")],
+    [
+        ("onnx", "onnx", "pip install 'vit-jax[onnx]'"),
+        ("savedmodel", "tensorflow", "pip install tensorflow"),
+        ("jax", "flatbuffers", "pip install flatbuffers"),
+    ],
 )
-def test_libraries_that_are_missing_are_named(run, command, monkeypatch, format, module, remedy):
-    monkeypatch.setitem(sys.modules, module, None)
+def test_libraries_that_are_missing_are_named_and_formats_that_do_without(
+    run, command, monkeypatch, format, module, remedy
+):
+    for name in ("onnx", "tensorflow", module):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "jax._src.export.serialization", raising=False)
     code, printed = command("export", f"--workdir={run}", f"--format={format}")
     assert code == 2 and remedy in printed and module in printed and "Traceback" not in printed
+    others = {
+        "jax": "safetensors or timm",
+        "onnx": "safetensors, timm or jax",
+        "savedmodel": "safetensors, timm or jax",
+    }
+    assert f"take --format={others[format]}, which can be written here" in printed
     assert list((run / "export").iterdir()) == []

@@ -1,7 +1,9 @@
 """Weights written for other libraries are loaded by them and give our logits."""
 
 import dataclasses
+import importlib.util
 import json
+from importlib import metadata
 
 import jax
 import numpy as np
@@ -10,12 +12,15 @@ import pytest
 from vit_jax import pretrained
 from vit_jax.config import AugmentConfig, Config, ModelConfig
 from vit_jax.errors import UserError
+from vit_jax.export import formats, weights
 from vit_jax.export.weights import write_weights
 from vit_jax.models import create
 from vit_jax.runs.trained import Trained
 from vit_jax.steps import state as states
 
 BASE = ModelConfig(num_classes=5, image_size=16, patch_size=4, width=24, depth=2, heads=3, mlp_dim=40, dtype="float32")
+
+OURS = "vit_jax's own reader"
 
 
 def trained(**keys):
@@ -70,7 +75,7 @@ def test_names_of_hugging_face_are_read_back(keys, tmp_path):
 def test_timm_loads_them(keys, tmp_path):
     pytest.importorskip("timm")
     _, said = check_round_trip("timm", tmp_path, **keys)
-    assert "timm" in said["loaded_by"]
+    assert said["loaded_by"] == [OURS, f"timm {metadata.version('timm')}"]
 
 
 @pytest.mark.parametrize("keys", HUGGING_FACE)
@@ -78,7 +83,7 @@ def test_transformers_loads_them(keys, tmp_path):
     pytest.importorskip("transformers")
     pytest.importorskip("torch")
     _, said = check_round_trip("huggingface", tmp_path, **keys)
-    assert "huggingface" in said["loaded_by"]
+    assert said["loaded_by"] == [OURS, f"transformers {metadata.version('transformers')}"]
 
 
 @pytest.mark.parametrize(
@@ -91,6 +96,37 @@ def test_transformers_loads_them(keys, tmp_path):
     ],
 )
 def test_what_the_other_project_can_not_express_is_named_and_nothing_is_written(format, keys, named, tmp_path):
-    with pytest.raises(UserError, match=f"{format} has no model with {named}; use --format=safetensors"):
+    with pytest.raises(UserError, match=f"{format} has no model with {named}; .* as --format=safetensors"):
         write_weights(trained(**keys), format, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("format", "keys", "missing", "named"),
+    [
+        ("huggingface", {"pool": "mean"}, ("onnxruntime", "tensorflow"), "safetensors, timm or jax"),
+        ("timm", {"posemb": "rope2d"}, ("onnxruntime", "tensorflow"), "safetensors or jax"),
+        (
+            "timm",
+            {"pool": "token", "norm_eps": 1e-5},
+            ("onnx", "flatbuffers"),
+            "safetensors, huggingface or savedmodel",
+        ),
+        ("onnx", {"pool": "token"}, (), "safetensors, huggingface, timm, jax or savedmodel"),
+    ],
+)
+def test_a_format_that_refuses_names_those_that_can_be_written(format, keys, missing, named, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else name)
+    assert formats.instead(format, create(dataclasses.replace(BASE, **keys)).cfg) == f"--format={named}"
+
+
+def test_who_loads_the_weights_is_said_by_name_and_version(tmp_path, monkeypatch):
+    model = trained(pool="token", norm_eps=1e-6)
+    assert write_weights(model, "safetensors", tmp_path)["loaded_by"] == [OURS]
+    # Where the library isn't installed, it has loaded nothing.
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert write_weights(model, "timm", tmp_path)["loaded_by"] == [OURS]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(metadata, "version", lambda name: "9.8")
+    monkeypatch.setitem(weights._LIBRARIES, "timm", ("timm", weights._by_us))
+    assert write_weights(model, "timm", tmp_path)["loaded_by"] == [OURS, "timm 9.8"]

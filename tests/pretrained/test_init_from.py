@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 
 from vit_jax import pretrained
+from vit_jax.cli.flags import parse
 from vit_jax.errors import UserError
 from vit_jax.evaluation import fewshot
+from vit_jax.pretrained.start import check_start, with_model
 from vit_jax.runs import trained
 
-WEIGHTS = Path(__file__).parents[1] / "fixtures/pretrained/google_vit_token.npz"
+TESTS = Path(__file__).parents[1]
+WEIGHTS = TESTS / "fixtures/pretrained/google_vit_token.npz"
+GOLDEN = TESTS / "golden/0.1.0"  # a run of 16 pixels
 PROBE = ["--config=configs/linear_probe_cifar10.py", "--config.data.name=fake", "--config.log.tensorboard=false"]
 PROBE += ["--config.model.image_size=16", "--config.train.batch_size=64"]
 PROBE += ["--config.train.length=6 steps", "--config.checkpoint.every=3 steps", "--config.eval.every=3 steps"]
@@ -84,6 +88,67 @@ def test_an_export_is_a_start_whose_average_starts_there_too(probed, command, tm
     head, old = after.params["head"]["logits"]["kernel"], before.params["head"]["logits"]["kernel"]
     assert 0 < np.abs(head - old).max() < 5e-3  # near where it began, not near 0
     np.testing.assert_array_equal(after.params["prefix"], before.params["prefix"])
+
+
+def started(config, weights, *args):
+    """The config of a command that starts from weights, filled in."""
+    given = ["vit-jax", f"--config=configs/{config}", f"--config.init_from={weights}", "--workdir=nowhere", *args]
+    command = parse(given)
+    given = [key.removeprefix("model.") for key in command.overrides if key.startswith("model.")]
+    return with_model(command.config, "nowhere", given)
+
+
+@pytest.mark.parametrize(
+    ("config", "weights", "args", "size", "said"),
+    [
+        ("linear_probe_cifar10.py", WEIGHTS, [], 32, "as the weights in {} are for; normalised as for those"),
+        ("linear_probe_cifar10.py", GOLDEN, [], 16, "as the weights in {} are for; normalised as for those"),
+        ("finetune_cifar10.py", GOLDEN, [], 16, "as the weights in {} are for; normalised as for those"),
+        ("finetune_cifar10.py:384", WEIGHTS, [], 384, "the config says; the weights in {} are for 32 x 32; normalised"),
+        ("linear_probe_cifar10.py", GOLDEN, ["--config.model.image_size=32"], 32, "{} are for 16 x 16; normalised as"),
+        ("linear_probe_cifar10.py", GOLDEN, ["--config.train.sizes=((0.0, 16), (0.5, 32))"], 32, "are for 16 x 16"),
+        ("linear_probe_cifar10.py", WEIGHTS, ["--config.augment.mean=(0.1, 0.2, 0.3)"], 32, "as the config says"),
+    ],
+)  # fmt: skip
+def test_images_are_as_the_weights_want_them_unless_the_config_says_otherwise(
+    config, weights, args, size, said, capsys
+):
+    found = started(config, weights, *args)
+    assert found.model.image_size == size
+    check_start(found)
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"Images of {size} x {size} pixels, ") and said.format(weights) in printed
+
+
+def test_images_are_normalised_as_those_that_the_weights_were_trained_on(tmp_path):
+    def normalised(weights, *args):
+        found = started("linear_probe_cifar10.py", weights, *args).augment
+        return found.mean, found.std
+
+    half = (0.5, 0.5, 0.5)
+    run = json.loads((GOLDEN / "config.json").read_text())["augment"]
+    assert normalised(WEIGHTS) == (half, half)  # of Google
+    assert normalised(GOLDEN) == (tuple(run["mean"]), tuple(run["std"]))
+    assert normalised(WEIGHTS, "--config.augment.std=(0.1, 0.2, 0.3)") == (half, (0.1, 0.2, 0.3))
+
+    folder = tmp_path / "hf"
+    shutil.copytree(TESTS / "fixtures/pretrained/hf_vit", folder)
+    assert normalised(folder) == (half, half)
+    processor = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.1, 0.2, 0.3]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    assert normalised(folder) == ((0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": ["a"], "image_std": 1}))
+    with pytest.raises(UserError, match="three numbers each"):
+        normalised(folder)
+
+
+def test_an_export_tells_how_images_were_normalised(command, tmp_path):
+    args = [f"--workdir={shutil.copytree(GOLDEN, tmp_path / 'run')}", f"--output={tmp_path / 'out'}"]
+    assert command("export", *args, "--format=safetensors")[0] == 0
+    found, expected = (started("linear_probe_cifar10.py", start) for start in (tmp_path / "out", GOLDEN))
+    assert found.augment == expected.augment and found.model == expected.model
+    (tmp_path / "out/model.json").unlink()  # an export without it: the train images will do
+    assert started("linear_probe_cifar10.py", tmp_path / "out").augment.mean == ()
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,7 @@ def test_running_a_finished_run_again_changes_nothing(straight, command):
     before = digests(straight)
     code, printed = command(*RUN, f"--workdir={straight}")
     assert code == 0 and "already complete" in printed
+    assert f"for longer, choose another --workdir and add --config.init_from={straight}" in printed
     assert digests(straight) == before
 
 
@@ -119,6 +120,10 @@ def test_a_changed_config_is_refused_with_the_difference(straight, command):
     assert code == 2
     assert "config.optim.learning_rate: 0.001 in the run, 0.5 now" in printed
     assert "config.seed: 0 in the run, 3 now" in printed and "Traceback" not in printed
+    assert "--config.init_from" not in printed
+    code, printed = command(*RUN, "--config.train.length=40 steps", f"--workdir={straight}")
+    assert code == 2 and "config.train.length: '30 steps' in the run, '40 steps' now" in printed
+    assert f"for longer, choose another --workdir and add --config.init_from={straight}" in printed
     assert digests(straight) == before
 
 

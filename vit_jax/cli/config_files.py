@@ -33,13 +33,13 @@ def names() -> list[str]:
 
 
 def find(text: str) -> tuple[Path, str | None]:
-    """("laptop:attention") -> (the file of that config, "attention"); what has a "/" or ends in ".py" is a path.
+    """("laptop:attention") -> (the file of that config, "attention"); what is no name of a config is a path.
 
     Raises UserError where there is no such config, with the nearest that there is.
     """
     name, colon, argument = text.partition(":")
     known = names()
-    if "/" in name or os.sep in name or name.endswith(".py"):
+    if "/" in name or os.sep in name or name.endswith(".py") or (name not in known and Path(name).is_file()):
         path = Path(os.path.expanduser(name))
         if not path.is_file():
             hint = f"did you mean {path.stem}, which comes with vit_jax?" if path.stem in known else _listed(known)
@@ -111,7 +111,7 @@ def _importable(folder: Path) -> Iterator[None]:
 
 def _line_in(path: Path, error: Exception) -> str:
     if isinstance(error, SyntaxError):
-        return f", line {error.lineno}"
+        return f" can't be read, line {error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
     return f", line {lines[-1]}" if lines else ""
 

@@ -1,6 +1,8 @@
 """Images in folders: train/<class>/*.png|jpg and test/<class>/*.png|jpg."""
 
 import warnings
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,11 +10,14 @@ import numpy as np
 
 from vit_jax.data.dataset import DataSet, Examples
 from vit_jax.errors import UserError
+from vit_jax.system.progress import say
 
 if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
+# Of pictures that aren't read: a reader for each would be one more that hostile files may attack.
+_OTHER_SUFFIXES = (".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".ppm")
 MAX_PIXELS = 50_000_000  # a phone's picture; decoded it has 150 MB
 _FORMATS = ("PNG", "JPEG")  # whatever a file is called, no other decoder of Pillow's forty sees it
 _SPLITS = ("train", "test")
@@ -53,9 +58,19 @@ def read_folder(root: Path, size: int) -> DataSet:
             splits[split] = Examples(images, labels)
     if broken:
         raise UserError(f"{len(broken)} images can't be read; mend or remove them: {'; '.join(sorted(broken)[:5])}")
+    others = passed_over(f for split in _SPLITS for f in (root / split).glob("[!.]*/[!.]*") if f.is_file())
     if "train" not in splits:
-        raise UserError(f"{root}/train: no *.png, *.jpg or *.jpeg in its class folders")
+        found = f"; found {others}: convert them first" if others else ""
+        raise UserError(f"{root}/train: no *.png, *.jpg or *.jpeg in its class folders{found}")
+    if others:
+        say(f"Left out of {root}: {others}. Only PNG and JPEG are read; convert the others first.")
     return DataSet("image_folder", classes, splits)
+
+
+def passed_over(files: Iterable[Path]) -> str:
+    """How many of the files are pictures of a format that isn't read, like "3 .webp, 1 .gif"; "" for none."""
+    suffixes = Counter(file.suffix.lower() for file in files)
+    return ", ".join(f"{suffixes[suffix]:,} {suffix}" for suffix in _OTHER_SUFFIXES if suffixes[suffix])
 
 
 def read_image(file: Path, size: int) -> np.ndarray:

@@ -25,6 +25,8 @@ from vit_jax.system.tensorflow import import_tensorflow
 
 NAMES = ("cifar10", "cifar100", "cifar10_batches", "digits", "image_folder", "fake")
 
+TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+
 _CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 # Examples in each split where they are known without looking.
@@ -104,7 +106,7 @@ def _cifar(data: DataConfig, _: int) -> Source:
 
 def _read_tfds(name: str, folder: Path) -> DataSet:
     """Decodes a prepared TFDS folder with tf.data, without asking any network."""
-    tfds = _import_tfds()
+    tfds = _import_tfds(name)
     splits = {}
     try:
         builder = tfds.builder_from_directory(folder)
@@ -122,8 +124,7 @@ def _read_tfds(name: str, folder: Path) -> DataSet:
 
 
 def _download(name: str, places: list[Path]) -> Path:
-    tfds = _import_tfds()
-    title = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[name]
+    tfds, title = _import_tfds(name), TITLES[name]
     print(f"{title} is not in {', '.join(map(str, places))}; downloading it (some 160 MiB) ...", flush=True)
     try:
         # Without a network TFDS would try for minutes; this says so in seconds.
@@ -134,21 +135,31 @@ def _download(name: str, places: list[Path]) -> Path:
     except Exception as error:  # whatever the network or the host answers
         raise UserError(
             f"{title} is not in {', '.join(map(str, places))} and can't be downloaded ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:120]}). Either copy a prepared TFDS folder here and set --config.data.dir "
-            "to it; or set --config.data.name=cifar10_batches and --config.data.dir to cifar-10-python.tar.gz; "
-            "or train on the embedded images with --config.data.name=digits"
+            f"{' '.join(str(error).split())[:120]}). Either {ways_around(name)}; or train on the embedded images: "
+            "--config.data.name=digits"
         ) from error
 
 
-def _import_tfds() -> Any:
+def ways_around(name: str, tfds: bool = True) -> str:
+    """How cifar10 or cifar100 come to a machine that can't download them or, without `tfds`, can't decode them."""
+    if tfds:
+        way = f"copy TFDS's folder {name} from a machine that has it, and set --config.data.dir to the folder around it"
+    else:
+        way = f"run vit-jax prepare --name={name} elsewhere, bring the cache and name it with --config.data.cache_dir"
+    if name != "cifar10":
+        return way
+    archive = "--config.data.name=cifar10_batches --config.data.dir=cifar-10-python.tar.gz"
+    return f"bring cifar-10-python.tar.gz: {archive}; or {way}"
+
+
+def _import_tfds(name: str) -> Any:
     try:
         import_tensorflow()
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise UserError(
-            f"reading CIFAR from TFDS needs TensorFlow and tensorflow-datasets ({error}): install them, or copy "
-            "the cache folder (config.data.cache_dir) of a machine that has them, or set "
-            "--config.data.name=cifar10_batches"
+            f"reading {TITLES[name]} from TFDS needs TensorFlow and tensorflow-datasets ({error}): install them; or "
+            f"{ways_around(name, tfds=False)}"
         ) from error
     return tfds
 

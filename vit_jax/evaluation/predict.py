@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vit_jax.data.image_folder import SUFFIXES, read_image, square
+from vit_jax.data.image_folder import SUFFIXES, passed_over, read_image, square
 from vit_jax.errors import UserError
 from vit_jax.evaluation.evaluate import Evaluator, probabilities
 from vit_jax.runs import trained
 from vit_jax.system.disk import expanded
-from vit_jax.system.progress import console, doing, percent, say
+from vit_jax.system.progress import console, doing, percent, room, say
 from vit_jax.system.sharding import make_mesh
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    Picture = str | Path | Image.Image | np.ndarray
 
 _BATCH = 64  # images decoded and predicted at a time: memory doesn't grow with their number
 
@@ -47,30 +49,39 @@ class Predictor:
         self.classes, self._params, self._side = model.classes, model.params, model.image_size[0]
         self._evaluator = Evaluator(model.module, config, make_mesh(), model.params, (*model.image_size, 3))
 
-    def __call__(self, images: Iterable["str | Path | Image.Image | np.ndarray"]) -> np.ndarray:
+    def __call__(self, images: "Picture | Iterable[Picture]") -> np.ndarray:
         """Paths of PNG and JPEG files, PIL images and uint8 (H, W, 3), of any size -> probabilities (N, C) float32.
 
-        Raises what `read` does.
+        One alone is taken as a list of one. Raises what `read` does.
         """
+        from PIL import Image
+
+        # Of an array (N, H, W, 3) each is one.
+        if isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim in (2, 3)):
+            images = [images]
         pixels = [self.read(image) for image in images]
         if not pixels:
             return np.zeros((0, len(self.classes)), np.float32)
         logits = self._evaluator.logits(self._params, np.stack(pixels))  # (N, C)
         return probabilities(logits).astype(np.float32)
 
-    def read(self, image: "str | Path | Image.Image | np.ndarray") -> np.ndarray:
+    def read(self, image: "Picture") -> np.ndarray:
         """One image as the run stores it, (S, S, 3) uint8: its central square, resized.
 
         Raises UserError for what is no image; for a broken file, whatever Pillow raises.
         """
+        from PIL import Image
+
         if isinstance(image, (str, Path)):
+            if Path(image).is_dir():
+                raise UserError(f"{image} is a folder; give its images: Path({str(image)!r}).glob('*.png')")
             return read_image(Path(image), self._side)
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
                 raise UserError(f"an array of an image is uint8 (H, W, 3); found {image.dtype} {image.shape}")
-            from PIL import Image
-
             image = Image.fromarray(image)
+        if not isinstance(image, Image.Image):
+            raise UserError(f"an image is a path, one of PIL or a uint8 array (H, W, 3); found {type(image).__name__}")
         return square(image, self._side)
 
 
@@ -87,8 +98,11 @@ def predict(
     `images` are files and folders. `check` is called before each batch and may raise. Raises UserError for a run,
     checkpoint or path that can't be used and, after all others are predicted, for images that can't be read.
     """
-    files, broken = find_images(images), []
+    broken: list[tuple[Path, str]] = []
     with contextlib.nullcontext() if format == "table" else _said_on_stderr():
+        files, left_out = find_images(images)
+        if left_out:
+            say(f"Left out: {left_out}. Only PNG and JPEG are read; convert the others first.")
         with doing("Loading"):
             predictor = Predictor(workdir, checkpoint, min(len(files), _BATCH))
         rows = _rows(predictor, files, top_k, broken, check)
@@ -105,10 +119,11 @@ def predict(
         )
 
 
-def find_images(paths: Sequence[str]) -> list[Path]:
+def find_images(paths: Sequence[str]) -> tuple[list[Path], str]:
     """The files named and, in the order of their names, every PNG and JPEG in the folders, but none that is hidden.
 
-    Raises UserError for a path that doesn't exist and a folder without images.
+    Also how many pictures of other formats are in the folders, as `passed_over` says it. Raises UserError for a path
+    that doesn't exist and a folder without images.
     """
     try:
         return _found(paths)
@@ -116,20 +131,24 @@ def find_images(paths: Sequence[str]) -> list[Path]:
         raise UserError(f"--images: {error.strerror} ({error.filename}); mend that, or name others") from error
 
 
-def _found(paths: Sequence[str]) -> list[Path]:
+def _found(paths: Sequence[str]) -> tuple[list[Path], str]:
     files: list[Path] = []
+    others: list[Path] = []
     for path in (expanded(path) for path in paths):
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-            found = [f for f in found if not any(part.startswith(".") for part in f.relative_to(path).parts)]
+            there = sorted(file for file in path.rglob("*") if file.is_file())
+            there = [f for f in there if not any(part.startswith(".") for part in f.relative_to(path).parts)]
+            found = [file for file in there if file.suffix.lower() in SUFFIXES]
             if not found:
-                raise UserError(f"--images {_name(path)}: no *.png, *.jpg or *.jpeg in this folder")
+                instead = f"; found {passed_over(there)}: convert them first" if passed_over(there) else ""
+                raise UserError(f"--images {_name(path)}: no *.png, *.jpg or *.jpeg in this folder{instead}")
             files += found
+            others += there
         elif path.is_file():
             files.append(path)
         else:
             raise UserError(f"--images {_name(path)}: there is no such file or folder")
-    return files
+    return files, passed_over(others)
 
 
 def _rows(
@@ -154,11 +173,24 @@ def _say_table(rows: Iterable[Row], files: list[Path], classes: Sequence[str], t
     """Lines as wide as the longest names need: nothing has to wait for the last image."""
     path_width = max(len("image"), *(len(_name(file)) for file in files))
     class_width = max(len("class 1"), *(len(name) for name in classes))
-    heads = (f"{f'class {i + 1}':{class_width + 10}}" for i in range(min(top_k, len(classes))))
+    heads = [f"{f'class {i + 1}':{class_width + 10}}" for i in range(min(top_k, len(classes)))]
+    columns = room()
+    if columns is not None and path_width + len(heads) * (2 + class_width + 10) > columns:
+        _say_narrow(rows, columns)
+        return
     say("  ".join([f"{'image':{path_width}}", *heads]).rstrip())
     for name, best in rows:
         cells = (f"{label:{class_width}}  {percent(probability):>8}" for label, probability in best)
         say("  ".join([f"{name:{path_width}}", *cells]))
+
+
+def _say_narrow(rows: Iterable[Row], columns: int) -> None:
+    """Each image with its classes below; of a path that is too long the end is shown, of a class the beginning."""
+    for name, best in rows:
+        say(name if len(name) <= columns else f"...{name[3 - columns :]}")
+        for label, probability in best:
+            text = f"  {percent(probability):>8}  {label}"
+            say(text if len(text) <= columns else f"{text[: columns - 3]}...")
 
 
 def _write_csv(rows: Iterable[Row]) -> None:

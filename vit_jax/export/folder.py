@@ -37,9 +37,10 @@ def export(workdir: str, checkpoint: str | None, format: str, output: str | None
             written = write_weights(model, format, unfinished)
         description = _describe(model, format) | written | {"files": sorted(_files(unfinished))}
         (unfinished / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
-    by = " and ".join(written.get("loaded_by", [format]))
-    difference = f"loaded again by {by}, its logits differ by up to {written['largest_difference']:.2g}"
-    say(f"Checkpoint {model.step} of {model.run.path} as {format}; {difference}")
+    say(
+        f"Checkpoint {model.step} of {model.run.path} as {format}; loaded again by "
+        f"{' and by '.join(written['loaded_by'])}, its logits differ by up to {written['largest_difference']:.2g}"
+    )
     say(f"In {folder}: {', '.join(sorted(entry.name for entry in folder.iterdir()))}")
     return folder
 

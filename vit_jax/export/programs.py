@@ -21,6 +21,7 @@ import numpy as np
 from jax.extend.mlir import serialize_portable_artifact
 
 from vit_jax.errors import RunError, UserError
+from vit_jax.export import formats
 from vit_jax.export.parity import require_same
 from vit_jax.models import VisionTransformer
 from vit_jax.runs.trained import Trained
@@ -35,6 +36,7 @@ _INLINE_BYTES = 2**30  # of parameters in an ONNX file: it can't have more than 
 
 # uint8 (B, H, W, 3) -> float32 (B, C), by the library that a program is for.
 Loaded = Callable[[np.ndarray], np.ndarray]
+Written = tuple[Loaded, str, list[str]]  # also name and version of that library, and how it loads the program
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,21 @@ def write_program(model: Trained, format: str, folder: Path) -> dict[str, Any]:
     """
     program = program_of(model)
     try:
-        loaded, usage = WRITERS[format](program, folder)
+        loaded, reader, usage = WRITERS[format](program, folder)
         largest, scale = difference(program, loaded)
-    except (UserError, OSError):
+    except OSError:
         raise
+    except ImportError as error:
+        raise UserError(
+            f"{format} needs libraries that aren't installed ({error}): {formats.NEEDS[format][1]}; or take "
+            f"{formats.instead(format, model.module.cfg)}, which can be written here"
+        ) from error
     except Exception as error:  # whatever other projects' libraries raise
         reason = " ".join(str(error).split())[:300]
-        raise RunError(f"this model can't be written as {format}: {type(error).__name__}: {reason}") from error
+        raise RunError(
+            f"this model can't be written as {format}: {type(error).__name__}: {reason}. Take "
+            f"{formats.instead(format, model.module.cfg)}"
+        ) from error
     require_same(f"the {format} program", largest, scale)
     height, width, channels = program.image_shape
     return {
@@ -72,6 +82,7 @@ def write_program(model: Trained, format: str, folder: Path) -> dict[str, Any]:
         "output": {"name": "logits", "shape": ["batch", len(model.classes)], "dtype": "float32"},
         "largest_difference": largest,
         "largest_logit": scale,
+        "loaded_by": [reader],
         "usage": usage,
     }
 
@@ -96,7 +107,7 @@ def difference(program: Program, loaded: Loaded) -> tuple[float, float]:
     return float(np.abs(found - expected).max()), float(np.abs(expected).max())
 
 
-def _write_jax(program: Program, folder: Path) -> tuple[Loaded, list[str]]:
+def _write_jax(program: Program, folder: Path) -> Written:
     """model.stablehlo: jax.export's form, which later versions of JAX read, on any of _PLATFORMS."""
     function, file = jax.jit(partial(program.logits, program.params)), folder / "model.stablehlo"
     file.write_bytes(jax.export.export(function, platforms=_PLATFORMS)(program.images()).serialize())
@@ -105,18 +116,15 @@ def _write_jax(program: Program, folder: Path) -> tuple[Loaded, list[str]]:
         'model = export.deserialize(bytearray(open("model.stablehlo", "rb").read()))',
         "logits = model.call(images)",
     ]
-    return jax.export.deserialize(bytearray(file.read_bytes())).call, usage
+    return jax.export.deserialize(bytearray(file.read_bytes())).call, f"jax {jax.__version__}", usage
 
 
-def _write_onnx(program: Program, folder: Path) -> tuple[Loaded, list[str]]:
+def _write_onnx(program: Program, folder: Path) -> Written:
     """model.onnx and, where the parameters are large, model.onnx.data beside it."""
-    try:
-        import onnx
-        import onnxruntime
+    import onnx
+    import onnxruntime
 
-        from vit_jax.export.onnx_rules import convert
-    except ImportError as error:
-        raise UserError(f"ONNX needs libraries that aren't installed ({error}): pip install 'vit-jax[onnx]'") from error
+    from vit_jax.export.onnx_rules import convert
 
     traced = jax.make_jaxpr(partial(program.logits, program.params))(program.images())
     size = sum(x.nbytes for x in jax.tree.leaves(program.params))
@@ -132,16 +140,14 @@ def _write_onnx(program: Program, folder: Path) -> tuple[Loaded, list[str]]:
         'session = onnxruntime.InferenceSession("model.onnx")',
         'logits = session.run(["logits"], {"images": images})[0]',
     ]
-    return lambda images: session.run(["logits"], {"images": images})[0], usage
+    reader = f"onnxruntime {onnxruntime.__version__}"
+    return lambda images: session.run(["logits"], {"images": images})[0], reader, usage
 
 
-def _write_savedmodel(program: Program, folder: Path) -> tuple[Loaded, list[str]]:
+def _write_savedmodel(program: Program, folder: Path) -> Written:
     """A SavedModel with the signature serving_default, parameters as variables: a graph can't have more than 2 GB."""
-    try:
-        tf = import_tensorflow()
-        from tensorflow.compiler.tf2xla.python import xla
-    except ImportError as error:
-        raise UserError(f"a SavedModel needs TensorFlow ({error}): pip install tensorflow") from error
+    tf = import_tensorflow()
+    from tensorflow.compiler.tf2xla.python import xla
 
     exported = jax.export.export(jax.jit(program.logits), platforms=_PLATFORMS)(program.params, program.images())
     params = [tf.Variable(x, trainable=False) for x in jax.tree.leaves(program.params)]
@@ -168,7 +174,8 @@ def _write_savedmodel(program: Program, folder: Path) -> tuple[Loaded, list[str]
         'model = tf.saved_model.load(".").signatures["serving_default"]',
         'logits = model(images=tf.constant(images))["logits"].numpy()',
     ]
-    return lambda images: loaded(images=tf.constant(images))["logits"].numpy(), usage
+    reader = f"tensorflow {tf.__version__}"
+    return lambda images: loaded(images=tf.constant(images))["logits"].numpy(), reader, usage
 
 
 def _for_tensorflow(module: str) -> bytes:
@@ -181,7 +188,7 @@ def _for_tensorflow(module: str) -> bytes:
     return serialize_portable_artifact(re.sub(composite, r"func.call \2(\1)", module), _STABLEHLO)
 
 
-WRITERS: dict[str, Callable[[Program, Path], tuple[Loaded, list[str]]]] = {
+WRITERS: dict[str, Callable[[Program, Path], Written]] = {
     "jax": _write_jax,
     "onnx": _write_onnx,
     "savedmodel": _write_savedmodel,

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.numpy import save_file
 
 from vit_jax.config import ModelConfig
 from vit_jax.errors import RunError, UserError
+from vit_jax.export import formats
 from vit_jax.export.parity import require_same
 from vit_jax.models import VisionTransformer, posembs
 from vit_jax.models.stems import grid_shape
@@ -34,38 +36,40 @@ def write_weights(model: Trained, format: str, folder: Path) -> dict[str, Any]:
     if format == "safetensors":
         flat = {path_of(path): x for path, x in jax.tree_util.tree_leaves_with_path(params)}
         _save(flat, folder, own.metadata(cfg))
-        loaded_by: dict[str, Callable] = {}
     else:
-        if obstacles := _OBSTACLES[format](cfg):
-            raise UserError(f"{format} has no model with {', '.join(obstacles)}; use --format=safetensors, jax or onnx")
+        if obstacles := formats.obstacles(format, cfg):
+            raise UserError(
+                f"{format} has no model with {', '.join(obstacles)}; this one can be written here as "
+                f"{formats.instead(format, cfg)}"
+            )
         cfg, params = _with_learned_positions(cfg, params)
         _save(_renamed(_PIECES[format](cfg), params), folder, {"format": "pt"})
         for name, content in _CONFIGS[format](model, cfg).items():
             (folder / name).write_text(json.dumps(content, indent=2) + "\n")
-        loaded_by = {format: _LIBRARIES[format]} if _installed(format) else {}
+    readers = {"vit_jax's own reader": _by_us, **_libraries(format)}
     return {
         "preprocessing": {
             "image_size": model.module.cfg.image_size,
             "mean": list(model.config.augment.mean),
             "std": list(model.config.augment.std),
         },
-        "largest_difference": _compared(model, folder, {"vit_jax": _by_us, **loaded_by}),
-        "loaded_by": ["vit_jax", *loaded_by],
+        "largest_difference": _compared(model, folder, readers),
+        "loaded_by": list(readers),
     }
 
 
-def _save(arrays: dict[str, np.ndarray], folder: Path, metadata: dict[str, str]) -> None:
-    save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, folder / "model.safetensors", metadata)
+def _save(arrays: dict[str, np.ndarray], folder: Path, marks: dict[str, str]) -> None:
+    save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, folder / "model.safetensors", marks)
 
 
-def _compared(model: Trained, folder: Path, loaded_by: dict[str, Callable]) -> float:
+def _compared(model: Trained, folder: Path, readers: dict[str, Callable]) -> float:
     """The largest difference of logits on random images; raises RunError where it is no rounding."""
     size = model.module.cfg.image_size
     images = np.random.RandomState(0).normal(size=(4, size, size, 3)).astype(np.float32)
     module = VisionTransformer(dataclasses.replace(model.module.cfg, attention="xla"), np.float32)
     with jax.default_matmul_precision("highest"):
         expected = np.asarray(module.apply({"params": model.params}, images)[0])
-        found = {name: _logits(name, run, folder, images) for name, run in loaded_by.items()}
+        found = {name: _logits(name, run, folder, images) for name, run in readers.items()}
     largest = {name: float(np.abs(logits - expected).max()) for name, logits in found.items()}
     for name, difference in largest.items():
         require_same(f"{name}, which loaded the weights again,", difference, float(np.abs(expected).max()))
@@ -103,12 +107,17 @@ def _by_timm(folder: Path, images: np.ndarray) -> np.ndarray:
         return model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
 
 
-_LIBRARIES = {"huggingface": _by_huggingface, "timm": _by_timm}
+_LIBRARIES = {"huggingface": ("transformers", _by_huggingface), "timm": ("timm", _by_timm)}
 
 
-def _installed(format: str) -> bool:
-    names = {"huggingface": ("torch", "transformers"), "timm": ("torch", "timm")}[format]
-    return all(importlib.util.find_spec(name) is not None for name in names)
+def _libraries(format: str) -> dict[str, Callable]:
+    """The library that a format is for, by name and version, where it and PyTorch are installed."""
+    if format not in _LIBRARIES:
+        return {}
+    library, run = _LIBRARIES[format]
+    if any(importlib.util.find_spec(name) is None for name in ("torch", library)):
+        return {}
+    return {f"{library} {metadata.version(library)}": run}
 
 
 def _renamed(pieces: list[Piece], params: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -129,37 +138,6 @@ def _with_learned_positions(cfg: ModelConfig, params: dict[str, Any]) -> tuple[M
     return dataclasses.replace(cfg, posemb="learned"), {**params, "posemb": table}
 
 
-def _common_obstacles(cfg: ModelConfig) -> list[str]:
-    checks = {
-        f"stem.kind={cfg.stem.kind}": cfg.stem.kind != "patch",
-        f"posemb={cfg.posemb}": cfg.posemb == "rope2d",
-        f"token_mlp_dim={cfg.token_mlp_dim}": cfg.token_mlp_dim is not None,
-        f"representation_dim={cfg.representation_dim}": cfg.representation_dim is not None,
-        f"head_mlp={cfg.head_mlp}": bool(cfg.head_mlp),
-        "mlp_output_activation=True": cfg.mlp_output_activation,
-        f"head_dim={cfg.head_dim}": cfg.token_mlp_dim is None and cfg.head_dim * cfg.heads != cfg.width,
-    }
-    return [name for name, found in checks.items() if found]
-
-
-def _huggingface_obstacles(cfg: ModelConfig) -> list[str]:
-    checks = {
-        f"pool={cfg.pool}": cfg.pool != "token",
-        f"registers={cfg.registers}": cfg.registers > 0,
-        "norm_after_pool=True": cfg.norm_after_pool,
-        "layer_scale": cfg.layer_scale is not None,
-        "qk_norm=True": cfg.qk_norm,
-    }
-    return _common_obstacles(cfg) + [name for name, found in checks.items() if found]
-
-
-def _timm_obstacles(cfg: ModelConfig) -> list[str]:
-    checks = {f"pool={cfg.pool}": cfg.pool not in _TIMM_POOLS, f"norm_eps={cfg.norm_eps}": cfg.norm_eps != 1e-6}
-    return _common_obstacles(cfg) + [name for name, found in checks.items() if found]
-
-
-_OBSTACLES = {"huggingface": _huggingface_obstacles, "timm": _timm_obstacles}
-_TIMM_POOLS = {"token": "token", "mean": "avg", "map": "map"}
 _PIECES: dict[str, Callable[[ModelConfig], list[Piece]]] = {
     "huggingface": lambda cfg: huggingface.pieces(cfg, {}, 1, grid_shape(cfg)),
     "timm": lambda cfg: timm.pieces(cfg, {}, cfg.registers + (cfg.pool == "token"), grid_shape(cfg)),
@@ -210,7 +188,7 @@ def _timm_configs(model: Trained, cfg: ModelConfig) -> dict[str, Any]:
         "depth": cfg.depth,
         "num_heads": cfg.heads,
         "mlp_ratio": (cfg.mlp_dim + 0.5) / cfg.width,  # timm rounds the product down
-        "global_pool": _TIMM_POOLS[cfg.pool],
+        "global_pool": formats.TIMM_POOLS[cfg.pool],
         "class_token": cfg.pool == "token",
         "fc_norm": cfg.norm_after_pool,
         "reg_tokens": cfg.registers,

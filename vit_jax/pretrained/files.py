@@ -35,6 +35,11 @@ class Weights:
     config: dict[str, Any] = field(default_factory=dict)  # of a config.json beside the weights
     metadata: dict[str, str] = field(default_factory=dict)  # within a .safetensors file
 
+    def beside(self, name: str) -> dict[str, Any]:
+        """The content of a JSON file in the folder of the weights; {} where there is none."""
+        file = (self.path if self.path.is_dir() else self.path.parent) / name
+        return _json(file) if file.is_file() else {}
+
 
 def open_weights(path: str | Path) -> Weights:
     """Opens an .npz or .safetensors file, or a folder with model.safetensors and config.json.

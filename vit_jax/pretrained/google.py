@@ -17,7 +17,17 @@ from vit_jax.models.stems import grid_shape
 from vit_jax.pretrained.files import Shape, Weights
 from vit_jax.pretrained.pieces import Piece, norm, positions_table, prefix, reshaped, same
 from vit_jax.pretrained.positions import Grid, bilinear_aligned, grid_of
-from vit_jax.pretrained.source import Layout, Source, first_shape, not_more_than, nothing, over, pair, pixels_of_a_patch
+from vit_jax.pretrained.source import (
+    TO_ONE,
+    Layout,
+    Source,
+    first_shape,
+    not_more_than,
+    nothing,
+    over,
+    pair,
+    pixels_of_a_patch,
+)
 
 _NORM = ("/scale", "/bias")
 
@@ -213,4 +223,8 @@ def _mixer_pieces(cfg: ModelConfig) -> list[Piece]:
     return found + _dense("head/logits", "head", (cfg.width,), (cfg.num_classes,))
 
 
-SOURCE = Source("google-research/vision_transformer", recognises, fields, layout, pieces, bilinear_aligned, nothing)
+SOURCE = Source(
+    "google-research/vision_transformer",
+    *(recognises, fields, layout, pieces, bilinear_aligned, nothing),
+    normalisation=lambda weights: TO_ONE,
+)

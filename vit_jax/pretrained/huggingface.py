@@ -22,7 +22,18 @@ from vit_jax.pretrained.pieces import (
     torch_patches,
 )
 from vit_jax.pretrained.positions import Grid, bicubic, grid_of
-from vit_jax.pretrained.source import Layout, Source, first_shape, not_more_than, over, pair, pixels_of_a_patch
+from vit_jax.pretrained.source import (
+    TO_ONE,
+    Layout,
+    Normalisation,
+    Source,
+    first_shape,
+    normalisation_of,
+    not_more_than,
+    over,
+    pair,
+    pixels_of_a_patch,
+)
 
 _NORM = (".weight", ".bias")
 _LAYER = re.compile(r"(?:vit\.)?(?:encoder\.layer|layers)\.(\d+)\.")
@@ -122,4 +133,12 @@ def pieces(cfg: ModelConfig, shapes: dict[str, Shape], before: int, grid: Grid |
     return found + torch_dense("head/logits", "classifier", (d,), (cfg.num_classes,))
 
 
-SOURCE = Source("Hugging Face's ViT", recognises, fields, layout, pieces, bicubic, ignored)
+def normalisation(weights: Weights) -> Normalisation | None:
+    """As preprocessor_config.json says; without one, ViTImageProcessor's own."""
+    said = weights.beside("preprocessor_config.json")
+    if said.get("do_normalize") is False:
+        return Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return normalisation_of(said, "image_mean", "image_std", TO_ONE)
+
+
+SOURCE = Source("Hugging Face's ViT", recognises, fields, layout, pieces, bicubic, ignored, normalisation)

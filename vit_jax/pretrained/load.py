@@ -20,6 +20,7 @@ from vit_jax.pretrained.source import Layout, Source, not_more_than, pair
 from vit_jax.runs import trained
 from vit_jax.schema import from_mapping, unknown
 from vit_jax.steps.optim import path_of
+from vit_jax.system.disk import expanded
 from vit_jax.system.progress import say
 
 _SOURCES = (own.SOURCE, google.SOURCE, huggingface.SOURCE, timm.SOURCE)
@@ -122,6 +123,7 @@ def _described(weights: Weights, by_hand: dict[str, Any], given: Mapping[str, An
 
 def _open(path: Path) -> Weights:
     """A file or folder of weights; a run's workdir becomes one like an export of ours."""
+    path = expanded(path)
     if not (path / "checkpoints").is_dir():
         return open_weights(path)
     run = trained.load(str(path))

@@ -15,7 +15,7 @@ from vit_jax.models.stems import grid_shape, image_shape
 from vit_jax.pretrained.files import Shape, Weights
 from vit_jax.pretrained.pieces import Piece, same
 from vit_jax.pretrained.positions import Grid, bilinear
-from vit_jax.pretrained.source import Layout, Source, not_more_than, nothing
+from vit_jax.pretrained.source import Layout, Normalisation, Source, normalisation_of, not_more_than, nothing
 from vit_jax.schema import from_mapping, to_dict
 from vit_jax.steps import state as states
 from vit_jax.steps.optim import path_of
@@ -80,4 +80,10 @@ def nested(flat: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-SOURCE = Source("vit_jax", recognises, fields, layout, pieces, bilinear, nothing)
+def normalisation(weights: Weights) -> Normalisation | None:
+    """Of an export model.json says it, of a run its config."""
+    said = weights.beside("model.json").get("preprocessing") or weights.beside("config.json").get("augment")
+    return normalisation_of(said, "mean", "std", None)
+
+
+SOURCE = Source("vit_jax", recognises, fields, layout, pieces, bilinear, nothing, normalisation)

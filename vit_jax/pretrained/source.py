@@ -20,6 +20,16 @@ class Layout(NamedTuple):
     image_size: tuple[int, int] | None  # height and width in pixels, where they are known
 
 
+class Normalisation(NamedTuple):
+    """What images are normalised with, per channel, of pixels in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+TO_ONE = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # to [-1, 1]
+
+
 class Source(NamedTuple):
     name: str
     recognises: Callable[[Weights], bool]
@@ -29,10 +39,21 @@ class Source(NamedTuple):
     pieces: Callable[[ModelConfig, dict[str, Shape], int, Grid | None], list[Piece]]  # of cfg, shapes, before, grid
     resize: Resize
     ignored: Callable[[str], bool]  # whether an array's name says that a classifier doesn't use it
+    normalisation: Callable[[Weights], Normalisation | None]  # None: the weights don't tell
 
 
 def nothing(name: str) -> bool:
     return False
+
+
+def normalisation_of(said: Any, mean: str, std: str, default: Normalisation | None) -> Normalisation | None:
+    """What is said under two keys of a JSON object, or the default; raises UserError for what are no numbers."""
+    if not isinstance(said, Mapping) or mean not in said or std not in said:
+        return default
+    values = [said[mean], said[std]]
+    if not all(isinstance(v, list) and len(v) == 3 and all(type(x) in (int, float) for x in v) for v in values):
+        raise UserError(f"{mean} and {std} beside the weights are three numbers each; found {values}")
+    return Normalisation(*(tuple(map(float, value)) for value in values))
 
 
 def first_shape(pattern: str, shapes: Mapping[str, Shape]) -> Shape | None:

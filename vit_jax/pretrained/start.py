@@ -1,4 +1,4 @@
-"""Training that starts from weights, `config.init_from`: they say what the config of the model leaves open."""
+"""Training that starts from weights, `config.init_from`: they say what the config leaves open of model and images."""
 
 import dataclasses
 from collections.abc import Collection
@@ -7,42 +7,72 @@ from typing import Any
 
 from vit_jax.config import Config, ModelConfig
 from vit_jax.models import VisionTransformer, create, resolve
-from vit_jax.pretrained.load import describe, fitting, params_for
+from vit_jax.pretrained.load import Described, describe, fitting, params_for
+from vit_jax.pretrained.source import Normalisation
 from vit_jax.runs.folder import RunFolder
 from vit_jax.schema import from_mapping, to_dict
+from vit_jax.system.progress import say
 
 # What the config alone says: the data's part, and how the machine computes.
-_OURS = ("image_size", "image_width", "num_classes", "attention", "dtype", "remat")
+_OURS = ("num_classes", "attention", "dtype", "remat")
+_SIZES = ("image_size", "image_width")
 
 
 def with_model(config: Config, workdir: str, given: Collection[str] = ()) -> Config:
     """The config with its model filled in: from the run in `workdir` if there is one, else from the weights.
 
-    Keys that differ from their defaults stay, and those `given` by name. Raises UserError for weights that can't be
-    used and for what they don't tell. Uses no device.
+    So are the size of the images and what they are normalised with, where that is open. Keys of the model that differ
+    from their defaults stay, and those `given` by name. Raises UserError for weights that can't be used and for what
+    they don't tell. Uses no device.
     """
     if config.init_from is None:
         return config
     run, start = RunFolder(workdir), RunFolder(config.init_from)
     model, default = to_dict(config.model), to_dict(ModelConfig())
     chosen = {key: value for key, value in model.items() if value != default[key] or key in given}
-    if run.exists():
-        known = to_dict(run.config().model)
+    # Progressive resolution ends with the model's own size.
+    sized = bool(config.train.sizes) or not chosen.keys().isdisjoint(_SIZES)
+    if run.exists():  # the normalisation that it has filled in stays its own, too
+        known, theirs = to_dict(run.config().model), None
     elif start.exists() and (start.path / "checkpoints").is_dir():
-        known = to_dict(start.config().model)
+        before = start.config()
+        known, theirs = to_dict(before.model), Normalisation(before.augment.mean, before.augment.std)
     else:
         # Any class count will do for now: a new head takes the place of one of another.
-        sizes = {"image_size": config.model.image_size, "num_classes": config.model.num_classes or 1}
-        known = describe(Path(config.init_from), chosen | sizes).model
+        sizes = {"num_classes": config.model.num_classes or 1}
+        sizes |= {"image_size": config.model.image_size} if sized else {}
+        described = describe(Path(config.init_from), chosen | sizes)
+        known, theirs = described.model, described.source.normalisation(described.weights)
     chosen.pop("variant", None)  # its sizes are known by now
-    known |= {key: model[key] for key in _OURS} | chosen
-    return dataclasses.replace(config, model=from_mapping(ModelConfig, known, "config.model"))
+    known |= {key: model[key] for key in (*_OURS, *(_SIZES if sized else ()))} | chosen
+    augment = config.augment
+    if theirs is not None:
+        augment = dataclasses.replace(augment, mean=augment.mean or theirs.mean, std=augment.std or theirs.std)
+    return dataclasses.replace(config, augment=augment, model=from_mapping(ModelConfig, known, "config.model"))
 
 
 def check_start(config: Config) -> None:
-    """Raises UserError with every mismatch between the model of a config and the weights that it is to start from."""
+    """Says what images become for the weights that a config is to start from: their size, and how they are normalised.
+
+    Raises UserError with every mismatch between its model and the weights.
+    """
     module = create(resolve(config.model, config.model.num_classes or 1))
-    fitting(module, _describe(config, module))
+    described = _describe(config, module)
+    fitting(module, described)
+    side, own = config.model.image_size, described.source.layout(described.weights, described.model, {}).image_size
+    if own == (side, side):
+        size = f"as the weights in {config.init_from} are for"
+    else:
+        theirs = f"; the weights in {config.init_from} are for {own[0]} x {own[1]}" if own else ""
+        size = f"as the config says{theirs}"
+    here = Normalisation(config.augment.mean, config.augment.std)
+    if here == described.source.normalisation(described.weights):
+        normalised = "normalised as for those"
+    elif here.mean and here.std:
+        normalised = "normalised as the config says"
+    else:
+        normalised = "normalised by the train images, as the weights don't tell how"
+    say(f"Images of {side} x {side} pixels, {size}; {normalised}.")
 
 
 def params_of(config: Config, module: VisionTransformer) -> dict[str, Any]:
@@ -53,5 +83,5 @@ def params_of(config: Config, module: VisionTransformer) -> dict[str, Any]:
     return params_for(module, _describe(config, module))
 
 
-def _describe(config: Config, module: VisionTransformer) -> Any:
+def _describe(config: Config, module: VisionTransformer) -> Described:
     return describe(Path(config.init_from), {**to_dict(module.cfg), "image_size": module.cfg.image_size})

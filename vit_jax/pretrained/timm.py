@@ -21,7 +21,19 @@ from vit_jax.pretrained.pieces import (
     torch_patches,
 )
 from vit_jax.pretrained.positions import Grid, bicubic_antialiased, grid_of
-from vit_jax.pretrained.source import Layout, Source, first_shape, not_more_than, nothing, over, pair, pixels_of_a_patch
+from vit_jax.pretrained.source import (
+    TO_ONE,
+    Layout,
+    Normalisation,
+    Source,
+    first_shape,
+    normalisation_of,
+    not_more_than,
+    nothing,
+    over,
+    pair,
+    pixels_of_a_patch,
+)
 
 _NORM = (".weight", ".bias")
 _POOLS = {"token": "token", "avg": "mean", "map": "map"}
@@ -159,4 +171,9 @@ def _attention_pool(cfg: ModelConfig) -> list[Piece]:
     ]
 
 
-SOURCE = Source("timm", recognises, fields, layout, pieces, bicubic_antialiased, nothing)
+def normalisation(weights: Weights) -> Normalisation | None:
+    """As config.json says; without one, that of most of timm's vision transformers."""
+    return normalisation_of(weights.config.get("pretrained_cfg"), "mean", "std", TO_ONE)
+
+
+SOURCE = Source("timm", recognises, fields, layout, pieces, bicubic_antialiased, nothing, normalisation)

@@ -89,17 +89,18 @@ class RunFolder:
             now[group][key] = saved[group][key] = None
         lines = difference(saved, now)
         if lines:
+            title = f"{self.path} holds a run with another config; give the same one or choose another --workdir:"
+            is_longer = saved["train"]["length"] != now["train"]["length"] and (self.path / "checkpoints").is_dir()
             raise UserError(
-                "\n".join(
-                    [
-                        f"{self.path} holds a run with another config; give the same one or choose another --workdir:",
-                        *(f"  {line}" for line in lines),
-                    ]
-                )
+                "\n".join([title, *(f"  {line}" for line in lines), *([self.longer()] if is_longer else [])])
             )
         return dataclasses.replace(
             before, data=dataclasses.replace(before.data, dir=config.data.dir, cache_dir=config.data.cache_dir)
         )
+
+    def longer(self) -> str:
+        """How to go on with a run beyond its end: its learning rate has followed its length, which thus can't change."""
+        return f"To train its weights for longer, choose another --workdir and add --config.init_from={self.path}"
 
     def check_data(self, dataset: DataSet) -> None:
         """Raises UserError if the run knows its data and these are others."""

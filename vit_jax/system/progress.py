@@ -1,6 +1,9 @@
 """What a person sees of a run: a live bar on a terminal, plain lines elsewhere, and tables."""
 
 import contextlib
+import html
+import os
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -16,7 +19,14 @@ class _Console(Console):
         self.quiet = True
 
 
-console = _Console(highlight=False, soft_wrap=True, emoji=False)  # :100: may be a part of a name
+# :100: may be a part of a name. In a notebook lines are printed as anywhere else; rich would make each an output.
+console = _Console(highlight=False, soft_wrap=True, emoji=False, force_jupyter=False)
+
+
+def in_notebook() -> bool:
+    """Whether what is displayed shows in a notebook's cell."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 def say(text: str) -> None:
@@ -25,13 +35,23 @@ def say(text: str) -> None:
 
 
 def say_table(title: str, rows: Iterable[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
-    """Prints a small table: of names and figures or, with a header, of as many columns as that has."""
+    """Prints a small table: of names and figures or, with a header, of as many columns as that has.
+
+    Where the terminal is too narrow for it, it does without lines; then cells are wrapped, and nothing is cut.
+    """
     table = Table(title=title, title_justify="left", show_header=bool(header))
     for i, name in enumerate(header or ("", "")):
-        table.add_column(name, justify="right" if i else "left")
+        table.add_column(name, justify="right" if i else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
+    if console.measure(table, options=console.options.update(width=10_000)).maximum > console.width:
+        table.box, table.pad_edge, table.padding = None, False, (0, 1, 0, 0)
     console.print(table)
+
+
+def room() -> int | None:
+    """Columns that a line may have: those of the terminal or of $COLUMNS; None where it goes to a file or a program."""
+    return console.width if console.is_terminal or os.environ.get("COLUMNS") else None
 
 
 def percent(fraction: float) -> str:
@@ -59,7 +79,8 @@ def doing(what: str, first: float = 5.0, every: float = 20.0) -> Iterator[None]:
 class TrainingBar:
     """How far a run is, with loss, accuracy, images/s and the time left.
 
-    On a terminal a live bar; elsewhere (a log file, a batch job) a line at least every `quiet` seconds.
+    On a terminal a live bar, in a notebook one in the cell; elsewhere (a log file, a batch job) a line at least every
+    `quiet` seconds.
     """
 
     def __init__(self, total: int, place: float, step: int, by_clock: bool, quiet: float = 20.0):
@@ -77,12 +98,14 @@ class TrainingBar:
             transient=True,
             disable=not console.is_terminal,
         )
+        self._cell = _Cell(total) if in_notebook() and not console.quiet else None
+        self._live = console.is_terminal or self._cell is not None
         self._where = self._said(step, place)
         # Fractions do as well, whatever its annotation says.
         self._task = self._bar.add_task("", total=total, completed=place, figures="", where=self._where)  # type: ignore[arg-type]
         self._bar.start()
         self._closed = threading.Event()
-        if not console.is_terminal:
+        if not self._live:
             threading.Thread(target=self._tell, daemon=True).start()
 
     def _said(self, step: int, place: float) -> str:
@@ -97,7 +120,7 @@ class TrainingBar:
 
     def wants_figures(self) -> bool:
         """Whether new figures would be shown now: reading them from the device costs a little."""
-        return time.monotonic() - self._shown > (0.2 if console.is_terminal else self._quiet)
+        return time.monotonic() - self._shown > (0.2 if self._live else self._quiet)
 
     def update(self, step: int, place: float, loss: float, top1: float, images_per_second: float) -> None:
         self._where = self._said(step, place)
@@ -106,13 +129,35 @@ class TrainingBar:
         self._shown = time.monotonic()
         figures = f"loss {loss:.3f}  top-1 {percent(top1)}  {images_per_second:,.0f} images/s"
         self._bar.update(self._task, completed=place, figures=figures, where=self._where)
-        if not console.is_terminal:
-            left = (self._shown - self._started) / max(place - self._first, 1e-9) * (self._total - place)
-            say(f"  step {self._where}  {figures}  ETA {duration(left)}")
+        left = (self._shown - self._started) / max(place - self._first, 1e-9) * (self._total - place)
+        text = f"step {self._where}  {figures}  ETA {duration(left)}"
+        if self._cell:
+            self._cell.draw(place, text)
+        elif not self._live:
+            say(f"  {text}")
 
     def close(self) -> None:
         self._closed.set()
         self._bar.stop()
+        if self._cell:
+            self._cell.clear()
+
+
+class _Cell:
+    """A bar in a notebook's cell."""
+
+    def __init__(self, total: float):
+        from IPython.display import HTML, display
+
+        self._total, self._html = total, HTML
+        self._handle = display(HTML(""), display_id=True)
+
+    def draw(self, place: float, text: str) -> None:
+        bar = f"<progress style='width:20em' max='{self._total}' value='{place:.2f}'></progress>"
+        self._handle.update(self._html(f"{bar} <code>{html.escape(text)}</code>"))
+
+    def clear(self) -> None:
+        self._handle.update(self._html(""))
 
 
 def duration(seconds: float) -> str:

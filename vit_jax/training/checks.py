@@ -63,6 +63,21 @@ def check_splits(config: Config, sizes: dict[str, int]) -> int:
     return len(train)
 
 
+def warnings_of(config: Config, num_train: int) -> list[str]:
+    """What can be, but is seldom meant, where the train split has so many images: a sentence for each."""
+    found, batch = [], config.train.batch_size
+    if batch > num_train:
+        found.append(
+            f"config.train.batch_size={batch} is more than the {num_train:,} images of config.data.train="
+            f"{config.data.train!r}: each step takes some of them more than once"
+        )
+    if not durations.parse(config.log.every, "config.log.every")[0]:
+        by_clock = durations.seconds_of(config.train.length, "config.train.length") is not None
+        which = "no step's figures are" if by_clock else "only the last step's figures are"
+        found.append(f'config.log.every={config.log.every!r}: {which} logged; "50 steps", say, logs more')
+    return found
+
+
 def _check_data(config: Config) -> None:
     data = config.data
     if data.name not in sources.NAMES:

@@ -109,7 +109,7 @@ def _found(run: RunFolder, config: Config, resume: str) -> tuple[Config, bool, d
         check_config(config, jax.device_count())  # what the run has filled in fits the devices here, too
         complete, results = _at_the_end(run)
         if complete:
-            say(f"{run.path} is already complete; nothing to do. Choose another --workdir to train anew.")
+            say(f"{run.path} is already complete; nothing to do. Another --workdir trains anew. {run.longer()}")
             if results:
                 report.say_results(run.path, results)
         return config, complete, results

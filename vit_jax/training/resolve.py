@@ -11,8 +11,9 @@ from vit_jax.data.dataset import DataSet, Examples, Parts, take
 from vit_jax.errors import UserError
 from vit_jax.models import backend, resolve
 from vit_jax.steps.cpu import with_micro_batches
+from vit_jax.system.progress import say
 from vit_jax.system.tensorflow import import_tensorflow
-from vit_jax.training.checks import check_splits
+from vit_jax.training.checks import check_splits, warnings_of
 
 _RESIDENT_LIMIT = 4 * 2**30  # bytes, of all copies in one memory, up to which "auto" keeps the train images resident
 
@@ -22,7 +23,9 @@ def with_data(config: Config, dataset: DataSet) -> tuple[Config, Parts]:
 
     Raises UserError for a config that doesn't fit them.
     """
-    check_splits(config, {split: len(examples.labels) for split, examples in dataset.splits.items()})
+    num_train = check_splits(config, {split: len(examples.labels) for split, examples in dataset.splits.items()})
+    for line in warnings_of(config, num_train):
+        say(f"Warning: {line}")
     classes = len(dataset.classes)
     if config.model.num_classes not in (None, classes):
         raise UserError(

@@ -1,4 +1,4 @@
-"""The cache of decoded data sets and compiled steps, and where CIFAR-10 is."""
+"""The cache of decoded data sets and compiled steps, and where CIFAR-10 and CIFAR-100 are."""
 
 import os
 import re
@@ -17,7 +17,6 @@ from vit_jax.data import cache, sources
 from vit_jax.system.disk import expanded
 
 _ELSEWHERE = "name another folder with VIT_JAX_CACHE or --config.data.cache_dir"
-_ARCHIVE = "bring cifar-10-python.tar.gz: --config.data.name=cifar10_batches --config.data.dir=cifar-10-python.tar.gz"
 _STALE = 3600  # seconds after which an unfinished folder was left by a program that was killed
 
 
@@ -69,27 +68,36 @@ def compiled(root: Path, env: Mapping[str, str]) -> list[Finding]:
     return [Finding("ok", "compiled steps", f"{size(_bytes(folder))} in {folder}, which may be deleted at any time")]
 
 
-def cifar10(root: Path, places: list[Path], installed: Container[str]) -> list[Finding]:
-    """Where CIFAR-10 is: decoded in the cache at `root`, or prepared by TensorFlow Datasets in one of the places."""
-    findings = [
+def tfds_places(places: list[Path]) -> list[Finding]:
+    """A warning for each place of TensorFlow Datasets that was named and isn't there."""
+    return [
         Finding("warning", "TFDS_DATA_DIR", f"{place} does not exist", "mend it, or unset it")
         for place in places[:-1]  # the last is TFDS's default, which needn't
         if not place.exists()
     ]
+
+
+def cifar(name: str, root: Path, places: list[Path], installed: Container[str]) -> list[Finding]:
+    """Where cifar10 or cifar100 is: decoded in the cache at `root`, or prepared by TFDS in one of the places.
+
+    That it isn't here is a warning for CIFAR-10 alone, on which most of the configs train.
+    """
+    title = sources.TITLES[name]
     missing = [] if "tensorflow" in installed or "tensorflow-cpu" in installed else ["TensorFlow"]
     missing += [] if "tensorflow-datasets" in installed else ["TensorFlow Datasets"]
-    if decoded := cache.newest(root, "cifar10"):
-        return [*findings, Finding("ok", "CIFAR-10", f"decoded in {decoded}")]
-    folder = sources.prepared("cifar10", places)
+    if decoded := cache.newest(root, name):
+        return [Finding("ok", title, f"decoded in {decoded}")]
+    folder = sources.prepared(name, places)
     if folder and not missing:
-        return [*findings, Finding("ok", "CIFAR-10", f"prepared in {folder}; the first run decodes it")]
+        return [Finding("ok", title, f"prepared in {folder}; the first run decodes it")]
+    status = "warning" if folder or name == "cifar10" else "ok"
     nowhere = f"not in {', '.join(map(str, places))}, nor in the cache"
     found = f"prepared in {folder}, not decoded" if folder else nowhere
     if missing:
         found += f", and {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
-        return [*findings, Finding("warning", "CIFAR-10", found, f"{SETUP}; or {_ARCHIVE}")]
-    remedy = f"the first run that uses it downloads it, some 160 MiB; without a network, {_ARCHIVE}"
-    return [*findings, Finding("warning", "CIFAR-10", found, remedy)]
+        return [Finding(status, title, found, f"{SETUP}; or {sources.ways_around(name, tfds=False)}")]
+    remedy = f"the first run that uses it downloads it, some 160 MiB; without a network, {sources.ways_around(name)}"
+    return [Finding(status, title, found, remedy)]
 
 
 def _bytes(path: Path) -> int:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from vit_jax.cli.doctor.data import cifar10, compiled, data_cache
+from vit_jax.cli.doctor.data import cifar, compiled, data_cache, tfds_places
 from vit_jax.cli.doctor.devices import devices, nvidia_gpus
 from vit_jax.cli.doctor.finding import Finding
 from vit_jax.cli.doctor.machine import cores, huge_pages, processors_and_memory, working_folder
@@ -32,7 +32,7 @@ def examine() -> None:
     if count["problem"]:
         names = ", ".join(finding.what for finding in findings if finding.status == "problem")
         raise RunError(f"{_counted(count, 'problem')} ({names}) and {warnings}; what to do stands under each")
-    say(f"\nNo problem, {warnings}. To try a run: vit-jax --config=configs/quickstart.py --workdir=runs/quickstart")
+    say(f"\nNo problem, {warnings}. To try a run: vit-jax --config=quickstart --workdir=runs/quickstart")
 
 
 def _counted(count: Counter, status: str) -> str:
@@ -52,7 +52,10 @@ def _look(env: Mapping[str, str]) -> Iterator[Finding]:
     root = cache_root(None)
     yield from _readable("data cache", lambda: data_cache(root))
     yield from _readable("compiled steps", lambda: compiled(root, env))
-    yield from _readable("CIFAR-10", lambda: cifar10(root, sources.places(None), installed))
+    places = sources.places(None)
+    yield from _readable("TFDS_DATA_DIR", lambda: tfds_places(places))
+    for name, title in sources.TITLES.items():
+        yield from _readable(title, lambda name=name: cifar(name, root, places, installed))
 
 
 def _readable(what: str, check: Callable[[], Iterable[Finding]]) -> Iterable[Finding]:
