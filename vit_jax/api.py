@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from os import PathLike, fspath
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from ml_collections import ConfigDict
 
@@ -38,7 +39,7 @@ from vit_jax.training.setup import setup as setup_of
 
 __all__ = ["Predictor", "Results", "RunError", "Setup", "UserError", "evaluate", "fit", "load", "setup"]
 
-AnyConfig = str | PathLike[str] | ConfigDict | Config
+AnyConfig: TypeAlias = str | PathLike[str] | ConfigDict | Config
 Folder = str | PathLike[str]
 Overrides = Mapping[str, Any]
 Found = TypeVar("Found")
@@ -62,7 +63,7 @@ def fit(config: AnyConfig, workdir: Folder, overrides: Overrides | None = None, 
         full = ready(chosen, folder, _model_keys(overrides))
         with explaining():
             if full.seeds > 1:
-                summary = seeds.train_each(full, folder, resume, started, lambda *one: train(*one, stop))
+                summary = seeds.train_each(full, folder, resume, started, partial(train, stop=stop))
                 return Results(summary, f"{full.seeds} seeds", seeds.rows_of(seeds.figures_of(summary)))
             found = train(full, folder, resume, started, stop)
         if found is not None:
@@ -83,7 +84,7 @@ def evaluate(workdir: Folder, checkpoint: str | int | None = None, overrides: Ov
     evaluation.check_overrides(overrides)
 
     def work() -> Results:
-        ready(RunFolder(workdir).config(), None, trained=True)
+        ready(RunFolder(fspath(workdir)).config(), None, trained=True)
         with explaining():
             name = None if checkpoint is None else str(checkpoint)
             return of_test(evaluation.evaluate(fspath(workdir), name, overrides, stop.check))

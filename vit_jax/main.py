@@ -12,6 +12,7 @@ import os
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,7 +99,7 @@ def _run_mode(command: "Command", config: "Config", started: float, stop: StopRe
         if config.seeds > 1 and command.peers:
             raise UserError("config.seeds needs one process; start a job for each seed, with --config.seed=N")
         if config.seeds > 1:
-            train_each(config, flags.workdir, flags.resume, started, lambda *one: train(*one, stop))
+            train_each(config, flags.workdir, flags.resume, started, partial(train, stop=stop))
         else:
             train(config, flags.workdir, flags.resume, started, stop, command.peers)
     elif command.mode == "evaluate":

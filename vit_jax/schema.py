@@ -66,7 +66,7 @@ def keys_of(cls: type, where: str = "config") -> list[str]:
     names = []
     for name, hint in typing.get_type_hints(cls).items():
         names.append(f"{where}.{name}")
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             names += keys_of(hint, f"{where}.{name}")
     return names
 
@@ -95,7 +95,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     inner = optional_of(hint)
     if inner is not None:
         return None if value is None else _convert(inner, value, where)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise UserError(f"{where} is a group of keys; found {value!r}")
         return from_mapping(hint, value, where)
@@ -147,7 +147,8 @@ def with_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
         node, (*groups, name) = mapping, key.split(".")
         for group in groups:
             node = node[group]
-        node[name] = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+        is_group = dataclasses.is_dataclass(value) and not isinstance(value, type)
+        node[name] = dataclasses.asdict(value) if is_group else value
     return from_mapping(type(config), mapping)
 
 

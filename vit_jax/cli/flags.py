@@ -43,8 +43,8 @@ def parse(argv: list[str]) -> Command:
         raise SystemExit(0)
     config_args, args = _config_args(args)
     parser = _Parser(prog="vit-jax", add_help=False, allow_abbrev=False)
-    for name, told in flags_of(mode).items():
-        parser.add_argument(f"--{name}", **told)
+    for flag, told in flags_of(mode).items():
+        parser.add_argument(f"--{flag}", **told)
     flags, rest = parser.parse_known_args(args)
     _check_rest(mode, rest)
     name, texts = _split(config_args)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vit_jax.config import AugmentConfig
 from vit_jax.data.erase import cutout, random_erasing
@@ -11,7 +12,7 @@ from vit_jax.data.policies import apply_policy
 from vit_jax.data.targets import Targets
 
 
-def preprocess(images: jax.Array, cfg: AugmentConfig, image_size: int) -> jax.Array:
+def preprocess(images: jax.Array | np.ndarray, cfg: AugmentConfig, image_size: int) -> jax.Array:
     """uint8, or float of the same range, (B, H, W, 3) -> normalised float32 (B, S, S, 3): all that evaluation does.
 
     Mean and standard deviation in `cfg` are per channel, of pixels in [0, 1]. Resizing is bilinear.

@@ -11,8 +11,8 @@ import os
 import tarfile
 import zlib
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -116,7 +116,7 @@ def _read_archive(file: Path) -> dict[str, memoryview]:
     return contents
 
 
-def _check_archive(stream: BinaryIO, file: Path) -> None:
+def _check_archive(stream: BufferedReader, file: Path) -> None:
     """Leaves the stream at its start. Raises UserError unless size and sha256 are those of an archive in ARCHIVES."""
     size = os.fstat(stream.fileno()).st_size
     found, expected = f"{size:,} bytes", [f"{name} with {known:,} bytes" for name, (known, _) in ARCHIVES.items()]

@@ -10,7 +10,7 @@ import math
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -187,7 +187,7 @@ def _from_buffer(_: _Machine, arguments: tuple) -> np.ndarray:
     return _array(content, dtype, shape, order)
 
 
-def _array(content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
+def _array(content: Any, dtype: Any, shape: Any, order: Literal["C", "F"]) -> np.ndarray:
     if not isinstance(content, bytes | bytearray) or dtype is not _Symbol.UINT8:
         raise UserError("refused: an array of other things than bytes")
     sides = shape if isinstance(shape, tuple) and len(shape) == 2 else ()

@@ -65,6 +65,7 @@ def load(data: DataConfig, image_size: int, *, must_find_dir: bool = True, downl
             print(f"Decoding {data.name} into arrays, once ...", flush=True)
         dataset = reader()
         identity = identity or _SOURCES[data.name](data, image_size)[0]  # a download gives it one
+        assert identity is not None
         dataset = cache.write(cache.folder(store, data.name, identity), dataset)
     return dataset
 
@@ -165,14 +166,19 @@ def _import_tfds(name: str) -> Any:
 
 def _cifar10_batches(data: DataConfig, _: int) -> Source:
     """The original distribution; data.dir is its folder or archive."""
-    if data.dir is None:
+    where = data.dir
+    if where is None:
         raise UserError("config.data.name=cifar10_batches needs config.data.dir: the folder or .tar.gz of CIFAR-10")
-    if not expanded(data.dir).exists():
-        return None, lambda: cifar_files.find(data.dir)
-    files = cifar_files.find(data.dir)
+    if not expanded(where).exists():
+        return None, lambda: _read_batches(cifar_files.find(where))
+    files = cifar_files.find(where)
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     identity = {"version": 2, "files": stats}
-    return identity, lambda: DataSet("cifar10_batches", cifar_files.CLASSES, cifar_files.read(files))
+    return identity, lambda: _read_batches(files)
+
+
+def _read_batches(files: list[Path]) -> DataSet:
+    return DataSet("cifar10_batches", cifar_files.CLASSES, cifar_files.read(files))
 
 
 def _digits(_: DataConfig, __: int) -> Source:

@@ -19,7 +19,7 @@ from vit_jax.steps.step import features_step
 from vit_jax.system.progress import doing, percent, say, say_table
 from vit_jax.system.sharding import make_mesh
 
-_STRENGTHS = 2.0 ** np.arange(-10, 21)  # of the ridge; features have variance 1
+_STRENGTHS = [2.0**power for power in range(-10, 21)]  # of the ridge; features have variance 1
 _DRAWS = 3  # of the few images
 
 
@@ -107,12 +107,16 @@ def fewshot(
         compute = Evaluator(model.module, model.config, make_mesh(), model.params, shape, features_step).logits
         features = compute(model.params, train.images[few.reshape(-1)], check)
         features = features.reshape(*few.shape, -1)  # (draws, C, shots, D)
-        others = [(compute(model.params, part.images, check), part.labels) for part in (validation, test)]
-    results = []
+        to_choose, to_test = ((compute(model.params, part.images, check), part.labels) for part in (validation, test))
+    results: list[dict[str, Any]] = []
     for shot in shots:
         draws = [
             score(
-                x[:, :shot].reshape(-1, x.shape[-1]), train.labels[i[:, :shot]].reshape(-1), *others, len(model.classes)
+                x[:, :shot].reshape(-1, x.shape[-1]),
+                train.labels[i[:, :shot]].reshape(-1),
+                to_choose,
+                to_test,
+                len(model.classes),
             )
             for x, i in zip(features, few, strict=True)
         ]

@@ -106,7 +106,7 @@ class Graph:
         if shape[axis] != self._batch:
             raise NotImplementedError(f"broadcasting to {shape[axis]}")
         count = self.add("Shape", self.images, end=1)
-        parts = [ints(wanted[:axis]), count, ints(wanted[axis + 1 :])]
+        parts: list[Value] = [ints(wanted[:axis]), count, ints(wanted[axis + 1 :])]
         return self.add("Expand", value, self.add("Concat", *parts, axis=0), shape=shape)
 
     def reshape(self, value: Value, shape: Shape) -> Value:

@@ -95,14 +95,14 @@ def _split(graph: Graph, eqn: Any, x: Node) -> list[Value]:
     return [Node(name, out.aval.shape) for name, out in zip(names, eqn.outvars, strict=True)]
 
 
-def _gather(graph: Graph, eqn: Any, x: Value, start: Value) -> Node:
+def _gather(graph: Graph, eqn: Any, x: Value, start: Value) -> Value:
     """x[:, 3] and the like: one place, which is known."""
     sizes = eqn.params["slice_sizes"]
     if isinstance(start, Node) or start.ndim != 1:
         raise NotImplementedError("gathering from several places, or from where the images say")
     axes = eqn.params["dimension_numbers"].start_index_map
     ends = [first + sizes[axis] for first, axis in zip(start.tolist(), axes, strict=True)]
-    return graph.reshape(graph.add("Slice", x, ints(start), ints(ends), ints(axes)), _shape(eqn))
+    return graph.reshape(graph.add("Slice", x, ints(start.tolist()), ints(ends), ints(axes)), _shape(eqn))
 
 
 def _dot(graph: Graph, eqn: Any, x: Value, y: Value) -> Node:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from typing import Any
 
 from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
@@ -22,7 +23,7 @@ def resolve(model: ModelConfig, num_classes: int | None = None) -> ModelConfig:
     `num_classes` stands in where the config leaves it to the data set. Raises UserError for an unknown variant
     and for a size that neither the config nor the variant gives.
     """
-    sizes = {}
+    sizes: dict[str, Any] = {}
     if model.variant is not None:
         match = re.fullmatch(r"([A-Za-z]+)/(\d+)", model.variant)
         if not match or match[1] not in PRESETS:
@@ -42,8 +43,8 @@ def resolve(model: ModelConfig, num_classes: int | None = None) -> ModelConfig:
             )
         model = dataclasses.replace(model, head_dim=model.width // model.heads)
     attends = model.token_mlp_dim is None or model.pool == "map"
-    sizes = ("patch_size", "width", "depth", *(("heads",) if attends else ()), "mlp_dim", "num_classes")
-    missing = [k for k in sizes if getattr(model, k) is None]
+    needed = ("patch_size", "width", "depth", *(("heads",) if attends else ()), "mlp_dim", "num_classes")
+    missing = [k for k in needed if getattr(model, k) is None]
     if missing:
         raise UserError(
             f"config.model.{', config.model.'.join(missing)}: not set; set a variant like 'Ti/4' or each of them"

@@ -1,6 +1,6 @@
 """From images (B, H, W, 3) to a grid of tokens (B, N, D). P patch size."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -10,6 +10,8 @@ import numpy as np
 from vit_jax.config import ModelConfig, StemConfig
 from vit_jax.models import inits, ops, resnet
 from vit_jax.models.layers import ACTIVATIONS, Dense, LayerNorm
+
+Array = TypeVar("Array", np.ndarray, jax.Array)
 
 WHITENING = "stem/whitening/kernel"  # the path of the kernel that isn't trained
 
@@ -55,7 +57,7 @@ def grid_shape(cfg: ModelConfig) -> tuple[int, int]:
     return height, width
 
 
-def patchify(images: jax.Array, patch_size: int) -> jax.Array:
+def patchify(images: Array, patch_size: int) -> Array:
     """Cuts (B, H, W, C) into (B, N, P*P*C): patches row by row; in each, rows, columns, then channels."""
     b, h, w, c = images.shape
     p = patch_size

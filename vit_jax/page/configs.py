@@ -37,8 +37,8 @@ def section(entries: Sequence[Entry]) -> Section:
 
 def environment(entries: Sequence[Entry]) -> Section:
     """What the figures depend on besides the config, and how to repeat each run."""
-    results = [next((run.results for run in entry.tested()), {}) for entry in entries]
-    versions = [found.get("versions") if isinstance(found.get("versions"), dict) else {} for found in results]
+    results = [entry.shown().results for entry in entries]
+    versions = [told if isinstance(told := found.get("versions"), dict) else {} for found in results]
     rows = [
         ["device", *(str(found.get("device") or _UNKNOWN) for found in results)],
         ["commit", *(str(found.get("git_commit") or _UNKNOWN) for found in results)],

@@ -89,7 +89,11 @@ def thinned(x: np.ndarray, y: np.ndarray, most: int = _MOST) -> tuple[tuple[floa
     parts = min(len(x), most)
     if not parts:
         return (), ()
-    return tuple(tuple(float(part.mean()) for part in np.array_split(values, parts)) for values in (x, y))
+
+    def means(values: np.ndarray) -> tuple[float, ...]:
+        return tuple(float(part.mean()) for part in np.array_split(values, parts))
+
+    return means(x), means(y)
 
 
 def _solid(lines: list[Line]) -> list[Line]:

@@ -49,7 +49,9 @@ def section(index: int, entry: Entry) -> Section:
         split = run.results.get("split", "test") if run.results else run.config.data.validation
         parts += classes.sections(prefix, matrix, run.classes, f"{matrix.sum():,} images of {split}")
     missing = paragraph(reason, kind="note")
-    worst, maps = (missing, missing) if seen is None else (mistakes(seen, run.classes), attention(model, seen))
+    worst = maps = missing
+    if model is not None and seen is not None:
+        worst, maps = mistakes(seen, run.classes), attention(model, seen)
     parts.append(Section(f"{prefix}-mistakes", "Most confident mistakes", worst))
     parts.append(Section(f"{prefix}-attention", "Attention", maps))
     learned = missing if model is None else join([input_filters(model), positions(model)])

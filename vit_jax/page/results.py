@@ -127,9 +127,10 @@ def _columns(entries: Sequence[Entry]) -> list[tuple[Run | Entry, Column]]:
 
     def of_all(entry: Entry) -> Column:
         def cell(key: str, show: Show) -> str:
-            values = [run.results.get(key) for run in entry.tested()]
-            if None in values:
+            results = [run.results for run in entry.tested()]
+            if any(found.get(key) is None for found in results):
                 return ""
+            values = [found[key] for found in results]
             if len(set(values)) == 1:
                 return show(values[0])
             found = spread(values)

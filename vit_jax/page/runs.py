@@ -26,14 +26,14 @@ _REQUIRED = ("top1", "top5", "loss", "num_examples", "checkpoint", "steps")
 
 @dataclass(frozen=True)
 class Run:
-    """One run. Without a test there are no `results`, and no `matrix`."""
+    """One run. Without a test `results` is empty, and there is no `matrix`."""
 
     name: str
     folder: RunFolder
     config: Config
     classes: tuple[str, ...]
     rows: list[dict[str, Any]]  # of metrics.jsonl
-    results: dict[str, Any] | None
+    results: dict[str, Any]
     matrix: np.ndarray | None  # (C, C) int, rows true, columns predicted
 
 
@@ -90,7 +90,8 @@ def _run(folder: RunFolder, name: str) -> Run:
     classes = folder.read("data.json").get("classes")
     if not isinstance(classes, list) or not classes or not all(isinstance(c, str) for c in classes):
         raise _damaged(folder.path / "data.json", f"classes is {classes!r:.60}")
-    results = matrix = None
+    results: dict[str, Any] = {}
+    matrix = None
     if (folder.path / "results.json").is_file():
         results = _checked(folder.path / "results.json", folder.read("results.json"))
         matrix = read_confusion(folder.path / "confusion.csv", len(classes))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import safetensors
@@ -144,7 +144,7 @@ def _open_npz(path: Path) -> Weights:
     return Weights(path, shapes, read)
 
 
-def _npy_header(stream: BinaryIO) -> tuple[Shape, np.dtype]:
+def _npy_header(stream: IO[bytes]) -> tuple[Shape, np.dtype]:
     version = np.lib.format.read_magic(stream)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:

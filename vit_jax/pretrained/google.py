@@ -43,7 +43,7 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
         return _mixer_fields(shapes)
     blocks = _count(r"Transformer/encoderblock_(\d+)/", shapes)
     patch, _, _, width = shapes.get("embedding/kernel", (1, 1, 3, 1))
-    found = {
+    found: dict[str, Any] = {
         "patch_size": patch,
         "width": width,
         "depth": blocks,

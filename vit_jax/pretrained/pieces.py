@@ -4,7 +4,7 @@ P patch size, C channels, D width, K heads, E head dim, N patches, F any feature
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ class Piece(NamedTuple):
     """One parameter of ours and the arrays of the other project that it is made of."""
 
     ours: str  # its path
-    theirs: dict[str, Shape]  # by name, in the order in which `into` takes them
+    theirs: Mapping[str, Shape]  # by name, in the order in which `into` takes them
     into: Callable[..., np.ndarray]
     out: Callable[[np.ndarray], dict[str, np.ndarray]]  # the other way; arrays that several pieces share, once
 

@@ -83,6 +83,7 @@ class Checkpoints:
         for path, x in jax.tree_util.tree_flatten_with_path(host)[0]:
             if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
                 raise NotFinite(f"{path_of(path)} isn't finite after step {step}; that state is not saved")
+        assert self._executor, "opened for reading only"
         self._saving = self._executor.submit(self._save, step, host, {**meta, "step": step, "scores": scores})
 
     def poll(self) -> None:
@@ -126,6 +127,7 @@ class Checkpoints:
 
     def _prune(self) -> None:
         scores = {step: self._scores(step) for step in self.steps()}
+        assert self._cfg, "opened for reading only"
         for step in scores.keys() - kept(scores, self._cfg):
             # By another name first: half a checkpoint is never listed.
             doomed = self._root / f"{_SAVING}{step}"
@@ -150,6 +152,7 @@ class Checkpoints:
 
     def check_space(self, state: TrainState) -> None:
         """Raises UserError where the checkpoints that the run will keep, and one more, don't fit on the disk."""
+        assert self._cfg, "opened for reading only"
         size = sum(x.nbytes for x in jax.tree.leaves(state))
         more = max(self._cfg.keep_latest + self._cfg.keep_best + 1 - len(self.steps()), 1)
         needed, free = _MARGIN * more * size, shutil.disk_usage(self._root).free
@@ -269,8 +272,8 @@ class Checkpoints:
 
 def ranked(scores: dict[int, dict[str, float] | None]) -> list[int]:
     """Steps with finite scores, the best validation top-1 first; of equals, the later."""
-    finite = [step for step, found in scores.items() if found and all(map(math.isfinite, found.values()))]
-    return sorted(finite, key=lambda step: (scores[step]["top1"], step), reverse=True)
+    finite = {step: found for step, found in scores.items() if found and all(map(math.isfinite, found.values()))}
+    return sorted(finite, key=lambda step: (finite[step]["top1"], step), reverse=True)
 
 
 def kept(scores: dict[int, dict[str, float] | None], cfg: CheckpointConfig) -> set[int]:

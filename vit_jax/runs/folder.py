@@ -76,7 +76,11 @@ class RunFolder:
         given = dataclasses.replace(config, model=with_sizes(config.model))
         now = to_dict(given)
         # What a config leaves open, the run has filled in.
-        open_keys = (("augment", "mean", []), ("augment", "std", []), ("model", "num_classes", None))
+        open_keys: tuple[tuple[str, str, Any], ...] = (
+            ("augment", "mean", []),
+            ("augment", "std", []),
+            ("model", "num_classes", None),
+        )
         machine_keys = (("model", "dtype", "auto"), ("model", "attention", "auto"), ("train", "accumulate", None))
         for group, key, unset in (*open_keys, *machine_keys):
             if now[group][key] == unset:

@@ -36,7 +36,8 @@ def damage(folder: Path, only: str = "") -> str | None:
         return f"{NAME} is missing"
     except UnicodeDecodeError:
         return f"{NAME} is no text"
-    expected = dict(reversed(line.split("  ", 1)) for line in lines if "  " in line)
+    entries = [line.split("  ", 1) for line in lines if "  " in line]
+    expected = {name: digest for digest, name in entries}
     there = {str(file.relative_to(folder)) for file in _files(folder)}
     # A manifest that was cut at the end of a line names fewer files than there are.
     for names, what in ((expected.keys() - there, "missing"), (there - expected.keys(), f"not in {NAME}")):

@@ -64,7 +64,9 @@ def say_startup(clock: Clock) -> None:
     say(f"First step done {clock.since_start():.1f} s after the start: {parts}")
 
 
-def speed(images_per_second: float | None, flops_per_image: float, dtype: Any, here: bool = True) -> dict[str, float]:
+def speed(
+    images_per_second: float | None, flops_per_image: float, dtype: Any, here: bool = True
+) -> dict[str, float | None]:
     """images/s, the model's TFLOP/s over all devices and, on known accelerators, their share of the peak.
 
     `flops_per_image` of a training step, computed in `dtype`. `here`: whether these devices are those that reached it.

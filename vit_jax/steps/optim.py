@@ -17,7 +17,7 @@ from vit_jax.models.stems import WHITENING
 NAMES = ("adamw", "muon", "lion", "sgd")
 
 
-def path_of(key_path: Sequence[Any]) -> str:
+def path_of(key_path: tuple[Any, ...]) -> str:
     """ "block_00/mlp/dense_0/kernel" of a path as jax.tree_util gives it."""
     return jax.tree_util.keystr(key_path, simple=True, separator="/")
 
@@ -30,7 +30,7 @@ def match(rules: Sequence[tuple[str, float]], params: Any, key: str) -> Any:
     compiled = [(_compiled(pattern, key), value) for pattern, value in rules]
     used = set()
 
-    def value_of(key_path: Sequence[Any], _: Any) -> float:
+    def value_of(key_path: tuple[Any, ...], _: Any) -> float:
         path = path_of(key_path)
         for pattern, value in compiled:
             if pattern.fullmatch(path):
@@ -50,7 +50,7 @@ def rates(cfg: OptimConfig, params: Any) -> Any:
     shares = match(cfg.rate_rules, params, "config.optim.rate_rules")
     hidden = _hidden(cfg, params)
 
-    def share(key_path: Sequence[Any], share: float, is_hidden: bool) -> float:
+    def share(key_path: tuple[Any, ...], share: float, is_hidden: bool) -> float:
         if path_of(key_path) == WHITENING:  # computed from the data
             return 0.0
         return share if is_hidden else share * (cfg.adam_learning_rate or cfg.learning_rate) / cfg.learning_rate
@@ -121,7 +121,7 @@ def _hidden(cfg: OptimConfig, params: Any) -> Any:
     return hidden
 
 
-def _axes_of_matrix(key_path: Sequence[Any], kernel: Any) -> MuonDimensionNumbers:
+def _axes_of_matrix(key_path: tuple[Any, ...], kernel: Any) -> MuonDimensionNumbers:
     """Which axes of a kernel are the rows and columns of the matrix that Muon orthogonalises."""
     last = kernel.ndim - 1
     if re.search(r"conv_\d+/kernel$", path_of(key_path)):
@@ -134,7 +134,7 @@ def _axes_of_matrices(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(_axes_of_matrix, params)
 
 
-def _scaled_by_shape(key_path: Sequence[Any], update: Any) -> Any:
+def _scaled_by_shape(key_path: tuple[Any, ...], update: Any) -> Any:
     """A matrix wider than high moves further, so that its outputs change as much (Jordan 2024)."""
     rows, columns = (math.prod(update.shape[axis] for axis in axes) for axes in _axes_of_matrix(key_path, update))
     return update * math.sqrt(max(1.0, columns / rows))

@@ -24,7 +24,7 @@ class Plan:
         """Where the run stands after `step` steps, from 0 to `total`."""
         if self.seconds is None:
             return step
-        trained, left = self._left(clock)
+        trained, left = self._left(self.seconds, clock)
         return self.total * trained / (trained + left) if left > 0 else self.total
 
     def ended(self, step: int, clock: Clock) -> bool:
@@ -34,11 +34,11 @@ class Plan:
         """Of the whole run; -1 as long as one by the clock hasn't ended."""
         return self.total if self.seconds is None else step if ended else -1
 
-    def _left(self, clock: Clock) -> tuple[float, float]:
+    def _left(self, seconds: float, clock: Clock) -> tuple[float, float]:
         """Seconds trained, and left for training: what else takes time shortens that, but the schedule still ends."""
         totals = clock.totals()
         spent = totals["wall"] + self.reserve if self.clock == "wall" else totals["train"]
-        return totals["train"], self.seconds - spent
+        return totals["train"], seconds - spent
 
     def say(self, step: int | None = None) -> str:
         """ "1,758 steps" or "600 s"; of a step, "step 7 of 1758" or "step 7 of a run of 600 s"."""

@@ -86,7 +86,9 @@ def train_step(
         params=params,
         opt_state=opt_state,
         totals=jax.tree.map(jnp.add, state.totals, {**sums, "count": count}),
-        ema=None if state.ema is None else averaged(state.ema, params, state.step, config.train.ema),
+        ema=None
+        if state.ema is None or config.train.ema is None
+        else averaged(state.ema, params, state.step, config.train.ema),
     )
     if config.optim.skip_nonfinite:
         good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
@@ -110,8 +112,8 @@ def averaged(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:
 
     That start-up is TensorFlow's (tf.train.ExponentialMovingAverage): the average doesn't linger at the initial values.
     """
-    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), ema, params)
+    now = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda old, new: old + (1 - now) * (new - old), ema, params)
 
 
 def _gradients(

@@ -2,9 +2,10 @@
 
 from typing import TypeVar
 
+import jax
 import numpy as np
 
-Uint32Array = TypeVar("Uint32Array")
+Uint32Array = TypeVar("Uint32Array", np.ndarray, jax.Array)
 
 
 def fmix32(h: Uint32Array) -> Uint32Array:

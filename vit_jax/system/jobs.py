@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import math
 import os
 import re
 import statistics
@@ -154,12 +155,13 @@ class Watchdog:
     _TIMES, _STARTUP = 20, 6
 
     def __init__(self, patience: float | None):
-        self._patience, self._last = patience, time.monotonic()
-        self._begun, self._intervals = False, []
+        self._patience, self._last = math.inf if patience is None else patience, time.monotonic()
+        self._begun = False
+        self._intervals: list[float] = []
         self._done = threading.Event()
 
     def __enter__(self) -> "Watchdog":
-        if self._patience is not None:
+        if self._patience < math.inf:
             threading.Thread(target=self._watch, daemon=True).start()
         return self
 

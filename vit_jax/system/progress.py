@@ -101,7 +101,8 @@ class TrainingBar:
         self._cell = _Cell(total) if in_notebook() and not console.quiet else None
         self._live = console.is_terminal or self._cell is not None
         self._where = self._said(step, place)
-        self._task = self._bar.add_task("", total=total, completed=place, figures="", where=self._where)
+        # Fractions do as well, whatever its annotation says.
+        self._task = self._bar.add_task("", total=total, completed=place, figures="", where=self._where)  # type: ignore[arg-type]
         self._bar.start()
         self._closed = threading.Event()
         if not self._live:

@@ -123,7 +123,8 @@ class Log:
 
     def _times_to_goals(self, top1: float) -> dict[str, float]:
         """{"time_to/70": seconds of training, "wall_to/70": of everything} for each goal reached for the first time."""
-        totals, times = self._clock.totals(), {}
+        totals = self._clock.totals()
+        times: dict[str, float] = {}
         for goal in metrics.GOALS:
             if top1 >= goal / 100 and goal not in self._reached:
                 self._reached.add(goal)

@@ -239,6 +239,7 @@ def _feed(job: Job, first: int) -> Iterator[Any]:
     """What the step functions take, call after call from `first` on; streamed batches go to the device two ahead."""
     if isinstance(job.pipeline, DevicePipeline):
         yield from itertools.repeat(job.pipeline)
+        return
     ahead: deque = deque()
     for batch in job.pipeline.stream(job.config.seed, first):
         ahead.append(put_local(batch, batch_sharding(job.mesh)))

@@ -121,9 +121,9 @@ def build(
         speed = evaluator.images_per_second(state.params, parts.train.images)
         plan = dataclasses.replace(plan, reserve=reserve_of(config, validation, test, speed))
 
-    sizes = {"num_examples": num_train, "batch_size": config.train.batch_size, "plan": plan}
+    batch_size = config.train.batch_size
     due = {
-        kind: due_of(every, f"config.{kind}.every", **sizes)
+        kind: due_of(every, f"config.{kind}.every", num_examples=num_train, batch_size=batch_size, plan=plan)
         for kind, every in {
             "eval": config.eval.every,
             "checkpoint": config.checkpoint.every,

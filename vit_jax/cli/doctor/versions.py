@@ -124,7 +124,7 @@ def install_cuda(extra: str, installed: Mapping[str, str]) -> str:
 
 def _name(requirement: str) -> str:
     """ "ml_collections>=1.1" -> "ml-collections" """
-    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]*", requirement)[0]).lower()
+    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement)[0]).lower()
 
 
 def numbers(version: str) -> tuple[int, ...]:
