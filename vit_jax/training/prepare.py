@@ -22,6 +22,7 @@ from vit_jax.data.pipeline import DevicePipeline, TfDataPipeline
 from vit_jax.errors import UserError
 from vit_jax.evaluation.evaluate import Evaluator
 from vit_jax.models import VisionTransformer, backend, create, flops, resolve
+from vit_jax.models.backend import Target
 from vit_jax.models.stems import WHITENING, whitening_kernel
 from vit_jax.pretrained.start import params_of
 from vit_jax.runs import report
@@ -80,8 +81,8 @@ class Job:
         return 1 if any(other in self.due[kind] for kind in ("eval", "checkpoint") for other in passed) else several
 
 
-def resolve_config(config: Config, run: RunFolder) -> tuple[Config, Parts]:
-    """Loads the data, fills in what the config leaves to them, and describes the run in its folder."""
+def resolve_config(config: Config, run: RunFolder, target: Target) -> tuple[Config, Parts]:
+    """Loads the data, fills in what the config leaves to them or to the target, and describes the run in its folder."""
     dataset = sources.load(config.data, config.model.image_size)
     run.check_data(dataset)
     check_splits(config, {split: len(examples.labels) for split, examples in dataset.splits.items()})
@@ -102,13 +103,13 @@ def resolve_config(config: Config, run: RunFolder) -> tuple[Config, Parts]:
         mean, std = channel_statistics(parts.train.images)
         augment = dataclasses.replace(augment, mean=augment.mean or mean, std=augment.std or std)
     model = config.model
-    if config.train.deterministic and model.attention == "auto" and jax.default_backend() == "gpu":
+    if config.train.deterministic and model.attention == "auto" and target.platform == "gpu":
         model = dataclasses.replace(model, attention="xla")  # cuDNN adds up gradients in any order
     model = resolve(model, classes)
-    model = dataclasses.replace(model, dtype=jnp.dtype(backend.compute_dtype(model.dtype)).name)
+    model = dataclasses.replace(model, dtype=jnp.dtype(backend.compute_dtype(model.dtype, target)).name)
     config = dataclasses.replace(config, augment=augment, model=model)
-    config = with_micro_batches(config, jax.device_count())
-    if not _is_resident(config, parts.train):
+    config = with_micro_batches(config, target)
+    if not _is_resident(config, parts.train, target):
         if config.train.steps_per_call > 1:
             raise UserError(
                 f"config.train.steps_per_call={config.train.steps_per_call} needs the images on the device, and they "
@@ -119,7 +120,7 @@ def resolve_config(config: Config, run: RunFolder) -> tuple[Config, Parts]:
         except ImportError as error:
             raise UserError(
                 f"streaming needs TensorFlow ({error}); install it, or set --config.data.pipeline=device to keep the "
-                f"{parts.train.images.nbytes * backend.resident_copies() / 2**30:.1f} GiB of images in memory"
+                f"{parts.train.images.nbytes * backend.resident_copies(target) / 2**30:.1f} GiB of images in memory"
             ) from error
     run.describe(config, dataset)
     return config, parts
@@ -152,7 +153,13 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
 
 
 def build(
-    config: Config, run: RunFolder, parts: Parts, checkpoints: Checkpoints, started: float, spent: dict[str, float]
+    config: Config,
+    target: Target,
+    run: RunFolder,
+    parts: Parts,
+    checkpoints: Checkpoints,
+    started: float,
+    spent: dict[str, float],
 ) -> tuple[Job, TrainState, Clock, bool]:
     """Model, optimizer, state (restored from the latest checkpoint, if any) and compiled steps.
 
@@ -160,7 +167,7 @@ def build(
     step has been evaluated already.
     """
     entered = time.monotonic()
-    mesh, module = make_mesh(), create(config.model)
+    mesh, module = make_mesh(), create(config.model, target)
     num_train = len(parts.train.labels)
     plan = plan_of(config, num_train)
     schedule = learning_rate(config.optim, plan.total, warmup_places(config, num_train))
@@ -192,7 +199,7 @@ def build(
         # Before anything is computed it shows that this can be saved; written while the step compiles.
         checkpoints.save(state, meta_of(plan.steps_in_all(0, False), parts, clock, evaluated), None)
 
-    pipeline = _pipeline(config, parts.train, mesh)
+    pipeline = _pipeline(config, parts.train, target, mesh)
     for kind, seconds in {**spent, "init": time.monotonic() - entered}.items():
         clock.add(kind, seconds)
     say("Compiling ...")
@@ -245,13 +252,13 @@ def meta_of(total: int, parts: Parts, clock: Clock, evaluated: bool) -> dict[str
     return {"evaluated": evaluated, "clock": clock.totals(), "total_steps": total, "num_train": num_train}
 
 
-def _is_resident(config: Config, examples: Examples) -> bool:
-    fits = examples.images.nbytes * backend.resident_copies() <= _RESIDENT_LIMIT
+def _is_resident(config: Config, examples: Examples, target: Target) -> bool:
+    fits = examples.images.nbytes * backend.resident_copies(target) <= _RESIDENT_LIMIT
     return config.data.pipeline == "device" or (config.data.pipeline == "auto" and fits)
 
 
-def _pipeline(config: Config, examples: Examples, mesh: Mesh) -> DevicePipeline | TfDataPipeline:
-    if _is_resident(config, examples):
+def _pipeline(config: Config, examples: Examples, target: Target, mesh: Mesh) -> DevicePipeline | TfDataPipeline:
+    if _is_resident(config, examples, target):
         everywhere = replicated(mesh)
         images, labels = put(examples.images, everywhere), put(examples.labels, everywhere)
         return DevicePipeline(images, labels, config.train.batch_size, everywhere)
