@@ -12,7 +12,6 @@ from configs import vit_ti4_cifar10
 from vit_jax import models
 from vit_jax.config import from_config_dict
 from vit_jax.data.pipeline import DevicePipeline
-from vit_jax.errors import UserError
 from vit_jax.models import backend
 from vit_jax.models.backend import Target
 from vit_jax.steps import optim
@@ -101,15 +100,12 @@ def test_attention_of_each_target(target, changes, expected):
     assert models.create(dataclasses.replace(CONFIG.model, **changes), target).cfg.attention == expected
 
 
-def test_cudnn_needs_a_gpu_among_the_targets():
-    with pytest.raises(UserError, match="needs an NVIDIA GPU; this is tpu"):
-        models.create(dataclasses.replace(CONFIG.model, attention="cudnn"), TPU)
-
-
 def test_cpu_devices_share_one_memory():
     assert backend.resident_copies(Target("cpu", devices=16, local_devices=8)) == 8
     assert backend.resident_copies(Target("gpu", devices=16, local_devices=8)) == 1
 
 
-def test_the_target_at_hand():
-    assert backend.target_at_hand() == Target("cpu", "cpu", devices=8, local_devices=8)  # conftest.py's
+def test_without_a_target_models_are_for_the_devices_at_hand():
+    here = Target("cpu", "cpu", devices=8, local_devices=8)  # conftest.py's
+    assert backend.target_at_hand() == here
+    assert models.create(CONFIG.model) == models.create(CONFIG.model, here)
