@@ -105,6 +105,18 @@ def test_any_checkpoint_can_be_evaluated(trained, command, tmp_path, name, step)
     assert found.name == f"test-{results(found)['checkpoint']}" and results(found)["steps"] == 20
 
 
+def test_a_run_of_a_gpu_is_evaluated_on_a_cpu(trained, command, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    config = json.loads((copy / "config.json").read_text())
+    assert config["model"]["attention"] == "auto"
+    config["model"].update(attention="cudnn", dtype="bfloat16")
+    (copy / "config.json").write_text(json.dumps(config))
+    code, printed = command("--mode=evaluate", f"--workdir={copy}")
+    assert code == 0, printed
+    assert results(copy)["loss"] == pytest.approx(results(trained)["loss"], abs=0.05)
+
+
 def test_absent_checkpoints_are_listed(trained, command):
     code, printed = command("--mode=evaluate", "--checkpoint=15", f"--workdir={trained}")
     assert code == 2 and "[10, 20]" in printed
