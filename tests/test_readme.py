@@ -9,6 +9,7 @@ import pytest
 
 from scripts.release_check import blocks, commands, needs_cifar10, pages
 from vit_jax.cli import flags
+from vit_jax.config import Config
 from vit_jax.main import main
 from vit_jax.runs.folder import RunFolder
 
@@ -53,7 +54,7 @@ def test_every_command_is_understood(command, monkeypatch, tmp_path):
     if any(arg.startswith("--workdir") for arg in args) and not any(arg.startswith("--config=") for arg in args):
         args = [arg for arg in args if "workdir" not in arg]
         monkeypatch.setattr(RunFolder, "exists", lambda self: True)
-        monkeypatch.setattr(RunFolder, "config", lambda self: None)
+        monkeypatch.setattr(RunFolder, "config", lambda self: Config())
         args.append(f"--workdir={tmp_path}")
     if "--help" in args:
         with pytest.raises(SystemExit, match="0"):
