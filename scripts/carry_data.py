@@ -1,6 +1,6 @@
 """Carries a prepared data set to a machine without TensorFlow or a network, in pieces of limited size.
 
-python scripts/carry_data.py cut  --name=cifar10 --pieces=DIR [--size=60]     here, after scripts/prepare_data.py
+python scripts/carry_data.py cut  --name=cifar10 --pieces=DIR [--size=60]     here, after vit-jax prepare
 python scripts/carry_data.py join --pieces=DIR                                there, once all pieces are in DIR
 
 Each piece is a compressed .npz of at most --size MiB. `join` puts the arrays where a run of cifar10 or cifar100 looks
@@ -30,7 +30,7 @@ def cut(name: str, pieces: Path, size: float) -> list[Path]:
     found = cache.newest(cache_root(None), name)
     dataset = cache.read(found) if found else None
     if dataset is None:
-        raise UserError(f"{cache_root(None)} holds no {name}; run scripts/prepare_data.py --name={name} first")
+        raise UserError(f"{cache_root(None)} holds no {name}; run vit-jax prepare --name={name} first")
     pieces.mkdir(parents=True, exist_ok=True)
     for old in pieces.glob(f"{name}_*.npz"):
         old.unlink()

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from vit_jax.config import Config, base_config, from_config_dict, from_mapping, keys_of, to_config_dict, to_dict
+from vit_jax.config import Config, base_config, from_config_dict, to_config_dict
 from vit_jax.data import sources
 from vit_jax.errors import UserError
+from vit_jax.schema import from_mapping, keys_of, to_dict
 
 
 def test_defaults_survive_the_round_trip_through_config_dict_and_json():
@@ -60,7 +61,7 @@ def test_config_dict_is_locked():
 
 
 def test_all_keys_are_found():
-    assert "config.model.stem.kernel_size" in keys_of() and "config.model" in keys_of()
+    assert "config.model.stem.kernel_size" in keys_of(Config) and "config.model" in keys_of(Config)
 
 
 # key or keys=values on the command line, and what the message must name

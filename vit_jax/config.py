@@ -5,17 +5,13 @@ turns it back into frozen dataclasses and refuses what does not fit.
 """
 
 import dataclasses
-import difflib
-import json
-import types
 import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from vit_jax.errors import UserError
+from vit_jax.schema import from_mapping, optional_of
 
 
 @dataclass(frozen=True)
@@ -185,6 +181,10 @@ class Config:
     log: LogConfig = field(default_factory=LogConfig)
 
 
+# What can be changed where a run is evaluated; all else is the run's.
+AT_EVALUATION = ("data.test", "eval.batch_size", "eval.flips", "data.dir", "data.cache_dir")
+
+
 def base_config() -> ConfigDict:
     """All keys at their defaults: where every config file starts."""
     return to_config_dict(Config())
@@ -198,95 +198,14 @@ def to_config_dict(config: Any) -> ConfigDict:
         value = getattr(config, f.name)
         if dataclasses.is_dataclass(value):
             out[f.name] = to_config_dict(value)
-        elif _optional_of(hints[f.name]):
-            out[f.name] = config_dict.placeholder(_optional_of(hints[f.name]))
+        elif optional_of(hints[f.name]):
+            out[f.name] = config_dict.placeholder(optional_of(hints[f.name]))
             out[f.name] = value
         else:
             out[f.name] = value
     return out.lock()
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """Nested plain dictionaries, ready for JSON (tuples become lists)."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def from_mapping(cls: type, mapping: Mapping[str, Any], where: str = "config") -> Any:
-    """Builds the frozen dataclass `cls` from nested mappings.
-
-    Raises UserError for a key that the schema doesn't have, with the nearest one that it has, and for a value
-    of the wrong type. Missing keys take their defaults, so that runs saved before a key was born still load.
-    """
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for key, value in mapping.items():
-        if key not in hints:
-            raise UserError(unknown("key", f"{where}.{key}", [f"{where}.{k}" for k in hints]))
-        values[key] = _convert(hints[key], value, f"{where}.{key}")
-    return cls(**values)
-
-
 def from_config_dict(config: ConfigDict) -> Config:
     """The typed config of an ml_collections ConfigDict; raises UserError as `from_mapping` does."""
     return from_mapping(Config, config.to_dict())
-
-
-def unknown(kind: str, name: str, known: list[str]) -> str:
-    """One line: the unknown name of this kind and the known one nearest to it, or all of them."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-    return f"unknown {kind} {name}; {hint}"
-
-
-def keys_of(cls: type = Config, where: str = "config") -> list[str]:
-    """All keys of the schema by their full names, inner nodes included."""
-    names = []
-    for name, hint in typing.get_type_hints(cls).items():
-        names.append(f"{where}.{name}")
-        if dataclasses.is_dataclass(hint):
-            names += keys_of(hint, f"{where}.{name}")
-    return names
-
-
-def difference(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "config") -> list[str]:
-    """One line for each leaf that differs between two nested dictionaries."""
-    lines = []
-    for key in sorted(old.keys() | new.keys()):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            lines += difference(a, b, f"{where}.{key}")
-        elif a != b:
-            lines.append(f"{where}.{key}: {a!r} in the run, {b!r} now")
-    return lines
-
-
-def _optional_of(hint: Any) -> type | None:
-    """int for `int | None`, None for a hint that isn't optional."""
-    if isinstance(hint, types.UnionType):
-        return next(arg for arg in typing.get_args(hint) if arg is not type(None))
-    return None
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    """`value` as an instance of `hint`; raises UserError if it isn't one."""
-    inner = _optional_of(hint)
-    if inner is not None:
-        return None if value is None else _convert(inner, value, where)
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise UserError(f"{where} is a group of keys; found {value!r}")
-        return from_mapping(hint, value, where)
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, (tuple, list)):
-            raise UserError(f"{where} must be a tuple, like (64, 128); found {value!r}")
-        args = typing.get_args(hint)
-        if args[-1] is ...:
-            return tuple(_convert(args[0], v, where) for v in value)
-        if len(args) != len(value):
-            raise UserError(f"{where}: expected {len(args)} values in each entry; found {value!r}")
-        return tuple(_convert(a, v, where) for a, v in zip(args, value, strict=True))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise UserError(f"{where} must be of type {hint.__name__}; found {value!r}")
-    return value

@@ -1,16 +1,10 @@
-"""Command line: flags -> Config -> a mode.
+"""The program: flags -> Config -> a mode. cli/modes.py says what modes there are.
 
-python -m vit_jax.main --config=configs/X.py --workdir=DIR [--config.key=value ...]   trains, or goes on
-python -m vit_jax.main --workdir=DIR                                                  goes on with the run in DIR
+python -m vit_jax.main --config=NAME --workdir=DIR [--config.KEY=VALUE ...]           trains, or goes on
 python -m vit_jax.main --mode=evaluate --workdir=DIR [--checkpoint=best|latest|STEP]  tests a run
-python -m vit_jax.main --mode=predict --workdir=DIR --images PATH ...                 classifies your own images
-python -m vit_jax.main --mode=export --workdir=DIR --format=FORMAT                    writes it for other programs
-python -m vit_jax.main --mode=fewshot --workdir=DIR                                   tests features on few examples
-python -m vit_jax.main --mode=list                                                    the models that have a name
-python -m vit_jax.main --mode=doctor                                                  what is installed and found here
 
-Exit codes: 0 done; 2 a mistake in what was asked, in one message; 128 + the signal's number (130 Ctrl-C, 138 SIGUSR1,
-143 SIGTERM) stopped after saving; 1 anything else.
+`vit-jax` is the same program. Exit codes: 0 done; 2 a mistake in what was asked, in one message; 128 + the signal's
+number (130 Ctrl-C, 138 SIGUSR1, 143 SIGTERM) stopped after saving; 1 anything else.
 """
 
 import contextlib
@@ -18,6 +12,7 @@ import os
 import sys
 import time
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit_jax.errors import RunError, UserError
@@ -55,76 +50,77 @@ def _dispatch(argv: list[str], started: float, stop: StopRequest) -> None:
     from vit_jax.cli.flags import parse
 
     command = parse(argv)
+    flags = command.flags
     if command.mode == "list":
-        from vit_jax.cli.listing import list_models
+        from vit_jax.cli.listing import say_all
 
-        return list_models(command.image_size, command.num_classes)
-    if command.mode == "doctor":
+        say_all(flags.image_size, flags.num_classes)
+    elif command.mode == "doctor":
         from vit_jax.cli.doctor import examine
 
-        return examine()
+        examine()
+    elif command.mode == "prepare":
+        from vit_jax.cli.prepare import prepare
+
+        prepare(flags.name, flags.dir, flags.cache_dir, flags.image_size)
+    elif command.mode == "sweep":
+        from vit_jax.cli.sweep import arms_of, sweep
+
+        assert command.config is not None
+        arms, workdir = arms_of(flags.grid, flags.arm), Path(flags.workdir)
+        sweep(command.config, command.typed, workdir, flags.seeds, arms, flags.split, stop)
+    else:
+        _on_devices(command, started, stop)
+
+
+def _on_devices(command: "Command", started: float, stop: StopRequest) -> None:
+    """The modes that compute."""
     from vit_jax.runs.folder import RunFolder
-    from vit_jax.steps.cpu import use_cpu_cores
-    from vit_jax.system.compilation import use_cache, use_deterministic_ops
-
-    use_cache()
-    peers = command.peers
-    if peers:
-        from vit_jax.system.jobs import join
-
-        with stop.unguarded():
-            join(peers)
-    config = command.config or RunFolder(command.workdir).config()
-    if config.init_from and command.mode == "train":
-        from vit_jax.pretrained.start import with_model
-
-        config = with_model(config, command.workdir, command.model_keys)
-    if config.train.deterministic:
-        use_deterministic_ops()
-    use_cpu_cores(config, peers.num_processes or 1 if peers else 1)
-    # After that: what follows may already use JAX.
-    import jax
-
-    from vit_jax.system.jobs import explained, is_first
+    from vit_jax.system.jobs import explaining, is_first
     from vit_jax.system.progress import console
+    from vit_jax.training.machine import ready
 
+    workdir = command.flags.workdir[0] if command.mode == "report" else command.flags.workdir
+    config = command.config or RunFolder(workdir).config()
+    given = [key.removeprefix("model.") for key in command.overrides if key.startswith("model.")]
+    config = ready(config, workdir if command.mode == "train" else None, given, command.peers, stop)
     console.quiet = not is_first()
-    try:
+    with explaining():
         _run_mode(command, config, started, stop)
-    except (jax.errors.JaxRuntimeError, ValueError) as error:
-        if reason := explained(error):
-            raise RunError(reason) from error
-        raise
 
 
 def _run_mode(command: "Command", config: "Config", started: float, stop: StopRequest) -> None:
-    if command.mode == "evaluate":
-        from vit_jax.evaluation.evaluate import evaluate
-
-        evaluate(command.workdir, command.checkpoint, stop.check)
-    elif command.mode == "predict":
-        from vit_jax.evaluation.predict import predict
-
-        predict(command.workdir, command.checkpoint, command.images, command.top_k, command.format, stop.check)
-    elif command.mode == "export":
-        from vit_jax.export import export
-
-        export(command.workdir, command.checkpoint, command.format, command.output)
-    elif command.mode == "fewshot":
-        from vit_jax.evaluation.fewshot import fewshot
-
-        fewshot(command.workdir, command.checkpoint, command.shots, stop.check)
-    elif config.seeds > 1:
+    flags = command.flags
+    if command.mode == "train":
         from vit_jax.training.loop import train
         from vit_jax.training.seeds import train_each
 
-        if command.peers:
+        if config.seeds > 1 and command.peers:
             raise UserError("config.seeds needs one process; start a job for each seed, with --config.seed=N")
-        train_each(config, command.workdir, command.resume, started, lambda *one: train(*one, stop))
-    else:
-        from vit_jax.training.loop import train
+        if config.seeds > 1:
+            train_each(config, flags.workdir, flags.resume, started, lambda *one: train(*one, stop))
+        else:
+            train(config, flags.workdir, flags.resume, started, stop, command.peers)
+    elif command.mode == "evaluate":
+        from vit_jax.evaluation.evaluate import evaluate
 
-        train(config, command.workdir, command.resume, started, stop, command.peers)
+        evaluate(flags.workdir, flags.checkpoint, command.overrides, stop.check)
+    elif command.mode == "predict":
+        from vit_jax.evaluation.predict import predict
+
+        predict(flags.workdir, flags.checkpoint, flags.images, flags.top_k, flags.format, stop.check)
+    elif command.mode == "export":
+        from vit_jax.export import export
+
+        export(flags.workdir, flags.checkpoint, flags.format, flags.output)
+    elif command.mode == "fewshot":
+        from vit_jax.evaluation.fewshot import fewshot
+
+        fewshot(flags.workdir, flags.checkpoint, flags.shots, command.overrides, stop.check)
+    else:
+        from vit_jax.page import build
+
+        build.write(flags.workdir, flags.output)
 
 
 def run() -> None:

@@ -568,7 +568,7 @@ def test_two_starts_at_once_end_with_one_whole_copy(tmp_path):
 def test_a_data_set_is_carried_in_pieces(tmp_path, monkeypatch):
     from scripts import carry_data
 
-    with pytest.raises(UserError, match=r"holds no digits; run scripts/prepare_data\.py"):
+    with pytest.raises(UserError, match=r"holds no digits; run vit-jax prepare"):
         carry_data.cut("digits", tmp_path / "pieces", 1)
     here = load("digits")
     files = carry_data.cut("digits", tmp_path / "pieces", 1)

@@ -11,12 +11,13 @@ import pytest
 
 from scripts import report
 from vit_jax.cli import flags
-from vit_jax.config import Config, from_mapping, to_dict
+from vit_jax.config import Config
 from vit_jax.page import classes, configs, curves, results
 from vit_jax.page.charts import Line, chart, ticks
 from vit_jax.page.html import Html, element, table
 from vit_jax.page.inside import worst_mistakes
 from vit_jax.page.runs import names_of, read_all
+from vit_jax.schema import from_mapping, to_dict
 
 CONFIG = to_dict(Config()) | {"seed": 3}
 CONFIG["model"] |= {"variant": "Ti/4", "num_classes": 3}

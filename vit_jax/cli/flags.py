@@ -1,179 +1,185 @@
-"""The command line as a typed Command. Config overrides go through ml_collections' flags."""
+"""The command line as a typed Command."""
 
+import argparse
+import difflib
 import re
-import typing
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
-
-from vit_jax.config import Config, from_config_dict, keys_of, unknown
+from vit_jax.cli import config_files
+from vit_jax.cli.modes import MODES, flags_of, help_text
+from vit_jax.config import Config
 from vit_jax.errors import UserError
+from vit_jax.schema import type_of, typed, with_overrides
 
 if TYPE_CHECKING:
     from vit_jax.system.jobs import Peers
 
-RESUME = ("auto", "never", "must")
-
-# Which flags each mode takes, besides those that each takes.
-_FLAGS = {
-    "train": ("workdir", "config", "resume", "coordinator_address", "num_processes", "process_id", "peer_timeout"),
-    "evaluate": ("workdir", "checkpoint"),
-    "predict": ("workdir", "checkpoint", "images", "top_k", "format"),
-    "export": ("workdir", "checkpoint", "format", "output"),
-    "fewshot": ("workdir", "checkpoint", "shots"),
-    "list": ("image_size", "num_classes"),
-    "doctor": (),
-}
-MODES = tuple(_FLAGS)
-FORMATS = {
-    "predict": ("table", "csv", "json"),
-    "export": ("safetensors", "huggingface", "timm", "jax", "onnx", "savedmodel"),
-}
-
-_HELP = {
-    "format": "Of predictions: table, csv, json. Of an export: safetensors, huggingface, timm, jax, onnx, savedmodel.",
-    "coordinator_address": "host:port of process 0 of a job of several processes; auto: ask the cluster for all three.",
-    "peer_timeout": "Seconds to wait for the job's other processes; without a step for twice that, the job ends.",
-}
-
 
 @dataclass(frozen=True)
 class Command:
+    """What was asked for. `flags` has the mode's own flags by name."""
+
     mode: str
-    workdir: str = ""
+    flags: argparse.Namespace
     config: Config | None = None  # of training
-    resume: str = "auto"
-    checkpoint: str | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)  # "optim.learning_rate" -> value; in `config` already
+    typed: tuple[str, ...] = ()  # --config and the overrides as they were typed
     peers: "Peers | None" = None
-    model_keys: tuple[str, ...] = ()  # of config.model, that the command line sets, be it to their defaults
-    images: tuple[str, ...] = ()  # files and folders to predict
-    top_k: int = 5
-    format: str = ""  # of predictions or of an export
-    output: str | None = None  # folder of an export
-    shots: tuple[int, ...] = ()  # images of each class that few-shot evaluation learns from
-    image_size: int = 32
-    num_classes: int = 10
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message.removeprefix("argument "))
 
 
 def parse(argv: list[str]) -> Command:
     """The command of an argument list, program name first. Raises UserError; for --help, SystemExit."""
-    values = _defined()
-    if any(arg in ("-h", "--help", "-help") for arg in argv[1:]):
-        from vit_jax import main
-
-        print(f"{main.__doc__}\nFlags:\n{values.get_help()}\n--config.KEY=VALUE for each key in vit_jax/config.py")
+    mode, args = _mode(argv[1:])
+    if any(arg in ("-h", "--help", "-help") for arg in args):
+        # With a mode, of that; `vit-jax --help` names none.
+        print(help_text(mode if _names_mode(argv[1:]) else None))
         raise SystemExit(0)
-
-    argv = _spelt_out(argv)
-    _check_names(argv, values)
-    model_keys = sorted({match[1] for arg in argv if (match := re.match(r"--?(?:no)?config\.model\.(\w+)", arg))})
-    argv, unset = _take_unset(argv)
-    config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    try:
-        rest = values(argv)
-        given = config.value
-    except flags.Error as error:
-        # ml_collections puts a whole traceback into what a config file raises; its last line is the error.
-        text = re.sub(r"(?s)Error whilst parsing config file:.*\n(?=\w)", "", str(error).strip())
-        text = re.sub(r": (invalid literal for int|could not convert string to float).*", ": expected a number", text)
-        raise UserError(" ".join(text.split())) from error
-    except Exception as error:  # a config file is a program: it may raise anything
-        raise UserError(f"the config can't be read: {_first_line(error)}") from error
-    if rest[1:]:
-        raise UserError(f"arguments that belong to no flag: {' '.join(rest[1:])}; write --flag=value")
-    mode = values.mode
-    _check_mode(mode, values)
+    config_args, args = _config_args(args)
+    parser = _Parser(prog="vit-jax", add_help=False, allow_abbrev=False)
+    for name, told in flags_of(mode).items():
+        parser.add_argument(f"--{name}", **told)
+    flags, rest = parser.parse_known_args(args)
+    _check_rest(mode, rest)
+    name, texts = _split(config_args)
+    _check_config(mode, name, texts)
+    if "workdir" in MODES[mode].flags and not flags.workdir:
+        raise UserError("--workdir is missing: the folder of the run, like --workdir=runs/first (vit-jax --help)")
+    if mode == "predict" and not flags.images:
+        raise UserError("--images is missing: files and folders, like --images cat.png pictures/")
+    overrides = {key: typed(Config, key, text) for key, text in texts.items()}
+    config, peers = None, None
+    if "config" in MODES[mode].flags:
+        config = with_overrides(_config(mode, name, flags), overrides)
     if mode == "train":
-        return _training(values, given, unset, model_keys)
-    if mode in FORMATS and values.format not in (None, *FORMATS[mode]):
-        raise UserError(f"--format={values.format} is not one of {', '.join(FORMATS[mode])}")
-    if mode == "predict" and not values.images:
-        raise UserError("--images is missing: files or folders, like --images cat.png pictures/")
-    return Command(
-        mode,
-        values.workdir or "",
-        checkpoint=values.checkpoint,
-        images=tuple(values.images or ()),
-        top_k=values.top_k,
-        format=values.format or FORMATS.get(mode, ("",))[0],
-        output=values.output,
-        shots=tuple(map(int, values.shots)),
-        image_size=values.image_size,
-        num_classes=values.num_classes,
-    )
+        peers = _peers(flags)
+    return Command(mode, flags, config, overrides, tuple(config_args), peers)
 
 
-def _defined() -> flags.FlagValues:
-    values = flags.FlagValues()
-    flags.DEFINE_enum("mode", "train", MODES, "What to do; may also be the first word.", flag_values=values)
-    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
-    flags.DEFINE_enum("resume", "auto", RESUME, "Whether to go on with a run in the workdir.", flag_values=values)
-    flags.DEFINE_string("checkpoint", None, "Which to use: best, latest or a step.", flag_values=values)
-    flags.DEFINE_multi_string("images", None, "Files and folders to predict, PNG and JPEG.", flag_values=values)
-    flags.DEFINE_integer("top_k", 5, "Classes to name for each image.", lower_bound=1, flag_values=values)
-    flags.DEFINE_string("format", None, _HELP["format"], flag_values=values)
-    flags.DEFINE_string("output", None, "Folder of an export.", flag_values=values)
-    flags.DEFINE_list("shots", ["1", "5", "10"], "Images of each class to learn from.", flag_values=values)
-    flags.DEFINE_integer("image_size", 32, "Pixels a side, of list.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("num_classes", 10, "Classes, of list.", lower_bound=1, flag_values=values)
-    flags.DEFINE_string("coordinator_address", None, _HELP["coordinator_address"], flag_values=values)
-    flags.DEFINE_integer("num_processes", None, "Processes of the job.", flag_values=values)
-    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", flag_values=values)
-    flags.DEFINE_integer("peer_timeout", 300, _HELP["peer_timeout"], lower_bound=1, flag_values=values)
-    flags.DEFINE_bool("help", False, "Show this.", short_name="h", flag_values=values)
-    flags.register_validator(
-        "shots",
-        lambda shots: bool(shots) and all(re.fullmatch("[1-9][0-9]*", shot) for shot in shots),
-        "numbers above 0, like 1,5,10",
-        flag_values=values,
-    )
-    return values
+def _names_mode(args: list[str]) -> bool:
+    return bool(args) and (args[0] in MODES or any(arg.startswith("--mode") for arg in args))
 
 
-def _training(values: flags.FlagValues, given: Any, unset: list[str], model_keys: list[str]) -> Command:
-    from vit_jax.runs.folder import RunFolder  # imports JAX, without which the other modes' flags can be read
-
-    peers = _peers(values)
-    if given is None:
-        if not RunFolder(values.workdir).exists():
-            raise UserError("--config is missing: a file like configs/quickstart.py")
-        return Command("train", values.workdir, RunFolder(values.workdir).config(), values.resume, peers=peers)
-    config = _typed(given, unset)
-    return Command("train", values.workdir, config, values.resume, peers=peers, model_keys=tuple(model_keys))
-
-
-def _check_mode(mode: str, values: flags.FlagValues) -> None:
-    """Raises UserError for a flag that the mode doesn't take, and for a missing workdir."""
-    for name in {name for names in _FLAGS.values() for name in names}:
-        if values[name].present and name not in _FLAGS[mode]:
-            if name == "config" and "workdir" in _FLAGS[mode]:
-                raise UserError(f"--mode={mode} takes no --config: a run describes itself")
-            takers = ", ".join(f"--mode={other}" for other, names in _FLAGS.items() if name in names)
-            raise UserError(f"--{name} doesn't belong to --mode={mode}; it belongs to {takers}")
-    if "workdir" in _FLAGS[mode] and not values.workdir:
-        raise UserError("--workdir is missing: the folder of the run, like --workdir=runs/first")
+def _mode(args: list[str]) -> tuple[str, list[str]]:
+    """The mode, named by the first word or by --mode, and the other arguments."""
+    words = [arg for arg in args[:1] if re.fullmatch(r"\w+", arg)]
+    named, rest = words, args[len(words) :]
+    for i, arg in enumerate(rest):
+        if re.fullmatch("--?mode(=.*)?", arg):
+            taken = 1 if "=" in arg else 2
+            named, rest = (
+                [(arg.partition("=")[2] if taken == 1 else (rest[i + 1 :] or [""])[0])],
+                (rest[:i] + rest[i + taken :]),
+            )
+            break
+    mode = named[0] if named else "train"
+    if mode not in MODES:
+        raise UserError(f"there is no mode {mode}; {_nearest(mode, list(MODES))}")
+    return mode, rest
 
 
-def _spelt_out(argv: list[str]) -> list[str]:
-    """`list` as the first word is --mode=list; `--images a.png b.png` is --images=a.png --images=b.png."""
-    program, *args = argv
-    if args and args[0] in MODES:
-        args[0] = f"--mode={args[0]}"
-    spelt, of_images = [], False
-    for arg in args:
-        if arg.startswith("-"):
-            of_images = arg in ("--images", "-images")
-            spelt += [] if of_images else [arg]
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+
+
+def _config_args(args: list[str]) -> tuple[list[str], list[str]]:
+    """Takes --config=X, --config.KEY=VALUE and --noconfig.KEY out of the arguments, each with its value in it."""
+    config, rest = [], []
+    following = iter(args)
+    for arg in following:
+        if not re.match(r"--?(no)?config(?=[.=]|$)", arg):
+            rest.append(arg)
+        elif "=" in arg or arg.lstrip("-").startswith("no"):
+            config.append(arg)
         else:
-            spelt.append(f"--images={arg}" if of_images else arg)
-    return [program, *spelt]
+            config.append(_with_value(arg, following))
+    return config, rest
 
 
-def _peers(values: flags.FlagValues) -> "Peers | None":
-    address, count, number = values.coordinator_address, values.num_processes, values.process_id
+def _with_value(arg: str, following: Iterator[str]) -> str:
+    """`--config.KEY VALUE` as `--config.KEY=VALUE`; a key that is true or false needs no value."""
+    key = arg.lstrip("-").removeprefix("config").removeprefix(".")
+    if key and type_of(Config, key) is bool:
+        return f"{arg}=true"
+    value = next(following, None)
+    if value is None:
+        raise UserError(f"{arg} has no value; write {arg}=VALUE")
+    return f"{arg}={value}"
+
+
+def _split(config_args: list[str]) -> tuple[str | None, dict[str, str]]:
+    """What --config names, and the text of each key; the last of several counts."""
+    name, texts = None, {}
+    for arg in config_args:
+        flag, _, text = arg.lstrip("-").partition("=")
+        if flag == "config":
+            name = text
+        elif flag.startswith("noconfig."):
+            texts[flag.removeprefix("noconfig.")] = "false"
+        else:
+            texts[flag.removeprefix("config.")] = text
+    return name, texts
+
+
+def _check_rest(mode: str, rest: list[str]) -> None:
+    """Raises UserError for arguments that the mode doesn't take."""
+    for arg in rest:
+        if not arg.startswith("-"):
+            continue
+        name = arg.lstrip("-").partition("=")[0]
+        if takers := [other for other, told in MODES.items() if name in told.flags]:
+            belongs = ", ".join(f"--mode={taker}" for taker in takers)
+            raise UserError(f"--{name} doesn't belong to --mode={mode}; it belongs to {belongs}")
+        known = [f"--{flag}" for flag in (*MODES[mode].flags, "mode", "help")]
+        near = difflib.get_close_matches(f"--{name}", known, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]}?" if near else f"vit-jax {mode} --help shows those that there are"
+        raise UserError(f"unknown flag {arg.partition('=')[0]}; {hint}")
+    if rest:
+        raise UserError(f"arguments that belong to no flag: {' '.join(rest)}; write --flag=value")
+
+
+def _check_config(mode: str, name: str | None, texts: dict[str, str]) -> None:
+    """Raises UserError for a config, or keys of one, where the mode takes none."""
+    keys = MODES[mode].keys
+    if name is not None and "config" not in MODES[mode].flags:
+        if "workdir" in MODES[mode].flags:
+            raise UserError(f"--mode={mode} takes no --config: a run describes itself")
+        raise UserError(f"--mode={mode} takes no --config")
+    for key in texts:
+        type_of(Config, key)
+        if keys is not None and key not in keys:
+            can = (
+                f"what can be changed: {', '.join(f'--config.{one}' for one in keys)}" if keys else "a run is as it is"
+            )
+            raise UserError(f"--config.{key} can't be changed by --mode={mode}; {can}")
+
+
+def _config(mode: str, name: str | None, flags: argparse.Namespace) -> Config:
+    """The config that --config names or, of training without it, that of the run in the workdir."""
+    if name is not None:
+        return config_files.read(name)
+    if mode == "sweep":
+        raise UserError("--config is missing: what to sweep, like --config=quickstart")
+    from vit_jax.runs.folder import RunFolder  # imports JAX
+
+    run = RunFolder(flags.workdir)
+    if not run.exists():
+        raise UserError(
+            f"--workdir={flags.workdir}: there is no run to go on with; to start one, name its config, like "
+            "--config=quickstart (vit-jax list shows all)"
+        )
+    return run.config()
+
+
+def _peers(flags: argparse.Namespace) -> "Peers | None":
+    address, count, number = flags.coordinator_address, flags.num_processes, flags.process_id
     if address is None:
         if (count, number) != (None, None):
             raise UserError("--num_processes and --process_id need --coordinator_address=HOST:PORT, too")
@@ -188,59 +194,4 @@ def _peers(values: flags.FlagValues) -> "Peers | None":
             )
     from vit_jax.system.jobs import Peers  # imports JAX
 
-    return Peers(address, count, number, values.peer_timeout)
-
-
-def _typed(given: object, unset: list[str]) -> Config:
-    if not isinstance(given, ConfigDict):
-        raise UserError(f"get_config() of the --config file gave a {type(given).__name__}, not a ConfigDict")
-    for key in unset:
-        parent, name = given, key.removeprefix("config.")
-        while "." in name:
-            head, name = name.split(".", 1)
-            parent = parent[head]
-        parent[name] = None
-    return from_config_dict(given)
-
-
-def _take_unset(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Takes `--config.key=none` out of the arguments where the key may be unset: ml_collections can't unset."""
-    unset = [
-        match[1]
-        for arg in argv
-        if (match := re.fullmatch(r"--?(config\.[\w.]+)=[Nn]one", arg)) and match[1] in _optional_keys(Config, "config")
-    ]
-    return [arg for arg in argv if arg.rsplit("=", 1)[0].lstrip("-") not in unset], unset
-
-
-def _optional_keys(cls: type, where: str) -> list[str]:
-    found = []
-    for name, hint in typing.get_type_hints(cls).items():
-        if hasattr(hint, "__dataclass_fields__"):
-            found += _optional_keys(hint, f"{where}.{name}")
-        elif type(None) in typing.get_args(hint):
-            found.append(f"{where}.{name}")
-    return found
-
-
-def _check_names(argv: list[str], values: flags.FlagValues) -> None:
-    """Raises UserError for a flag or config key that there isn't, with the nearest that there is."""
-    known = ["config", *keys_of(), *(name for name in values if name != "h")]
-    names = [match[1] for arg in argv[1:] if (match := re.match(r"--?(?:no(?=config\.))?([A-Za-z][\w.]*)", arg))]
-    for name in names:
-        if name not in known:
-            raise UserError(unknown("flag", f"--{name}", [f"--{key}" for key in known]))
-    if "config" not in names and any(name.startswith("config.") for name in names):
-        raise UserError("--config.KEY=VALUE changes a config: name the file too, like --config=configs/quickstart.py")
-    for arg, following in zip(argv[1:], [*argv[2:], ""], strict=False):
-        match = re.fullmatch(r"--?config(?:=(.*))?", arg)
-        if not match:
-            continue
-        file = (following if match[1] is None else match[1]).split(":")[0]
-        if not Path(file).is_file():
-            raise UserError(f"--config={file}: there is no such file; those of this project are in configs/")
-
-
-def _first_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:400]}"
+    return Peers(address, count, number, flags.peer_timeout)

@@ -1,23 +1,28 @@
 """Evaluation that counts every image exactly once. N examples, B batch, C classes."""
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vit_jax.config import Config
+from vit_jax.config import AT_EVALUATION, Config
 from vit_jax.data import sources
 from vit_jax.data.dataset import Examples, take
-from vit_jax.errors import RunError
+from vit_jax.errors import UserError
 from vit_jax.models import VisionTransformer, create
 from vit_jax.models import flops as flop_count
+from vit_jax.models.checks import positive
 from vit_jax.runs import metrics, report, trained
 from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.folder import RunFolder
+from vit_jax.schema import type_of, with_overrides
 from vit_jax.steps import state as states
 from vit_jax.steps.clock import Clock
 from vit_jax.steps.losses import rank_of_label
@@ -179,14 +184,31 @@ def _speed(clock: dict[str, float], module: VisionTransformer) -> tuple[float | 
     return rate, flops / images if flops else flop_count.training(module.cfg)
 
 
-def evaluate(workdir: str, name: str | None, check: Callable[[], None] = lambda: None) -> dict[str, Any]:
+def check_overrides(overrides: Mapping[str, Any]) -> None:
+    """Raises UserError for a key of the config that can't be changed at evaluation."""
+    for key in overrides:
+        type_of(Config, key)
+        if key not in AT_EVALUATION:
+            can = ", ".join(AT_EVALUATION)
+            raise UserError(f"config.{key} can't be changed at evaluation: a run is as it is; what can be: {can}")
+
+
+def evaluate(
+    workdir: str | Path,
+    name: str | None = None,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """Rebuilds a run from its folder alone and tests a checkpoint; by default the one that its config selects.
 
-    `check` is called before each batch and may raise. A folder that can't be written gets no results.json, with a
-    warning. Raises UserError for a run, checkpoint or data that can't be used.
+    `overrides` of the run's config, "eval.batch_size" and the like, say how to test. What was found lies in a folder of
+    its own, evaluations/SPLIT-STEP; the run's own results.json is left alone. A folder that can't be written keeps
+    nothing, with a warning. `check` is called before each batch and may raise. Raises UserError for a run, checkpoint
+    or data that can't be used.
     """
     run = RunFolder(workdir)
-    config = trained.single(run)
+    config = with_overrides(trained.single(run), overrides)
+    positive("config.eval.batch_size", config.eval.batch_size)
     name = name or trained.name_of(config)
     with Checkpoints(run.path) as checkpoints:
         step = checkpoints.resolve(name)
@@ -202,9 +224,12 @@ def evaluate(workdir: str, name: str | None, check: Callable[[], None] = lambda:
         results, matrix = test(
             run, config, checkpoints, name, examples, evaluator, module, mesh, check, trained_here=False
         )
+    split = re.sub(r"[^\w%:-]+", "_", config.data.test).strip("_")
+    folder = run.path / "evaluations" / f"{split}-{step}"
     try:
-        report.write_results(run, results, matrix)
-    except (OSError, RunError) as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        report.write_results(folder, results, matrix, list(dataset.classes))
+    except OSError as error:
         say(f"Warning: the results are not kept: {error}")
-    report.say_results(run.path, results)
+    report.say_results(folder, results)
     return results

@@ -3,7 +3,8 @@
 Ridge regression on labels of -1 and 1, as in Dosovitskiy et al. 2021 (section 4). N images, D features, C classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from vit_jax.data.dataset import take
 from vit_jax.errors import UserError
 from vit_jax.evaluation.evaluate import Evaluator
 from vit_jax.runs import trained
+from vit_jax.schema import with_overrides
 from vit_jax.steps.step import features_step
 from vit_jax.system.progress import doing, percent, say, say_table
 from vit_jax.system.sharding import make_mesh
@@ -74,14 +76,19 @@ def score(
 
 
 def fewshot(
-    workdir: str, checkpoint: str | None, shots: Sequence[int], check: Callable[[], None] = lambda: None
+    workdir: str,
+    checkpoint: str | None,
+    shots: Sequence[int],
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+    check: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Scores a run's checkpoint for each number of shots, says a table and writes fewshot.json beside results.json.
 
-    Learns from train images, chooses on validation, tests on test. Raises UserError for a run without one of these.
+    Learns from train images, chooses on validation, tests on test. `overrides` of the config, like "data.dir", say
+    where the data lie now. Raises UserError for a run without one of the splits.
     """
     model = trained.load(workdir, checkpoint)
-    data = model.config.data
+    data = with_overrides(model.config, overrides).data
     if not data.validation:
         raise UserError("few-shot evaluation chooses its ridge on validation images, and the run has none")
     with doing("Reading the data"):

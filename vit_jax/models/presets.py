@@ -3,8 +3,9 @@
 import dataclasses
 import re
 
-from vit_jax.config import ModelConfig, unknown
+from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
+from vit_jax.schema import unknown
 
 # Ti, S: Touvron et al. 2021 (DeiT), table 1. B, L: Dosovitskiy et al. 2021 (ViT), table 1.
 PRESETS = {

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vit_jax.config import ModelConfig, from_mapping
+from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
 from vit_jax.models import backend, inits, posembs
 from vit_jax.models.checks import check_model
@@ -21,6 +21,7 @@ from vit_jax.models.heads import Head
 from vit_jax.models.layers import Block, LayerNorm
 from vit_jax.models.presets import resolve
 from vit_jax.models.stems import ConvStem, PatchStem, ResNetStem, grid_shape, image_shape
+from vit_jax.schema import from_mapping
 
 
 class VisionTransformer(nn.Module):

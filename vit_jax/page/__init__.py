@@ -1,1 +1,1 @@
-"""One HTML page about runs (scripts/report.py): no script, no font and no picture from anywhere else."""
+"""One HTML page about runs (vit-jax report): no script, no font and no picture from anywhere else."""

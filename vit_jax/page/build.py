@@ -1,5 +1,6 @@
 """Puts the page together and writes it."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from vit_jax.page import configs, curves, html, inside, results
 from vit_jax.page.html import Section, paragraph
 from vit_jax.page.runs import Entry, read_all
 from vit_jax.system.disk import expanded, write_whole
+from vit_jax.system.progress import say
 
 
 def write(workdirs: Sequence[str], output: str | None) -> Path:
@@ -16,7 +18,7 @@ def write(workdirs: Sequence[str], output: str | None) -> Path:
     A folder holds a run, finished or not, or those of several seeds. Raises UserError for a folder without a run, for
     one that is damaged, and for a place that can't be written.
     """
-    entries = read_all(workdirs)
+    started, entries = time.monotonic(), read_all(workdirs)
     path = expanded(output or entries[0].folder.path / "report.html").absolute()
     if not path.parent.is_dir():  # told before minutes are spent
         raise UserError(f"--output={path}: there is no folder {path.parent}; make it, or name another")
@@ -27,6 +29,7 @@ def write(workdirs: Sequence[str], output: str | None) -> Path:
         write_whole(path, text)
     except OSError as error:
         raise UserError(f"{path} can't be written ({error.strerror}); name another file with --output") from error
+    say(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, written in {time.monotonic() - started:.0f} s")
     return path
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vit_jax.config import ModelConfig, from_mapping, unknown
+from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
 from vit_jax.models import VisionTransformer, create, resolve
 from vit_jax.models.stems import grid_shape
@@ -18,6 +18,7 @@ from vit_jax.pretrained.pieces import Piece, check, convert
 from vit_jax.pretrained.positions import Grid, Resize
 from vit_jax.pretrained.source import Layout, Source, not_more_than, pair
 from vit_jax.runs import trained
+from vit_jax.schema import from_mapping, unknown
 from vit_jax.steps.optim import path_of
 from vit_jax.system.progress import say
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from vit_jax.config import ModelConfig, from_mapping, to_dict
+from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
 from vit_jax.models import VisionTransformer, create, resolve
 from vit_jax.models.checks import check_model
@@ -16,6 +16,7 @@ from vit_jax.pretrained.files import Shape, Weights
 from vit_jax.pretrained.pieces import Piece, same
 from vit_jax.pretrained.positions import Grid, bilinear
 from vit_jax.pretrained.source import Layout, Source, not_more_than, nothing
+from vit_jax.schema import from_mapping, to_dict
 from vit_jax.steps import state as states
 from vit_jax.steps.optim import path_of
 

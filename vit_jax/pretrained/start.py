@@ -5,10 +5,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from vit_jax.config import Config, ModelConfig, from_mapping, to_dict
+from vit_jax.config import Config, ModelConfig
 from vit_jax.models import VisionTransformer, create, resolve
 from vit_jax.pretrained.load import describe, fitting, params_for
 from vit_jax.runs.folder import RunFolder
+from vit_jax.schema import from_mapping, to_dict
 
 # What the config alone says: the data's part, and how the machine computes.
 _OURS = ("image_size", "image_width", "num_classes", "attention", "dtype", "remat")

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vit_jax.config import Config, ModelConfig, difference, from_mapping, to_dict
+from vit_jax.config import Config, ModelConfig
+from vit_jax.schema import difference, from_mapping, to_dict
 from vit_jax.data.dataset import DataSet
 from vit_jax.system.disk import expanded, write_whole
 from vit_jax.errors import RunError, UserError

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ import numpy as np
 
 import vit_jax
 from vit_jax.runs import metrics, pictures
+from vit_jax.runs.results import rows_of
 from vit_jax.steps.clock import Clock
 from vit_jax.system import environment
 from vit_jax.config import Config
 from vit_jax.data.dataset import Parts
 from vit_jax.models import VisionTransformer, flops
 from vit_jax.steps.plan import Plan
-from vit_jax.system.progress import duration, percent, say, say_table
-from vit_jax.runs.folder import RunFolder
+from vit_jax.system.disk import write_whole
+from vit_jax.system.progress import say, say_table
 
 _MAX_PICTURE_CLASSES = 50  # beyond, cells are too small to read
 
@@ -82,10 +84,13 @@ def per_class(matrix: np.ndarray, classes: list[str]) -> dict[str, float | None]
     return {name: float(matrix[i, i] / totals[i]) if totals[i] else None for i, name in enumerate(classes)}
 
 
-def write_results(run: RunFolder, results: dict[str, Any], matrix: np.ndarray) -> None:
-    """Writes the confusion matrix (C, C), and results.json last of all: where that is, the run is complete."""
-    write_confusion(run.path, matrix, run.read("data.json")["classes"])
-    run.write("results.json", results)
+def write_results(folder: Path, results: dict[str, Any], matrix: np.ndarray, classes: list[str]) -> None:
+    """Writes the confusion matrix (C, C), and results.json last of all: where that is in a workdir, the run is complete.
+
+    Raises OSError where that can't be done.
+    """
+    write_confusion(folder, matrix, classes)
+    write_whole(folder / "results.json", json.dumps(results, indent=2) + "\n")
 
 
 def write_confusion(workdir: Path, matrix: np.ndarray, classes: list[str]) -> None:
@@ -117,22 +122,9 @@ def _can_draw() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def say_results(workdir: Path, results: dict[str, Any]) -> None:
+def say_results(folder: Path, results: dict[str, Any]) -> None:
     """The short table at the end of training and of evaluation."""
-    rate = results["images_per_second"]
-    rows = [
-        ("top-1", percent(results["top1"])),
-        ("top-5", percent(results["top5"])),
-        *([("top-1, with flips", percent(results["top1_flips"]))] if "top1_flips" in results else []),
-        ("loss", f"{results['loss']:.4f}"),
-        ("images", f"{results['num_examples']:,}"),
-        ("checkpoint", f"step {results['checkpoint']} of {results['steps']}, {results['selected']}"),
-        ("parameters", f"{results['params']:,}"),
-        ("training", f"{results['epochs']:.1f} epochs, {duration(results['wall_seconds'])}"),
-        ("speed", f"{rate:,.0f} images/s" if rate else "not measured"),
-        *([("MFU", percent(results["mfu"]))] if results.get("mfu") else []),
-    ]
-    say_table(f"{results['dataset']}, {results['split']}", rows)
+    say_table(f"{results['dataset']}, {results['split']}", rows_of(results))
     names = ["results.json", "metrics.jsonl", "curves.png", "patches.png", "confusion.png", "confusion.csv"]
-    there = [name for name in names if (workdir / name).exists()]
-    say(f"In {workdir}: {', '.join(there)}")
+    there = [name for name in names if (folder / name).exists()]
+    say(f"In {folder}: {', '.join(there)}")

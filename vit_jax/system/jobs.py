@@ -1,5 +1,6 @@
 """A job of several processes: joining it, agreeing when to stop, noticing a peer that is stuck."""
 
+import contextlib
 import faulthandler
 import os
 import re
@@ -7,6 +8,7 @@ import statistics
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import jax
@@ -83,6 +85,17 @@ def explained(error: jax.errors.JaxRuntimeError | ValueError) -> str | None:
             "what was saved is intact: start all of them again"
         )
     return None
+
+
+@contextlib.contextmanager
+def explaining() -> Iterator[None]:
+    """Within, an error of JAX's runtime that is understood is a RunError that says what a person can do."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if reason := explained(error):
+            raise RunError(reason) from error
+        raise
 
 
 def is_first() -> bool:

@@ -2,13 +2,14 @@
 
 import dataclasses
 
-from vit_jax.config import Config, unknown
+from vit_jax.config import Config
 from vit_jax.data import sources
 from vit_jax.data.dataset import split_range
 from vit_jax.data.pipeline import MAX_EXAMPLES
 from vit_jax.errors import UserError
 from vit_jax.models import create
 from vit_jax.models.checks import one_of, positive
+from vit_jax.schema import unknown
 from vit_jax.steps import durations, optim
 from vit_jax.steps import state as states
 from vit_jax.steps.plan import plan_of, warmup_places

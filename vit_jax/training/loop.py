@@ -40,8 +40,10 @@ def train(
     started: float,
     stop: StopRequest,
     peers: Peers | None = None,
-) -> None:
+) -> dict[str, Any] | None:
     """Trains `config` in `workdir`, from where the run there stopped, and tests the checkpoint that it selects.
+
+    Gives the test's results, the content of results.json; None for a run without a test split.
 
     `resume`: "auto" continues a run if there is one, "must" wants one, "never" refuses one. `started` is
     time.monotonic() at the start of the command. Of a job's processes the first writes. Raises UserError, RunError, and
@@ -61,10 +63,10 @@ def train(
         if peers:  # the others would wait for one that leaves: what a signal means they settle at a step, together
             stack.enter_context(stop.deferred())
         with doing("Checking the run"):
-            config, complete = _found(run, config, resume)
+            config, complete, results = _found(run, config, resume)
         jobs.meet("read the run")  # before the first writes there
         if complete:
-            return
+            return results
         if config.init_from is not None and not run.exists():
             with doing("Checking the weights"):
                 check_start(config)
@@ -81,7 +83,7 @@ def train(
         jobs.require_same({"the step": int(state.step), "the evaluation": evaluated, "the config": digest_of(config)})
         with stop.deferred():
             _loop(job, state, evaluated, clock, checkpoints, stop, watchdog)
-        _finish(job, checkpoints, clock, _check(stop, watchdog))
+        return _finish(job, checkpoints, clock, _check(stop, watchdog))
 
 
 def _set_damaged_aside(run: RunFolder, checkpoints: Checkpoints) -> None:
@@ -98,8 +100,8 @@ def _set_damaged_aside(run: RunFolder, checkpoints: Checkpoints) -> None:
         )
 
 
-def _found(run: RunFolder, config: Config, resume: str) -> tuple[Config, bool]:
-    """The config to train with, which is that of the run in the folder if there is one; and whether that is done."""
+def _found(run: RunFolder, config: Config, resume: str) -> tuple[Config, bool, dict[str, Any] | None]:
+    """The config to train with, which is that of the run in the folder, if any; whether that is done; its results."""
     if run.exists():
         if resume == "never":
             raise UserError(f"{run.path} already holds a run; choose another --workdir, or --resume=auto to go on")
@@ -110,12 +112,12 @@ def _found(run: RunFolder, config: Config, resume: str) -> tuple[Config, bool]:
             say(f"{run.path} is already complete; nothing to do. Choose another --workdir to train anew.")
             if results:
                 report.say_results(run.path, results)
-        return config, complete
+        return config, complete, results
     if (run.path / "checkpoints").exists():
         raise UserError(f"{run.path} has checkpoints but no config.json; bring it back or choose another --workdir")
     if resume == "must":
         raise UserError(f"{run.path} holds no run to resume; check --workdir, or --resume=auto to start one")
-    return config, False
+    return config, False, None
 
 
 def _at_the_end(run: RunFolder) -> tuple[bool, dict[str, Any] | None]:
@@ -275,19 +277,21 @@ def _without_totals(job: Job, state: TrainState) -> TrainState:
     return state.replace(totals=zeros)
 
 
-def _finish(job: Job, checkpoints: Checkpoints, clock: Clock, check: Callable[[], None]) -> None:
-    """Pictures, and the test of the selected checkpoint."""
+def _finish(job: Job, checkpoints: Checkpoints, clock: Clock, check: Callable[[], None]) -> dict[str, Any] | None:
+    """Pictures, and the test of the selected checkpoint: what results.json says."""
     if job.run.writes:
         size, grid = job.module.cfg.image_size, grid_shape(job.module.cfg)[0]
         with doing("Drawing"):
             report.write_pictures(job.run.path, job.parts.train.images[0], size, grid)
     if job.parts.test is None:
         say("There is no test split, so there is no test.")
-        return
+        return None
     name = trained.name_of(job.config)
     results, matrix = evaluate.test(
         job.run, job.config, checkpoints, name, job.parts.test, job.evaluator, job.module, job.mesh, check
     )
+    results["total_seconds"] = clock.totals()["wall"]
     if job.run.writes:
-        report.write_results(job.run, results | {"total_seconds": clock.totals()["wall"]}, matrix)
+        report.write_results(job.run.path, results, matrix, job.run.read("data.json")["classes"])
     report.say_results(job.run.path, results)
+    return results

@@ -8,40 +8,24 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from vit_jax.config import Config, to_dict
+from vit_jax.config import Config
 from vit_jax.data import sources
-from vit_jax.data.augment import preprocess
-from vit_jax.data.dataset import DataSet, Examples, Parts, take
-from vit_jax.data.pipeline import DevicePipeline, TfDataPipeline
-from vit_jax.errors import UserError
+from vit_jax.data.dataset import Parts
 from vit_jax.evaluation.evaluate import Evaluator
-from vit_jax.models import VisionTransformer, backend, create, flops, resolve
-from vit_jax.models.stems import WHITENING, whitening_kernel
-from vit_jax.pretrained.start import params_of
+from vit_jax.models import VisionTransformer, flops
 from vit_jax.runs import report
 from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.folder import RunFolder
-from vit_jax.steps import optim
-from vit_jax.steps import state as states
+from vit_jax.schema import to_dict
 from vit_jax.steps.clock import Clock
-from vit_jax.steps.cpu import with_micro_batches
 from vit_jax.steps.phases import Phase, compile_phases
-from vit_jax.steps.plan import Due, Plan, due_of, plan_of, reserve_of, warmup_places
-from vit_jax.steps.schedules import learning_rate
+from vit_jax.steps.plan import Due, Plan, due_of, reserve_of
 from vit_jax.steps.state import TrainState
 from vit_jax.system.progress import doing, say
-from vit_jax.system.sharding import make_mesh, put, replicated
-from vit_jax.system.tensorflow import import_tensorflow
-from vit_jax.training.checks import check_splits
-
-_RESIDENT_LIMIT = 4 * 2**30  # bytes, of all copies in one memory, up to which "auto" keeps the train images resident
-_WHITENING_PIXELS = 5000 * 32 * 32  # from which the whitening layer is computed
+from vit_jax.training.pieces import Pipeline, blank_state, first_state, pieces_of, pipeline_of
+from vit_jax.training.resolve import with_data
 
 
 @dataclass(frozen=True)
@@ -55,7 +39,7 @@ class Job:
     module: VisionTransformer
     plan: Plan
     due: dict[str, Due]  # eval, checkpoint, log: the numbers of steps done at which each happens
-    pipeline: DevicePipeline | TfDataPipeline
+    pipeline: Pipeline
     phases: tuple[Phase, ...]
     evaluator: Evaluator
 
@@ -84,71 +68,9 @@ def resolve_config(config: Config, run: RunFolder) -> tuple[Config, Parts]:
     """Loads the data, fills in what the config leaves to them, and describes the run in its folder."""
     dataset = sources.load(config.data, config.model.image_size)
     run.check_data(dataset)
-    check_splits(config, {split: len(examples.labels) for split, examples in dataset.splits.items()})
-    classes = len(dataset.classes)
-    if config.model.num_classes not in (None, classes):
-        raise UserError(
-            f"config.model.num_classes={config.model.num_classes}, but {dataset.name} has {classes} classes; "
-            f"set --config.model.num_classes={classes}"
-        )
-    parts = split(config, dataset)
-    side = min(parts.train.images.shape[1:3])
-    if config.augment.crop_padding >= side:
-        raise UserError(
-            f"config.augment.crop_padding={config.augment.crop_padding} is not below the {side} pixels of an image"
-        )
-    augment = config.augment
-    if not (augment.mean and augment.std):
-        mean, std = channel_statistics(parts.train.images)
-        augment = dataclasses.replace(augment, mean=augment.mean or mean, std=augment.std or std)
-    model = config.model
-    if config.train.deterministic and model.attention == "auto" and jax.default_backend() == "gpu":
-        model = dataclasses.replace(model, attention="xla")  # cuDNN adds up gradients in any order
-    model = resolve(model, classes)
-    model = dataclasses.replace(model, dtype=jnp.dtype(backend.compute_dtype(model.dtype)).name)
-    config = dataclasses.replace(config, augment=augment, model=model)
-    config = with_micro_batches(config, jax.device_count())
-    if not _is_resident(config, parts.train):
-        if config.train.steps_per_call > 1:
-            raise UserError(
-                f"config.train.steps_per_call={config.train.steps_per_call} needs the images on the device, and they "
-                "are streamed; set it to 1, or set --config.data.pipeline=device"
-            )
-        try:
-            import_tensorflow()
-        except ImportError as error:
-            raise UserError(
-                f"streaming needs TensorFlow ({error}); install it, or set --config.data.pipeline=device to keep the "
-                f"{parts.train.images.nbytes * backend.resident_copies() / 2**30:.1f} GiB of images in memory"
-            ) from error
+    config, parts = with_data(config, dataset)
     run.describe(config, dataset)
     return config, parts
-
-
-def split(config: Config, dataset: DataSet) -> Parts:
-    """The config's train, validation and test examples, without a copy."""
-    data = config.data
-    has_test = data.test in dataset.splits or "[" in data.test
-    return Parts(
-        train=take(dataset, data.train, "config.data.train"),
-        validation=take(dataset, data.validation, "config.data.validation") if data.validation else None,
-        test=take(dataset, data.test, "config.data.test") if has_test else None,
-    )
-
-
-def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of pixels in [0, 1], from counts of each byte value: exact.
-
-    images (N, H, W, 3) uint8.
-    """
-    counts = np.zeros((3, 256), np.int64)
-    for start in range(0, len(images), 1000):  # the images may be many times larger than memory
-        part = images[start : start + 1000]
-        counts += np.stack([np.bincount(part[..., c].ravel(), minlength=256) for c in range(3)])
-    share, values = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
-    mean = share @ values  # (3,)
-    std = np.sqrt(np.maximum(share @ values**2 - mean**2, 1e-6))  # a constant channel stays finite
-    return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def build(
@@ -160,23 +82,13 @@ def build(
     step has been evaluated already.
     """
     entered = time.monotonic()
-    mesh, module = make_mesh(), create(config.model)
     num_train = len(parts.train.labels)
-    plan = plan_of(config, num_train)
-    schedule = learning_rate(config.optim, plan.total, warmup_places(config, num_train))
-    shapes = states.abstract_params(module)
-    tx = optim.optimizer(config.optim, shapes)
+    pieces = pieces_of(config, num_train)
+    mesh, module, plan, shapes = pieces.mesh, pieces.module, pieces.plan, pieces.shapes
     report.say_run(run.path, config, module, shapes, parts, plan)
 
-    fresh = not checkpoints.steps()  # a checkpoint has all that is computed here
-    fixed = _fixed(config, parts) if fresh and config.init_from is None else {}
-    state = states.create(module, tx, config.seed, mesh, config.train.ema is not None, fixed)
-    if fresh and config.init_from is not None:
-        params = params_of(config, module)
-        if jax.process_count() > 1:  # the same in all, whatever lies at that path on each machine
-            params = jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(params))
-        state = states.with_params(state, params, mesh)
-        say(f"Starting from the weights in {config.init_from}")
+    # A checkpoint has all that the first state takes from data and weights.
+    state = blank_state(config, pieces) if checkpoints.steps() else first_state(config, pieces, parts)
     evaluated, carried = True, None
     if run.writes and checkpoints.steps()[-1:] != [plan.total]:
         checkpoints.check_space(state)
@@ -192,13 +104,13 @@ def build(
         # Before anything is computed it shows that this can be saved; written while the step compiles.
         checkpoints.save(state, meta_of(plan.steps_in_all(0, False), parts, clock, evaluated), None)
 
-    pipeline = _pipeline(config, parts.train, mesh)
+    pipeline = pipeline_of(config, parts, mesh)
     for kind, seconds in {**spent, "init": time.monotonic() - entered}.items():
         clock.add(kind, seconds)
     say("Compiling ...")
     before = time.monotonic()
     with doing("Compiling"):
-        phases = compile_phases(config, module, tx, schedule, plan, mesh, pipeline, state)
+        phases = compile_phases(config, module, pieces.tx, pieces.schedule, plan, mesh, pipeline, state)
         evaluator = Evaluator(module, config, mesh, shapes, parts.train.images.shape[1:])
     with doing("Saving"):
         checkpoints.wait()
@@ -221,18 +133,6 @@ def build(
     return Job(config, run, parts, mesh, module, plan, due, pipeline, phases, evaluator), state, clock, evaluated
 
 
-def _fixed(config: Config, parts: Parts) -> dict[str, Any]:
-    """Parameters that are computed from the train images, by path: those of process 0 in all."""
-    if not config.model.stem.whiten:
-        return {}
-    size = config.model.image_size
-    images = parts.train.images[: max(_WHITENING_PIXELS // size**2, 1)]
-    kernel = whitening_kernel(np.asarray(preprocess(images, config.augment, size)), config.model.stem.whiten)
-    if jax.process_count() > 1:  # eigenvectors differ in sign and rounding from machine to machine
-        kernel = np.asarray(multihost_utils.broadcast_one_to_all(kernel))
-    return {WHITENING: kernel}
-
-
 def digest_of(config: Config) -> int:
     """A number below 2**31 that tells configs apart, but not where the data lie on this machine."""
     here = dataclasses.replace(config, data=dataclasses.replace(config.data, dir=None, cache_dir=None))
@@ -243,16 +143,3 @@ def meta_of(total: int, parts: Parts, clock: Clock, evaluated: bool) -> dict[str
     """What a checkpoint says beside its state; `evaluated`: whether its step's evaluation, if one is due, is done."""
     num_train = len(parts.train.labels)
     return {"evaluated": evaluated, "clock": clock.totals(), "total_steps": total, "num_train": num_train}
-
-
-def _is_resident(config: Config, examples: Examples) -> bool:
-    fits = examples.images.nbytes * backend.resident_copies() <= _RESIDENT_LIMIT
-    return config.data.pipeline == "device" or (config.data.pipeline == "auto" and fits)
-
-
-def _pipeline(config: Config, examples: Examples, mesh: Mesh) -> DevicePipeline | TfDataPipeline:
-    if _is_resident(config, examples):
-        everywhere = replicated(mesh)
-        images, labels = put(examples.images, everywhere), put(examples.labels, everywhere)
-        return DevicePipeline(images, labels, config.train.batch_size, everywhere)
-    return TfDataPipeline(examples, config.train.batch_size, jax.process_index(), jax.process_count())

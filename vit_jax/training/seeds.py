@@ -14,9 +14,10 @@ from typing import Any
 
 import jax
 
-from vit_jax.config import Config, to_dict
+from vit_jax.config import Config
 from vit_jax.errors import UserError
 from vit_jax.runs.folder import RunFolder, with_sizes
+from vit_jax.schema import to_dict
 from vit_jax.system.progress import percent, say, say_table
 from vit_jax.training.checks import check_config
 
@@ -31,8 +32,8 @@ def runs_of(config: Config, workdir: str | Path) -> list[tuple[Config, Path]]:
 
 
 def train_each(
-    config: Config, workdir: str, resume: str, started: float, train: Callable[[Config, str, str, float], None]
-) -> None:
+    config: Config, workdir: str, resume: str, started: float, train: Callable[[Config, str, str, float], Any]
+) -> dict[str, Any]:
     """Trains each seed's run in its own folder, those that are complete left as they are, and sums up.
 
     `train(config, workdir, resume, started)` trains one; `resume` as there. The second and later runs begin in a
@@ -57,24 +58,27 @@ def train_each(
             if not any(RunFolder(path).exists() for _, path in runs_of(config, folder.path)):
                 (folder.path / "config.json").unlink()  # nothing was trained: a corrected config is welcome
             raise
-    summarise(config, folder)
+    return summarise(config, folder)
 
 
-def summarise(config: Config, folder: RunFolder) -> None:
-    """Writes summary.json from the results of all seeds, and says it."""
+def summarise(config: Config, folder: RunFolder) -> dict[str, Any]:
+    """Writes summary.json from the results of all seeds, says it and gives it; {} where there was no test."""
     runs = [RunFolder(path) for _, path in runs_of(config, folder.path)]
     results = [run.read("results.json") for run in runs if (run.path / "results.json").is_file()]
     if not results:
         say("There is no test split, so there is nothing to sum up.")
-        return
+        return {}
     shared = [key for key in _FIGURES if all(isinstance(found.get(key), float) for found in results)]
     figures = {key: spread([found[key] for found in results]) for key in shared}
-    folder.write("summary.json", {"seeds": [found["seed"] for found in results], **figures})
-    say_table(f"{results[0]['dataset']}, {results[0]['split']}, {len(results)} seeds", _rows(figures))
+    summary = {"seeds": [found["seed"] for found in results], **figures}
+    folder.write("summary.json", summary)
+    say_table(f"{results[0]['dataset']}, {results[0]['split']}, {len(results)} seeds", rows_of(figures))
     say(f"In {folder.path}: summary.json, and a folder for each seed")
+    return summary
 
 
-def _rows(figures: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+def rows_of(figures: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    """What is said of summary.json: each figure with its interval."""
     rows = []
     for key, figure in figures.items():
         if key in _PERCENT:
@@ -87,6 +91,11 @@ def _rows(figures: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
             )
         rows.append((key.replace("_", " "), f"{text}, 95 % interval of the mean {interval}"))
     return rows
+
+
+def figures_of(summary: dict[str, Any]) -> dict[str, Any]:
+    """The figures of summary.json, by name."""
+    return {key: figure for key, figure in summary.items() if key != "seeds"}
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

@@ -1,0 +1,142 @@
+"""What `import vit_jax` offers: training, evaluation and a researcher's pieces, from Python and from a notebook.
+
+A config is a name ("quickstart", "laptop:attention"), a path to a config file, a ConfigDict or a Config; `overrides`
+change it by key: {"optim.learning_rate": 1e-3}. What a person can mend is a UserError; nothing here ends the process or
+touches its signals.
+"""
+
+import contextvars
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from os import PathLike, fspath
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from ml_collections import ConfigDict
+
+from vit_jax.cli import config_files
+from vit_jax.config import Config, from_config_dict
+from vit_jax.errors import RunError, UserError
+from vit_jax.evaluation import evaluate as evaluation
+from vit_jax.evaluation.predict import Predictor
+from vit_jax.pretrained import load
+from vit_jax.runs import metrics
+from vit_jax.runs.folder import RunFolder
+from vit_jax.runs.results import Results, of_test, of_validation
+from vit_jax.schema import with_overrides
+from vit_jax.system.jobs import explaining
+from vit_jax.system.progress import say
+from vit_jax.system.stop import Stopped, StopRequest
+from vit_jax.training import seeds
+from vit_jax.training.loop import train
+from vit_jax.training.machine import ready
+from vit_jax.training.setup import Setup
+from vit_jax.training.setup import setup as setup_of
+
+__all__ = ["Predictor", "Results", "RunError", "Setup", "UserError", "evaluate", "fit", "load", "setup"]
+
+AnyConfig = str | PathLike[str] | ConfigDict | Config
+Folder = str | PathLike[str]
+Overrides = Mapping[str, Any]
+Found = TypeVar("Found")
+
+_NOTHING: Overrides = MappingProxyType({})
+
+
+def fit(config: AnyConfig, workdir: Folder, overrides: Overrides | None = None, *, resume: str = "auto") -> Results:
+    """Trains a config in a folder, or goes on with the run there, and tests it: `vit-jax --config=... --workdir=...`.
+
+    Gives what results.json says; without a test split, the last validation; of several seeds, summary.json. `resume` is
+    "auto", "must" (there has to be a run) or "never". Ctrl-C or a notebook's stop button saves first, and the same call
+    goes on from there; a second one leaves at once. Raises UserError, RunError and, once saved, KeyboardInterrupt.
+    """
+    started, overrides = time.monotonic(), overrides or _NOTHING
+    if resume not in ("auto", "must", "never"):
+        raise UserError(f"resume={resume!r} is not one of auto, must, never")
+    chosen, folder, stop = _config(config, overrides), fspath(workdir), StopRequest()
+
+    def work() -> Results:
+        full = ready(chosen, folder, _model_keys(overrides), None, stop)
+        with explaining():
+            if full.seeds > 1:
+                summary = seeds.train_each(full, folder, resume, started, lambda *one: train(*one, stop))
+                return Results(summary, f"{full.seeds} seeds", seeds.rows_of(seeds.figures_of(summary)))
+            found = train(full, folder, resume, started, stop)
+        if found is not None:
+            return of_test(found)
+        rows = [row for row in metrics.read(RunFolder(folder).path) if row["split"].startswith("validation")]
+        return of_validation(rows[-1] if rows else None)
+
+    return _stoppable(work, stop)
+
+
+def evaluate(workdir: Folder, checkpoint: str | int | None = None, overrides: Overrides | None = None) -> Results:
+    """Tests a run's checkpoint, "best", "latest" or a step; by default the one that its config selects.
+
+    `overrides` may change "data.test" (another split), "data.dir", "data.cache_dir", "eval.batch_size", "eval.flips".
+    What was found is also kept in the run's evaluations/. Raises UserError and RunError.
+    """
+    overrides, stop = overrides or _NOTHING, StopRequest()
+    evaluation.check_overrides(overrides)
+
+    def work() -> Results:
+        ready(RunFolder(workdir).config(), None, (), None, stop)
+        with explaining():
+            name = None if checkpoint is None else str(checkpoint)
+            return of_test(evaluation.evaluate(fspath(workdir), name, overrides, stop.check))
+
+    return _stoppable(work, stop)
+
+
+def setup(config: AnyConfig, overrides: Overrides | None = None) -> Setup:
+    """A config's data, model, optimizer, state and pure steps for a loop of one's own; nothing is written.
+
+    Raises UserError for a config that can't be.
+    """
+    overrides = overrides or _NOTHING
+    chosen = ready(_config(config, overrides), "", _model_keys(overrides), None, StopRequest())
+    return setup_of(chosen)
+
+
+def _config(config: AnyConfig, overrides: Overrides) -> Config:
+    if isinstance(config, ConfigDict):
+        config = from_config_dict(config)
+    elif not isinstance(config, Config):
+        config = config_files.read(fspath(config))
+    return with_overrides(config, overrides)
+
+
+def _model_keys(overrides: Overrides) -> list[str]:
+    return [key.removeprefix("model.") for key in overrides if key.startswith("model.")]
+
+
+def _stoppable(work: Callable[[], Found], stop: StopRequest) -> Found:
+    """Does the work in a thread of its own, so that an interrupt of the main thread never falls into its midst.
+
+    Python raises KeyboardInterrupt in the main thread alone, wherever that is; here it waits. Within another thread
+    there is nothing to wait for.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    outcome: Future[Found] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:  # whatever it is, it is the caller's
+            outcome.set_exception(error)
+
+    # What is printed and drawn then belongs to the notebook's cell that called.
+    threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True).start()
+    try:
+        return outcome.result()
+    except KeyboardInterrupt:
+        stop.signum = signal.SIGINT
+        say("Stopping: what there is to save is saved first. Another interrupt leaves at once.")
+    try:
+        return outcome.result()  # it was at its end anyway
+    except Stopped:
+        raise KeyboardInterrupt("stopped after saving; the same call goes on from there") from None

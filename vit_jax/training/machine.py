@@ -1,0 +1,31 @@
+"""What comes before JAX computes anything: the cache of compiled steps, the job's processes, the CPU's devices."""
+
+from collections.abc import Collection
+
+from vit_jax.config import Config
+from vit_jax.pretrained.start import with_model
+from vit_jax.steps.cpu import use_cpu_cores
+from vit_jax.system.compilation import use_cache, use_deterministic_ops
+from vit_jax.system.jobs import Peers, join
+from vit_jax.system.stop import StopRequest
+
+
+def ready(
+    config: Config, workdir: str | None, given: Collection[str], peers: Peers | None, stop: StopRequest
+) -> Config:
+    """Makes this process ready to compute `config`; to be called before anything else uses JAX, where that can be.
+
+    Gives the config, its model filled in from the weights of `config.init_from` if it is to be trained in `workdir`
+    (None: a run that there is already is used). `given` are the keys of config.model that were said explicitly. Raises
+    UserError for a config that can't be, and RunError where the job's other processes don't come.
+    """
+    use_cache()
+    if peers:
+        with stop.unguarded():
+            join(peers)
+    if config.init_from and workdir is not None:
+        config = with_model(config, workdir, given)
+    if config.train.deterministic:
+        use_deterministic_ops()
+    use_cpu_cores(config, peers.num_processes or 1 if peers else 1)
+    return config

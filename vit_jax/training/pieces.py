@@ -1,0 +1,89 @@
+"""The pieces that training is made of, each built once from a resolved config."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from vit_jax.config import Config
+from vit_jax.data.augment import preprocess
+from vit_jax.data.dataset import Parts
+from vit_jax.data.pipeline import DevicePipeline, TfDataPipeline
+from vit_jax.models import VisionTransformer, create
+from vit_jax.models.stems import WHITENING, whitening_kernel
+from vit_jax.pretrained.start import params_of
+from vit_jax.steps import optim
+from vit_jax.steps import state as states
+from vit_jax.steps.plan import Plan, plan_of, warmup_places
+from vit_jax.steps.schedules import Schedule, learning_rate
+from vit_jax.steps.state import TrainState
+from vit_jax.system.progress import say
+from vit_jax.system.sharding import make_mesh, put, replicated
+from vit_jax.training.resolve import is_resident
+
+_WHITENING_PIXELS = 5000 * 32 * 32  # from which the whitening layer is computed
+
+Pipeline = DevicePipeline | TfDataPipeline
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """All but the data and the state."""
+
+    mesh: Mesh
+    module: VisionTransformer
+    shapes: Any  # of the parameters
+    plan: Plan
+    schedule: Schedule
+    tx: optax.GradientTransformationExtraArgs
+
+
+def pieces_of(config: Config, num_train: int) -> Pieces:
+    """The pieces of a resolved config whose train split has so many examples."""
+    module, plan = create(config.model), plan_of(config, num_train)
+    shapes = states.abstract_params(module)
+    schedule = learning_rate(config.optim, plan.total, warmup_places(config, num_train))
+    return Pieces(make_mesh(), module, shapes, plan, schedule, optim.optimizer(config.optim, shapes))
+
+
+def blank_state(config: Config, pieces: Pieces, fixed: dict[str, Any] | None = None) -> TrainState:
+    """A state of random parameters, but for those that are `fixed`, by path."""
+    return states.create(pieces.module, pieces.tx, config.seed, pieces.mesh, config.train.ema is not None, fixed)
+
+
+def first_state(config: Config, pieces: Pieces, parts: Parts) -> TrainState:
+    """The state that a run begins with: of random parameters, or of the weights of config.init_from."""
+    if config.init_from is None:
+        return blank_state(config, pieces, _fixed(config, parts))
+    params = params_of(config, pieces.module)
+    if jax.process_count() > 1:  # the same in all, whatever lies at that path on each machine
+        params = jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(params))
+    state = states.with_params(blank_state(config, pieces), params, pieces.mesh)
+    say(f"Starting from the weights in {config.init_from}")
+    return state
+
+
+def _fixed(config: Config, parts: Parts) -> dict[str, Any]:
+    """Parameters that are computed from the train images, by path: those of process 0 in all."""
+    if not config.model.stem.whiten:
+        return {}
+    size = config.model.image_size
+    images = parts.train.images[: max(_WHITENING_PIXELS // size**2, 1)]
+    kernel = whitening_kernel(np.asarray(preprocess(images, config.augment, size)), config.model.stem.whiten)
+    if jax.process_count() > 1:  # eigenvectors differ in sign and rounding from machine to machine
+        kernel = np.asarray(multihost_utils.broadcast_one_to_all(kernel))
+    return {WHITENING: kernel}
+
+
+def pipeline_of(config: Config, parts: Parts, mesh: Mesh) -> Pipeline:
+    """Where the batches of the train split come from: resident on the devices, or streamed."""
+    examples = parts.train
+    if is_resident(config, examples):
+        everywhere = replicated(mesh)
+        images, labels = put(examples.images, everywhere), put(examples.labels, everywhere)
+        return DevicePipeline(images, labels, config.train.batch_size, everywhere)
+    return TfDataPipeline(examples, config.train.batch_size, jax.process_index(), jax.process_count())

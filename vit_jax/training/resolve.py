@@ -1,0 +1,93 @@
+"""What a config leaves to the data and to the machine, filled in."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax.config import Config
+from vit_jax.data.dataset import DataSet, Examples, Parts, take
+from vit_jax.errors import UserError
+from vit_jax.models import backend, resolve
+from vit_jax.steps.cpu import with_micro_batches
+from vit_jax.system.tensorflow import import_tensorflow
+from vit_jax.training.checks import check_splits
+
+_RESIDENT_LIMIT = 4 * 2**30  # bytes, of all copies in one memory, up to which "auto" keeps the train images resident
+
+
+def with_data(config: Config, dataset: DataSet) -> tuple[Config, Parts]:
+    """The config with what it leaves to the data and the machine filled in, and the slices of the data that it uses.
+
+    Raises UserError for a config that doesn't fit them.
+    """
+    check_splits(config, {split: len(examples.labels) for split, examples in dataset.splits.items()})
+    classes = len(dataset.classes)
+    if config.model.num_classes not in (None, classes):
+        raise UserError(
+            f"config.model.num_classes={config.model.num_classes}, but {dataset.name} has {classes} classes; "
+            f"set --config.model.num_classes={classes}"
+        )
+    parts = split(config, dataset)
+    side = min(parts.train.images.shape[1:3])
+    if config.augment.crop_padding >= side:
+        raise UserError(
+            f"config.augment.crop_padding={config.augment.crop_padding} is not below the {side} pixels of an image"
+        )
+    augment = config.augment
+    if not (augment.mean and augment.std):
+        mean, std = channel_statistics(parts.train.images)
+        augment = dataclasses.replace(augment, mean=augment.mean or mean, std=augment.std or std)
+    model = config.model
+    if config.train.deterministic and model.attention == "auto" and jax.default_backend() == "gpu":
+        model = dataclasses.replace(model, attention="xla")  # cuDNN adds up gradients in any order
+    model = resolve(model, classes)
+    model = dataclasses.replace(model, dtype=jnp.dtype(backend.compute_dtype(model.dtype)).name)
+    config = dataclasses.replace(config, augment=augment, model=model)
+    config = with_micro_batches(config, jax.device_count())
+    if not is_resident(config, parts.train):
+        if config.train.steps_per_call > 1:
+            raise UserError(
+                f"config.train.steps_per_call={config.train.steps_per_call} needs the images on the device, and they "
+                "are streamed; set it to 1, or set --config.data.pipeline=device"
+            )
+        try:
+            import_tensorflow()
+        except ImportError as error:
+            raise UserError(
+                f"streaming needs TensorFlow ({error}); install it, or set --config.data.pipeline=device to keep the "
+                f"{parts.train.images.nbytes * backend.resident_copies() / 2**30:.1f} GiB of images in memory"
+            ) from error
+    return config, parts
+
+
+def split(config: Config, dataset: DataSet) -> Parts:
+    """The config's train, validation and test examples, without a copy."""
+    data = config.data
+    has_test = data.test in dataset.splits or "[" in data.test
+    return Parts(
+        train=take(dataset, data.train, "config.data.train"),
+        validation=take(dataset, data.validation, "config.data.validation") if data.validation else None,
+        test=take(dataset, data.test, "config.data.test") if has_test else None,
+    )
+
+
+def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of pixels in [0, 1], from counts of each byte value: exact.
+
+    images (N, H, W, 3) uint8.
+    """
+    counts = np.zeros((3, 256), np.int64)
+    for start in range(0, len(images), 1000):  # the images may be many times larger than memory
+        part = images[start : start + 1000]
+        counts += np.stack([np.bincount(part[..., c].ravel(), minlength=256) for c in range(3)])
+    share, values = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
+    mean = share @ values  # (3,)
+    std = np.sqrt(np.maximum(share @ values**2 - mean**2, 1e-6))  # a constant channel stays finite
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def is_resident(config: Config, examples: Examples) -> bool:
+    fits = examples.images.nbytes * backend.resident_copies() <= _RESIDENT_LIMIT
+    return config.data.pipeline == "device" or (config.data.pipeline == "auto" and fits)

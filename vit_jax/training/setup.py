@@ -1,0 +1,101 @@
+"""A config's pieces for a training loop of one's own. B batch, H/W pixels, C classes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from vit_jax.config import Config
+from vit_jax.data import sources
+from vit_jax.data.dataset import Parts
+from vit_jax.data.pipeline import Batch, DevicePipeline
+from vit_jax.models import VisionTransformer
+from vit_jax.steps import step as steps
+from vit_jax.steps.schedules import Schedule
+from vit_jax.steps.state import TrainState
+from vit_jax.system.sharding import batch_sharding, put_local, replicated
+from vit_jax.training.checks import check_config
+from vit_jax.training.pieces import Pipeline, first_state, pieces_of, pipeline_of
+from vit_jax.training.resolve import with_data
+
+Metrics = dict[str, jax.Array]  # () float32 each
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What training a config takes, without a folder, a loop or a clock.
+
+    state, metrics = setup.step(setup.state)   # compiled; any number of times
+
+    or the pure pieces, to be transformed and compiled as one likes:
+
+    batch = setup.batch_at(config.seed, 0)
+    state, metrics = jax.jit(setup.train_step)(setup.state, batch)
+    logits = jax.jit(setup.eval_step)(state.params, setup.parts.test.images[:100])
+    """
+
+    config: Config  # resolved: class count, mean and standard deviation, number format filled in
+    classes: tuple[str, ...]
+    parts: Parts  # train, validation and test images and labels, on the host
+    mesh: Mesh
+    module: VisionTransformer
+    schedule: Schedule  # step -> learning rate
+    tx: optax.GradientTransformationExtraArgs
+    state: TrainState  # before the first step
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]  # pure: steps/step.py:train_step
+    eval_step: Callable[[Any, jax.Array], jax.Array]  # pure: params, uint8 (B, H, W, 3) -> logits (B, C) float32
+    _pipeline: Pipeline
+    _compiled: Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+
+    def batch_at(self, seed: int, step: int) -> Batch:
+        """The batch of one step, on the devices: image (B, H, W, 3) uint8, label (B,) int32, parity (B,) bool."""
+        if isinstance(self._pipeline, DevicePipeline):
+            return self._pipeline.batch_at(jax.numpy.uint32(seed), jax.numpy.int32(step))
+        return put_local(self._pipeline.batch_at(seed, step), batch_sharding(self.mesh))
+
+    def step(self, state: TrainState) -> tuple[TrainState, Metrics]:
+        """The state after one more step, and the figures of its batch before it. `state` stays as it is."""
+        if isinstance(self._pipeline, DevicePipeline):
+            return self._compiled(state, self._pipeline)
+        return self._compiled(state, self.batch_at(int(state.seed), int(state.step)))
+
+
+def setup(config: Config) -> Setup:
+    """Reads the data of a config and builds its pieces; compiles nothing yet.
+
+    A run by the clock counts as one of 10,000 steps. Raises UserError for a config that can't be.
+    """
+    check_config(config, jax.device_count())
+    dataset = sources.load(config.data, config.model.image_size)
+    config, parts = with_data(config, dataset)
+    pieces = pieces_of(config, len(parts.train.labels))
+    pipeline = pipeline_of(config, parts, pieces.mesh)
+    bound = {
+        "module": pieces.module,
+        "tx": pieces.tx,
+        "schedule": pieces.schedule,
+        "config": config,
+        "mesh": pieces.mesh,
+        "total": pieces.plan.total,
+    }
+    of_batch = partial(steps.train_step, fetch=lambda batch, seed, step: batch, **bound)
+    of_pipeline = partial(steps.train_step, fetch=lambda source, seed, step: source.batch_at(seed, step), **bound)
+    step = of_pipeline if isinstance(pipeline, DevicePipeline) else of_batch
+    return Setup(
+        config=config,
+        classes=dataset.classes,
+        parts=parts,
+        mesh=pieces.mesh,
+        module=pieces.module,
+        schedule=pieces.schedule,
+        tx=pieces.tx,
+        state=first_state(config, pieces, parts),
+        train_step=of_batch,
+        eval_step=partial(steps.eval_step, module=pieces.module, config=config),
+        _pipeline=pipeline,
+        _compiled=jax.jit(step, out_shardings=replicated(pieces.mesh)),
+    )
