@@ -1,5 +1,6 @@
 """What README.md and docs/ tell people to do works: commands parse, examples run, links, files and keys are there."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -144,13 +145,30 @@ def test_every_file_it_names_is_there(name):
         assert Path(file).exists(), file
 
 
+def rooms():
+    """Those of the table in docs/contributing.md, from the ground up."""
+    page = PAGES["docs/contributing.md"]
+    table = page[page.index("| room, from the ground up") :].split("\n\n")[0]
+    return [name for row in table.splitlines()[2:] for name in re.findall(r"`([\w.]+?)(?:/|\.py)`", row.split("|")[1])]
+
+
 def test_the_house_has_the_rooms_of_the_page():
-    """docs/contributing.md names each room, and no other."""
-    named = set(re.findall(r"^\| `.*", PAGES["docs/contributing.md"], flags=re.MULTILINE))
-    rooms = {room for row in named for room in re.findall(r"`([\w.]+/?)`", row.split("|")[1])}
     package = Path("vit_jax")
-    found = {f"{path.name}/" for path in package.iterdir() if (path / "__init__.py").exists()}
-    assert rooms - {path.name for path in package.glob("*.py")} == found
+    found = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert set(rooms()) == found - {"__init__"}
+
+
+def test_each_room_imports_only_rooms_below_it():
+    order = {name: place for place, name in enumerate(rooms())}
+    for file in Path("vit_jax").rglob("*.py"):
+        room = file.relative_to("vit_jax").parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(file.read_text())) if room in order else ():
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            else:
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for other in (name.split(".")[1] for name in names if name.startswith("vit_jax.")):
+                assert other not in order or other == room or order[other] < order[room], f"{file} imports {other}"
 
 
 def test_every_data_set_and_ready_made_config_is_named():
