@@ -1,6 +1,6 @@
 """What README.md and docs/ tell people to do works: commands parse, examples run, links, files and keys are there."""
 
-import ast
+import configparser
 import re
 import shlex
 from pathlib import Path
@@ -153,22 +153,13 @@ def rooms():
 
 
 def test_the_house_has_the_rooms_of_the_page():
-    package = Path("vit_jax")
-    found = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
-    assert set(rooms()) == found - {"__init__"}
-
-
-def test_each_room_imports_only_rooms_below_it():
-    order = {name: place for place, name in enumerate(rooms())}
-    for file in Path("vit_jax").rglob("*.py"):
-        room = file.relative_to("vit_jax").parts[0].removesuffix(".py")
-        for node in ast.walk(ast.parse(file.read_text())) if room in order else ():
-            if isinstance(node, ast.ImportFrom):
-                names = [f"{node.module}.{alias.name}" for alias in node.names]
-            else:
-                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            for other in (name.split(".")[1] for name in names if name.startswith("vit_jax.")):
-                assert other not in order or other == room or order[other] < order[room], f"{file} imports {other}"
+    """In the order of the contract, by which each room imports only rooms below it."""
+    setup = configparser.ConfigParser()
+    setup.read("setup.cfg")
+    layers = setup["importlinter:contract:rooms"]["layers"].split("\n")[:0:-1]
+    places = {room.strip(): place for place, layer in enumerate(layers) for room in layer.split("|")}
+    assert sorted(rooms()) == sorted(places)
+    assert [places[room] for room in rooms()] == sorted(places.values())
 
 
 def test_every_data_set_and_ready_made_config_is_named():
