@@ -5,6 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -104,6 +105,9 @@ def test_the_python_examples_of_runs_run(page, workplace, monkeypatch):
     if page != "docs/export.md":
         assert 0 <= names["results"]["top1"] <= 1
         assert np.isfinite(float(names["metrics"]["loss"]))
+    if page == "docs/python.md":
+        assert jax.tree.structure(names["product"]) == jax.tree.structure(names["setup"].state.params)
+        assert np.isfinite(names["slope"]) and names["slope"] != 0
 
 
 def test_every_python_example_is_run_by_a_test():
