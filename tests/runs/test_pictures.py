@@ -151,8 +151,8 @@ def test_positions_are_most_like_themselves():
 
 
 def test_tiles_lie_row_by_row():
-    pictures = np.arange(3, dtype=np.uint8)[:, None, None, None] + np.zeros((3, 2, 1, 3), np.uint8)
-    grid = pictures.tiles(pictures, columns=2, scale=2, gap=1)
+    drawn = np.arange(3, dtype=np.uint8)[:, None, None, None] + np.zeros((3, 2, 1, 3), np.uint8)
+    grid = pictures.tiles(drawn, columns=2, scale=2, gap=1)
     assert grid.shape == (9, 5, 4)
     assert grid[0, 0].tolist() == [0, 0, 0, 255] and grid[0, 3].tolist() == [1, 1, 1, 255]
     assert grid[5, 0].tolist() == [2, 2, 2, 255] and grid[5, 3, 3] == 0 and grid[0, 2, 3] == 0  # free, and the gap
@@ -161,9 +161,7 @@ def test_tiles_lie_row_by_row():
 def test_drawing_leaves_the_callers_backend_alone(tmp_path):
     import matplotlib
 
-    before = (
-        matplotlib.rcParams._get_backend_or_none() if hasattr(matplotlib.rcParams, "_get_backend_or_none") else None
-    )
+    before = matplotlib.get_backend(auto_select=False)
     pictures.confusion(np.eye(3, dtype=int), ["a", "b", "c"], tmp_path / "c.png")
     assert (tmp_path / "c.png").stat().st_size > 1000
-    assert before == matplotlib.rcParams._get_backend_or_none()
+    assert matplotlib.get_backend(auto_select=False) == before
