@@ -4,6 +4,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from vit_jax.cli.doctor.data import cifar, compiled, data_cache, tfds_places
@@ -55,7 +56,7 @@ def _look(env: Mapping[str, str]) -> Iterator[Finding]:
     places = sources.places(None)
     yield from _readable("TFDS_DATA_DIR", lambda: tfds_places(places))
     for name, title in sources.TITLES.items():
-        yield from _readable(title, lambda name=name: cifar(name, root, places, installed))
+        yield from _readable(title, partial(cifar, name, root, places, installed))
 
 
 def _readable(what: str, check: Callable[[], Iterable[Finding]]) -> Iterable[Finding]:
