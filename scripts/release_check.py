@@ -1,12 +1,13 @@
-"""Runs every command of README.md, in order, in a fresh clone with a fresh environment, and times it.
+"""Runs every command of README.md and docs/*.md, in order, in a fresh clone with a fresh environment, and times it.
 
 python scripts/release_check.py [--data_dir=DIR]
 
-CIFAR-10 runs are cut to 20 steps; without --data_dir (a prepared TFDS folder) they are left out, and said to be.
-Exits non-zero if any command did.
+Those are the commands in their bash blocks; one that stands on several pages is run once. CIFAR-10 runs are cut to 20
+steps; without --data_dir (a prepared TFDS folder) they are left out, and said to be. Exits non-zero if any command did.
 """
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -16,13 +17,28 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _SHORTENED = '--config.train.length="20 steps" --config.optim.warmup="0 steps" --config.log.tensorboard=false'
+_CIFAR10 = r"--config=(article|base|laptop|sprint|record|\w+_cifar10)\b(?!.*--config\.data\.name=)"
 
 
-def commands(readme: str) -> list[str]:
-    """The commands in the bash blocks of a README, lines that end in a backslash joined."""
-    blocks = re.findall(r"```bash\n(.*?)```", readme, flags=re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+def blocks(page: str, language: str) -> list[str]:
+    """The contents of a page's blocks of a language."""
+    return re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
+
+
+def commands(page: str, language: str = "bash") -> list[str]:
+    """The lines of a page's bash blocks, those that end in a backslash joined."""
+    lines = "\n".join(blocks(page, language)).replace("\\\n", " ").splitlines()
     return [" ".join(line.split()) for line in lines if line.strip()]
+
+
+def pages(folder: Path) -> list[Path]:
+    """README.md, then the pages of docs/ in the order of their names."""
+    return [folder / "README.md", *sorted((folder / "docs").glob("*.md"))]
+
+
+def needs_cifar10(command: str) -> bool:
+    """Whether a command trains on CIFAR-10."""
+    return re.search(_CIFAR10, command) is not None
 
 
 def main() -> int:
@@ -33,15 +49,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "vit_jax"
         subprocess.run(["git", "clone", "--quiet", str(REPOSITORY), str(clone)], check=True)
-        for command in commands((clone / "README.md").read_text()):
-            if "cifar10.py" in command or "article.py" in command:
+        # Each command has a shell of its own: what `source .venv/bin/activate` does has to hold in all.
+        environment = os.environ | {"PATH": f"{clone / '.venv/bin'}:{os.environ['PATH']}"}
+        for command in dict.fromkeys(command for page in pages(clone) for command in commands(page.read_text())):
+            if needs_cifar10(command):
                 if not args.data_dir:
                     rows.append((command, "left out", 0.0))
                     continue
                 command = f"{command} {_SHORTENED} --config.data.dir={Path(args.data_dir).resolve()}"
             print(f"\n$ {command}", flush=True)
             started = time.monotonic()
-            code = subprocess.run(command, shell=True, cwd=clone).returncode
+            code = subprocess.run(["bash", "-c", command], cwd=clone, env=environment).returncode
             rows.append((command, f"exit {code}", time.monotonic() - started))
     print(f"\n{'seconds':>8}  {'':8}  command")
     for command, outcome, seconds in rows:

@@ -16,6 +16,7 @@ from vit_jax.config import base_config
 from vit_jax.training import loop
 
 SMALL = {"train.length": "6 steps", "eval.every": "3 steps", "checkpoint.every": "3 steps", "log.every": "1 steps"}
+SMALL |= {"model.depth": 1, "model.width": 16, "model.mlp_dim": 16}
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_an_interrupt_saves_and_the_same_call_goes_on(run, tmp_path, monkeypatch
     def interrupt_at_the_second_step(self):
         beats.append(time.monotonic())
         if len(beats) == 2:
-            signal.raise_signal(signal.SIGINT)  # as a notebook's stop button does
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # as a notebook's stop button does
             while not asked():
                 time.sleep(0.01)
         beat(self)

@@ -60,7 +60,7 @@ def fit(config: AnyConfig, workdir: Folder, overrides: Overrides | None = None, 
     chosen, folder, stop = _config(config, overrides), fspath(workdir), StopRequest()
 
     def work() -> Results:
-        full = ready(chosen, folder, _model_keys(overrides), None, stop)
+        full = ready(chosen, folder, _model_keys(overrides))
         with explaining():
             if full.seeds > 1:
                 summary = seeds.train_each(full, folder, resume, started, partial(train, stop=stop))
@@ -84,7 +84,7 @@ def evaluate(workdir: Folder, checkpoint: str | int | None = None, overrides: Ov
     evaluation.check_overrides(overrides)
 
     def work() -> Results:
-        ready(RunFolder(fspath(workdir)).config(), None, (), None, stop)
+        ready(RunFolder(fspath(workdir)).config(), None, trained=True)
         with explaining():
             name = None if checkpoint is None else str(checkpoint)
             return of_test(evaluation.evaluate(fspath(workdir), name, overrides, stop.check))
@@ -98,7 +98,7 @@ def setup(config: AnyConfig, overrides: Overrides | None = None) -> Setup:
     Raises UserError for a config that can't be.
     """
     overrides = overrides or _NOTHING
-    chosen = ready(_config(config, overrides), "", _model_keys(overrides), None, StopRequest())
+    chosen = ready(_config(config, overrides), None, _model_keys(overrides))
     return setup_of(chosen)
 
 

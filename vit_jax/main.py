@@ -84,7 +84,7 @@ def _on_devices(command: "Command", started: float, stop: StopRequest) -> None:
     workdir = command.flags.workdir[0] if command.mode == "report" else command.flags.workdir
     config = command.config or RunFolder(workdir).config()
     given = [key.removeprefix("model.") for key in command.overrides if key.startswith("model.")]
-    config = ready(config, workdir if command.mode == "train" else None, given, command.peers, stop)
+    config = ready(config, workdir, given, command.peers, stop, trained=command.mode != "train")
     console.quiet = not is_first()
     with explaining():
         _run_mode(command, config, started, stop)

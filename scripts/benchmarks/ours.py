@@ -11,10 +11,11 @@ import numpy as np
 from vit_jax import models
 from vit_jax.config import Config
 from vit_jax.data.pipeline import DevicePipeline
+from vit_jax.models.backend import target_at_hand
 from vit_jax.steps import optim
 from vit_jax.steps import state as states
 from vit_jax.steps.cpu import use_cpu_cores, with_micro_batches
-from vit_jax.steps.phases import compiled_step
+from vit_jax.steps.phases import traced_step
 from vit_jax.steps.plan import Plan
 from vit_jax.steps.schedules import learning_rate
 from vit_jax.steps.step import eval_step
@@ -44,8 +45,8 @@ class Program:
 def training_with_program(config: Config) -> tuple[Callable[[], float], Program]:
     """A function that runs one step of training, and its compiled program."""
     use_cpu_cores(config)
-    mesh, module = make_mesh(), models.create(config.model)
-    config = with_micro_batches(config, mesh.size)
+    mesh, target = make_mesh(), target_at_hand()
+    module, config = models.create(config.model, target), with_micro_batches(config, target)
     schedule = learning_rate(config.optim, 10_000, 0)
     tx = optim.optimizer(config.optim, states.abstract_params(module))
     state = states.create(module, tx, config.seed, mesh)
@@ -53,7 +54,8 @@ def training_with_program(config: Config) -> tuple[Callable[[], float], Program]
     images = random.randint(256, size=(max(STORED, config.train.batch_size), 32, 32, 3)).astype(np.uint8)
     labels = random.randint(config.model.num_classes, size=len(images)).astype(np.int32)
     pipeline = DevicePipeline(put(images, everywhere), put(labels, everywhere), config.train.batch_size, everywhere)
-    step_fn = compiled_step(config, module, tx, schedule, Plan(10_000, None), mesh, pipeline, state)
+    traced = traced_step(config, module, tx, schedule, Plan(10_000, None), mesh, pipeline, state)
+    step_fn = traced.lower().compile()
     count = states.count(state.params)
     carried = [state]
 

@@ -81,15 +81,17 @@ SAME = ("top1", "top5", "loss", "num_examples", "per_class", "checkpoint", "step
 def test_evaluating_repeats_the_runs_result_after_the_folder_moved(trained, command, tmp_path):
     moved = tmp_path / "moved here, ünicode"
     shutil.copytree(trained, moved)
-    (moved / "results.json").unlink()
+    (moved / "results.json").write_text("as it was")
     code, printed = command("--mode=evaluate", f"--workdir={moved}")
     assert code == 0, printed
-    assert {k: results(moved)[k] for k in SAME} == {k: results(trained)[k] for k in SAME}
-    with (moved / "confusion.csv").open() as file:
+    assert (moved / "results.json").read_text() == "as it was"
+    found = moved / "evaluations" / "test-20"
+    assert {k: results(found)[k] for k in SAME} == {k: results(trained)[k] for k in SAME}
+    with (found / "confusion.csv").open() as file:
         table = list(csv.reader(file))
     matrix = np.array([row[1:] for row in table[1:]], int)
     assert matrix.sum() == 128 and table[0][1] == "class 0"
-    assert np.trace(matrix) / 128 == results(moved)["top1"]
+    assert np.trace(matrix) / 128 == results(found)["top1"]
 
 
 @pytest.mark.parametrize(("name", "step"), [("latest", 20), ("10", 10), ("best", None)])
@@ -98,8 +100,21 @@ def test_any_checkpoint_can_be_evaluated(trained, command, tmp_path, name, step)
     shutil.copytree(trained, copy)
     code, printed = command("--mode=evaluate", f"--checkpoint={name}", f"--workdir={copy}")
     assert code == 0, printed
-    assert results(copy)["checkpoint"] in ([step] if step else [10, 20])
-    assert results(copy)["steps"] == 20
+    (found,) = (copy / "evaluations").iterdir()
+    assert results(found)["checkpoint"] in ([step] if step else [10, 20])
+    assert found.name == f"test-{results(found)['checkpoint']}" and results(found)["steps"] == 20
+
+
+def test_a_run_of_a_gpu_is_evaluated_on_a_cpu(trained, command, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    config = json.loads((copy / "config.json").read_text())
+    assert config["model"]["attention"] == "auto"
+    config["model"].update(attention="cudnn", dtype="bfloat16")
+    (copy / "config.json").write_text(json.dumps(config))
+    code, printed = command("--mode=evaluate", f"--workdir={copy}")
+    assert code == 0, printed
+    assert results(copy)["loss"] == pytest.approx(results(trained)["loss"], abs=0.05)
 
 
 def test_absent_checkpoints_are_listed(trained, command):
@@ -129,7 +144,7 @@ def test_damaged_checkpoints_are_named(trained, command, tmp_path, damage):
     before = (copy / "results.json").read_bytes()
     code, printed = command("--mode=evaluate", f"--workdir={copy}")
     assert code == 2 and "checkpoint 20" in printed and "damaged" in printed and "Traceback" not in printed
-    assert (copy / "results.json").read_bytes() == before
+    assert (copy / "results.json").read_bytes() == before and not (copy / "evaluations").exists()
 
 
 @pytest.mark.slow
@@ -140,6 +155,6 @@ def test_another_device_count_gives_the_same(trained, process, tmp_path, devices
     child = process("--mode=evaluate", f"--workdir={copy}", devices=devices)
     printed = child.communicate()[0]
     assert child.returncode == 0, printed
-    found, expected = results(copy), results(trained)
+    found, expected = results(copy / "evaluations" / "test-20"), results(trained)
     assert found["num_examples"] == 128 and found["top1"] == expected["top1"]
     assert found["loss"] == pytest.approx(expected["loss"], abs=1e-5)

@@ -307,8 +307,3 @@ def test_every_way_of_computing_attention_gives_the_same_logits_and_weights():
         params = module.init(jax.random.key(0), images)["params"]
         outputs.append(jax.jit(lambda p, x, module=module: module.apply({"params": p}, x))(params, images))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *outputs)
-
-
-def test_attention_is_left_to_the_machine_unless_named():
-    assert models.create(TINY).cfg.attention == "chunked"  # tests run on a CPU
-    assert models.create(dataclasses.replace(TINY, attention="xla")).cfg.attention == "xla"

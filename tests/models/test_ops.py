@@ -8,9 +8,11 @@ import pytest
 from jax.sharding import AxisType
 
 from vit_jax.models import attention, ops
+from vit_jax.models.backend import Compute
 from vit_jax.system.sharding import batch_sharding, replicated
 
 RATES = [0.0, 0.25]
+CPU = Compute(barriers=True)
 
 
 def normal(seed, *shape, dtype=jnp.float32):
@@ -33,7 +35,8 @@ def agree(fast, plain, *args, tolerance=1e-5):
 
 
 def test_matmul():
-    agree(ops.matmul, lambda x, kernel: x @ kernel, normal(0, 48, 12), normal(1, 12, 20))
+    args = normal(0, 48, 12), normal(1, 12, 20)
+    agree(lambda x, kernel: ops.matmul(x, kernel, CPU), lambda x, kernel: x @ kernel, *args)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.bfloat16, 0.02)])
@@ -41,11 +44,14 @@ def test_gelu(dtype, tolerance):
     def plain(x):
         return jax.nn.gelu(x.astype(jnp.float32), approximate=False).astype(dtype)
 
+    def fast(x):
+        return ops.gelu(x, CPU)
+
     small = jnp.linspace(-1.0, 1.0, 2001).astype(dtype)
-    agree(ops.gelu, plain, small, tolerance=tolerance / 4)
+    agree(fast, plain, small, tolerance=tolerance / 4)
     tail = jnp.linspace(-9.0, -1.0, 2001).astype(dtype)  # where Phi(x) is near 0 and so is the result
-    agree(ops.gelu, plain, tail, tolerance=tolerance / 4)
-    out, _ = agree(ops.gelu, plain, jnp.linspace(-40.0, 40.0, 2001).astype(dtype), tolerance=tolerance)
+    agree(fast, plain, tail, tolerance=tolerance / 4)
+    out, _ = agree(fast, plain, jnp.linspace(-40.0, 40.0, 2001).astype(dtype), tolerance=tolerance)
     assert jnp.isfinite(out).all()
 
 
@@ -57,14 +63,13 @@ def test_layer_norm(dtype, tolerance):
     def flax(x, scale, bias):
         return plain.apply({"params": {"scale": scale, "bias": bias}}, x)
 
-    agree(
-        lambda *args: ops.layer_norm(*args, 1e-6), flax, x, 1 + 0.1 * normal(1, 24), normal(2, 24), tolerance=tolerance
-    )
+    args = x, 1 + 0.1 * normal(1, 24), normal(2, 24)
+    agree(lambda *args: ops.layer_norm(*args, 1e-6, CPU), flax, *args, tolerance=tolerance)
 
 
 def test_layer_norm_of_constant_rows_is_finite():
     x = jnp.full((2, 3, 16), 1000.0)
-    gradient = jax.grad(lambda x: ops.layer_norm(x, jnp.ones(16), jnp.zeros(16), 1e-6).sum())(x)
+    gradient = jax.grad(lambda x: ops.layer_norm(x, jnp.ones(16), jnp.zeros(16), 1e-6, CPU).sum())(x)
     assert jnp.isfinite(gradient).all()
 
 

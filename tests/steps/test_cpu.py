@@ -4,18 +4,22 @@ import dataclasses
 import subprocess
 import sys
 
-import jax
 import pytest
 
 from configs import article, conv_stem_cifar10, quickstart, vit_ti4_cifar10
 from vit_jax.config import Config, TrainConfig, from_config_dict
 from vit_jax.models import flops, resolve
+from vit_jax.models.backend import Target
 from vit_jax.steps.cpu import device_count, micro_batches, with_micro_batches
 
 
 def resolved(config):
     typed = from_config_dict(config)
     return dataclasses.replace(typed, model=resolve(typed.model, 10))
+
+
+def cpu(devices):
+    return Target("cpu", devices=devices, local_devices=devices)
 
 
 @pytest.mark.parametrize(
@@ -42,31 +46,25 @@ def test_a_resumed_run_gets_the_devices_that_it_began_with(width):
     train = dataclasses.replace(typed.train, batch_size=1024)
     config = dataclasses.replace(typed, model=resolve(model), train=train)
     began = device_count(config, flops.training(config.model), 2)
-    chosen = with_micro_batches(config, began)
+    chosen = with_micro_batches(config, cpu(began))
     assert chosen.train.accumulate >= 1
     assert device_count(chosen, flops.training(config.model), 2) == began
 
 
 def test_micro_batches_fit_the_caches_and_divide_what_each_device_has():
     ti4 = vit_ti4_cifar10.get_config()
-    assert micro_batches(resolved(ti4), 2) == 8 and micro_batches(resolved(ti4), 1) == 16
-    assert micro_batches(resolved(article.get_config()), 2) == 4  # its large head makes adding up gradients dear
-    assert micro_batches(resolved(quickstart.get_config()), 1) == 1  # small as it is
-    assert micro_batches(resolved(conv_stem_cifar10.get_config()), 2) == 1  # convolutions are slow in a loop
+    assert micro_batches(resolved(ti4), cpu(2)) == 8 and micro_batches(resolved(ti4), cpu(1)) == 16
+    assert micro_batches(resolved(article.get_config()), cpu(2)) == 4  # its large head makes adding up gradients dear
+    assert micro_batches(resolved(quickstart.get_config()), cpu(1)) == 1  # small as it is
+    assert micro_batches(resolved(conv_stem_cifar10.get_config()), cpu(2)) == 1  # convolutions are slow in a loop
     ti4.train.batch_size = 2 * 127
-    assert micro_batches(resolved(ti4), 2) == 1  # nothing but 1 divides it
+    assert micro_batches(resolved(ti4), cpu(2)) == 1  # nothing but 1 divides it
 
 
 def test_a_given_number_of_micro_batches_stays():
     config = resolved(vit_ti4_cifar10.get_config())
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=2))
-    assert with_micro_batches(config, 2) == config
-
-
-def test_micro_batches_are_a_cpus(monkeypatch):
-    config = resolved(vit_ti4_cifar10.get_config())
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert micro_batches(config, 1) == 1
+    assert with_micro_batches(config, cpu(2)) == config
 
 
 @pytest.mark.parametrize(

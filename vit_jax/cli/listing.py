@@ -12,7 +12,8 @@ import jax
 from vit_jax.cli.config_files import shipped
 from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
-from vit_jax.models import create, flops, resolve
+from vit_jax.models import VisionTransformer, flops, resolve
+from vit_jax.models.backend import Compute
 from vit_jax.models.presets import PRESETS
 from vit_jax.steps import state
 from vit_jax.system.progress import say, say_table
@@ -61,7 +62,7 @@ def say_all(image_size: int, num_classes: int) -> None:
 
 def parameters(model: ModelConfig) -> int:
     """How many parameters a resolved model has, from their shapes; its blocks are alike, so that one is looked at."""
-    shapes = state.abstract_params(create(dataclasses.replace(model, depth=1)))
+    shapes = state.abstract_params(VisionTransformer(dataclasses.replace(model, depth=1), Compute()))
     return state.count(shapes) + (model.depth - 1) * state.count(shapes["block_00"])
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from vit_jax.config import Config
 from vit_jax.errors import RunError, UserError
+from vit_jax.models.backend import Target
 from vit_jax.runs import metrics
 from vit_jax.schema import typed, with_overrides
 from vit_jax.system.disk import write_whole
@@ -120,9 +121,11 @@ def sweep(
     `given` are --config and its keys as typed, which each run is given; `config` is what they make. Raises UserError
     for an arm that can't be, before any run starts, Stopped, and RunError if a run failed.
     """
+    # Not the devices at hand: to ask for them would take an accelerator's memory away from the runs.
+    anywhere = Target("gpu")
     for arm in arms:
         try:
-            check_config(with_overrides(config, arm.values()), 1)
+            check_config(with_overrides(config, arm.values()), anywhere)
         except UserError as error:
             raise UserError(f"{arm.name()}: {error}") from error
     scores: dict[Arm, list[float | None]] = {arm: [] for arm in arms}

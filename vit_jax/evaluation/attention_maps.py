@@ -9,7 +9,7 @@ import numpy as np
 
 from vit_jax.config import AugmentConfig, ModelConfig
 from vit_jax.data.augment import preprocess
-from vit_jax.models import VisionTransformer, create
+from vit_jax.models import VisionTransformer
 
 
 def has_weights(cfg: ModelConfig) -> bool:
@@ -25,7 +25,7 @@ def weights_of(module: VisionTransformer, params: Any, images: np.ndarray, augme
     """
     if not has_weights(module.cfg):
         raise ValueError("an MLP-Mixer has no attention")
-    plain = create(dataclasses.replace(module.cfg, attention="xla"))
+    plain = module.clone(cfg=dataclasses.replace(module.cfg, attention="xla"))
 
     def apply(params: Any, images: jax.Array) -> list[jax.Array]:
         x = preprocess(images, augment, plain.cfg.image_size)  # (B, S, S, 3)

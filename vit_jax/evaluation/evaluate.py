@@ -18,6 +18,7 @@ from vit_jax.data.dataset import Examples, take
 from vit_jax.errors import UserError
 from vit_jax.models import VisionTransformer, create
 from vit_jax.models import flops as flop_count
+from vit_jax.models.backend import target_at_hand
 from vit_jax.models.checks import positive
 from vit_jax.runs import metrics, report, trained
 from vit_jax.runs.checkpoints import Checkpoints
@@ -212,7 +213,8 @@ def evaluate(
     name = name or trained.name_of(config)
     with Checkpoints(run.path) as checkpoints:
         step = checkpoints.resolve(name)
-        mesh, module = make_mesh(), create(trained.usable_here(config.model))
+        target = target_at_hand()
+        mesh, module = make_mesh(), create(trained.usable_on(target, config.model), target)
         with doing("Reading the data"):
             dataset = sources.load(config.data, config.model.image_size, must_find_dir=False)
             run.check_data(dataset)

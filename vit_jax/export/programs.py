@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import jax.export
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.mlir import serialize_portable_artifact
 
@@ -24,6 +23,7 @@ from vit_jax.errors import RunError, UserError
 from vit_jax.export import formats
 from vit_jax.export.parity import require_same
 from vit_jax.models import VisionTransformer
+from vit_jax.models.backend import Compute
 from vit_jax.runs.trained import Trained
 from vit_jax.steps.step import eval_step
 from vit_jax.system.tensorflow import import_tensorflow
@@ -89,7 +89,7 @@ def write_program(model: Trained, format: str, folder: Path) -> dict[str, Any]:
 
 def program_of(model: Trained) -> Program:
     """The model in float32 throughout, with attention that every platform can compute."""
-    module = VisionTransformer(dataclasses.replace(model.module.cfg, attention="xla", remat=False), jnp.float32)
+    module = VisionTransformer(dataclasses.replace(model.module.cfg, attention="xla", remat=False), Compute())
 
     def logits(params: Any, images: jax.Array) -> jax.Array:
         with jax.default_matmul_precision("highest"):  # accelerators would round the factors

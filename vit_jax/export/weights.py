@@ -17,6 +17,7 @@ from vit_jax.errors import RunError, UserError
 from vit_jax.export import formats
 from vit_jax.export.parity import require_same
 from vit_jax.models import VisionTransformer, posembs
+from vit_jax.models.backend import Compute
 from vit_jax.models.stems import grid_shape
 from vit_jax.pretrained import huggingface, own, timm
 from vit_jax.pretrained.load import load
@@ -66,7 +67,7 @@ def _compared(model: Trained, folder: Path, readers: dict[str, Callable]) -> flo
     """The largest difference of logits on random images; raises RunError where it is no rounding."""
     size = model.module.cfg.image_size
     images = np.random.RandomState(0).normal(size=(4, size, size, 3)).astype(np.float32)
-    module = VisionTransformer(dataclasses.replace(model.module.cfg, attention="xla"), np.float32)
+    module = VisionTransformer(dataclasses.replace(model.module.cfg, attention="xla"), Compute())
     with jax.default_matmul_precision("highest"):
         expected = np.asarray(module.apply({"params": model.params}, images)[0])
         found = {name: _logits(name, run, folder, images) for name, run in readers.items()}

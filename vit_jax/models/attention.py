@@ -2,7 +2,8 @@
 
 `plain` is the formula; `chunked` is the same for a CPU: a few examples after the other, so that their (N, N) scores
 stay in the cache, as FlashAttention (Dao et al. 2022) does for blocks of tokens. The backward pass computes the
-scores again from the log of each row's sum instead of reading them back.
+scores again from the log of each row's sum instead of reading them back. As in ops.py, forward mode exists for `plain`
+alone.
 """
 
 import math

@@ -1,8 +1,10 @@
 """What depends on the platform: dtype, attention, barriers, memory. How a CPU's cores are used is in steps/cpu.py.
 
-Only the dtype changes results beyond rounding; it is written into the run's config.
+All of it is decided for a target that is passed in, so that a program for a GPU or a TPU can be traced and looked at on
+a machine that has none. Only the dtype changes results beyond rounding; it is written into the run's config.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -15,47 +17,78 @@ from vit_jax.config import ModelConfig
 _SCORE_BYTES = 2.7e6
 
 
-def compute_dtype(name: str) -> Any:
+@dataclass(frozen=True)
+class Target:
+    """The devices that something is made for, all of one kind; they needn't be at hand."""
+
+    platform: str  # as JAX names its backends: cpu | gpu | tpu
+    device_kind: str = ""  # likewise: "NVIDIA H100 80GB HBM3"
+    devices: int = 1  # of all processes
+    local_devices: int = 1  # of this one
+    compute_capability: float = 0.0  # of an NVIDIA GPU: 9.0; others have none
+
+
+def target_at_hand() -> Target:
+    """The devices that JAX uses in this process; asked once, where a run starts."""
+    device = jax.devices()[0]
+    capability = float(getattr(device, "compute_capability", 0) or 0) if _is_nvidia(device.device_kind) else 0.0
+    return Target(jax.default_backend(), device.device_kind, jax.device_count(), jax.local_device_count(), capability)
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a module computes: what was decided for its target. Parameters, always float32, don't depend on it."""
+
+    dtype: Any = jnp.float32
+    barriers: bool = False  # whether `barrier` is one
+    devices: int = 1  # over which a batch is split
+    forward_mode: bool = False  # operations as plain formulas, which have derivatives of every mode
+
+
+def compute_for(dtype: Any, target: Target, forward_mode: bool) -> Compute:
+    # XLA's choice of what to fuse is worse than none on a CPU alone.
+    return Compute(dtype, target.platform == "cpu" and not forward_mode, target.devices, forward_mode)
+
+
+def compute_dtype(name: str, target: Target) -> Any:
     """The dtype that a config's name stands for; "auto" is bfloat16 where it is fast (not on a CPU)."""
     if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        name = "float32" if target.platform == "cpu" else "bfloat16"
     return {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[name]
 
 
-def attention(cfg: ModelConfig, dtype: Any) -> str:
+def attention(cfg: ModelConfig, dtype: Any, target: Target) -> str:
     """The way of computing attention that a config's name stands for: "auto" is the fastest that can."""
     if cfg.attention != "auto":
         return cfg.attention
     if cfg.token_mlp_dim is not None:  # an MLP-Mixer has none
         return "xla"
-    platform = jax.default_backend()
-    if platform == "cpu":
+    if target.platform == "cpu":
         return "chunked"
+    # cuDNN's fused attention: NVIDIA's GPUs from Ampere on.
     fits = dtype == jnp.bfloat16 and cfg.head_dim % 8 == 0 and cfg.head_dim <= 128 and not cfg.attention_dropout
-    return "cudnn" if platform == "gpu" and fits and _has_fused_attention() else "xla"
+    return "cudnn" if target.platform == "gpu" and target.compute_capability >= 8 and fits else "xla"
 
 
-def attention_chunk(batch_size: int, heads: int, tokens: int) -> int:
-    """Examples that chunked attention takes at a time, over all of JAX's devices: a divisor of `batch_size`.
+def attention_chunk(batch_size: int, heads: int, tokens: int, devices: int) -> int:
+    """Examples that chunked attention takes at a time, over all devices: a divisor of `batch_size`.
 
     `batch_size` is what the model is applied to: a micro-batch in training.
     """
-    devices = jax.device_count() if batch_size % jax.device_count() == 0 else 1
+    devices = devices if batch_size % devices == 0 else 1
     own, most = batch_size // devices, max(int(_SCORE_BYTES / (4 * heads * tokens**2)), 1)
     return devices * max(n for n in range(1, min(own, most) + 1) if own % n == 0)
 
 
-def barrier(values: Any) -> Any:
-    """Keeps XLA from fusing across it, where its choice of what to fuse is worse than none: on a CPU."""
-    return jax.lax.optimization_barrier(values) if jax.default_backend() == "cpu" else values
+def barrier(values: Any, wanted: bool) -> Any:
+    """Keeps XLA from fusing across it, where that is wanted."""
+    return jax.lax.optimization_barrier(values) if wanted else values
 
 
-def resident_copies() -> int:
+def resident_copies(target: Target) -> int:
     """Copies of a resident data set in one memory: one for each CPU device, as these share the host's; else 1."""
-    return jax.local_device_count() if jax.default_backend() == "cpu" else 1
+    return target.local_devices if target.platform == "cpu" else 1
 
 
-def _has_fused_attention() -> bool:
-    """Whether cuDNN's fused attention runs on this GPU: NVIDIA's from Ampere on."""
-    device = jax.devices()[0]
-    return "nvidia" in device.device_kind.lower() and float(getattr(device, "compute_capability", 0)) >= 8
+def _is_nvidia(device_kind: str) -> bool:
+    return "nvidia" in device_kind.lower()

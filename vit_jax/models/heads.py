@@ -1,6 +1,6 @@
 """From encoded tokens (B, N, D) to logits (B, C). K heads, E head dim."""
 
-from typing import Any
+import dataclasses
 
 import flax.linen as nn
 import jax
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from vit_jax.config import ModelConfig
 from vit_jax.models import inits
+from vit_jax.models.backend import Compute
 from vit_jax.models.dropout import Dropout
 from vit_jax.models.layers import ACTIVATIONS, Dense, LayerNorm, Mlp
 
@@ -19,23 +20,23 @@ class AttentionPool(nn.Module):
     """
 
     cfg: ModelConfig
-    dtype: Any
+    compute: Compute
     train: bool
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         cfg, (b, _, d) = self.cfg, x.shape
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, d), jnp.float32)
-        q = Dense((cfg.heads, cfg.head_dim), self.dtype, inits.heads(1), name="query")(probe)[0]  # (K, E)
-        kv = Dense((2, cfg.heads, cfg.head_dim), self.dtype, inits.heads(2), name="kv")(x)  # (B, N, 2, K, E)
+        q = Dense((cfg.heads, cfg.head_dim), self.compute, inits.heads(1), name="query")(probe)[0]  # (K, E)
+        kv = Dense((2, cfg.heads, cfg.head_dim), self.compute, inits.heads(2), name="kv")(x)  # (B, N, 2, K, E)
         scores = jnp.einsum(
             "ke,bnke->bkn", q * cfg.head_dim**-0.5, kv[:, :, 0], preferred_element_type=jnp.float32
         )  # (B, K, N)
-        weights = jax.nn.softmax(scores).astype(self.dtype)
+        weights = jax.nn.softmax(scores).astype(self.compute.dtype)
         y = jnp.einsum("bkn,bnke->bke", weights, kv[:, :, 1]).reshape(b, 1, -1)  # (B, 1, K*E)
-        y = Dense((d,), self.dtype, name="out")(y)
-        z = LayerNorm(cfg.norm_eps, self.dtype, name="norm")(y)
-        return (y + Mlp(cfg, self.dtype, self.train, name="mlp")(z))[:, 0]  # (B, D)
+        y = Dense((d,), self.compute, name="out")(y)
+        z = LayerNorm(cfg.norm_eps, self.compute, name="norm")(y)
+        return (y + Mlp(cfg, self.compute, self.train, name="mlp")(z))[:, 0]  # (B, D)
 
 
 class SequencePool(nn.Module):
@@ -44,12 +45,12 @@ class SequencePool(nn.Module):
     SeqPool of CCT (Hassani et al. 2021).
     """
 
-    dtype: Any
+    compute: Compute
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scores = Dense((1,), self.dtype, nn.initializers.truncated_normal(0.02), name="score")(x)[..., 0]  # (B, N)
-        weights = jax.nn.softmax(scores.astype(jnp.float32)).astype(self.dtype)
+        scores = Dense((1,), self.compute, nn.initializers.truncated_normal(0.02), name="score")(x)[..., 0]  # (B, N)
+        weights = jax.nn.softmax(scores.astype(jnp.float32)).astype(self.compute.dtype)
         return jnp.einsum("bn,bnd->bd", weights, x)
 
 
@@ -57,7 +58,7 @@ class Head(nn.Module):
     """Pools, then classifies: (B, prefix + N, D) -> logits (B, C) float32, and the intermediates."""
 
     cfg: ModelConfig
-    dtype: Any
+    compute: Compute
     train: bool
     prefix: int  # class and register tokens before the patch tokens
 
@@ -70,20 +71,21 @@ class Head(nn.Module):
         elif cfg.pool == "mean":
             x = patches.mean(axis=1)
         elif cfg.pool == "sequence":
-            x = SequencePool(self.dtype, name="pool")(patches)
+            x = SequencePool(self.compute, name="pool")(patches)
         elif cfg.pool == "map":
-            x = AttentionPool(cfg, self.dtype, self.train, name="pool")(patches)
+            x = AttentionPool(cfg, self.compute, self.train, name="pool")(patches)
         else:  # flatten
             x = patches.reshape(patches.shape[0], -1)  # (B, N*D)
         if cfg.norm_after_pool:
-            x = LayerNorm(cfg.norm_eps, self.dtype, name="norm")(x)
+            x = LayerNorm(cfg.norm_eps, self.compute, name="norm")(x)
         aux["pooled"] = x
         if cfg.representation_dim is not None:
-            x = nn.tanh(Dense((cfg.representation_dim,), self.dtype, name="representation")(x))
+            x = nn.tanh(Dense((cfg.representation_dim,), self.compute, name="representation")(x))
         x = Dropout(cfg.head_dropout, self.train)(x)
         for i, width in enumerate(cfg.head_mlp):
-            x = ACTIVATIONS[cfg.activation](Dense((width,), self.dtype, name=f"dense_{i}")(x))
+            x = ACTIVATIONS[cfg.activation](Dense((width,), self.compute, name=f"dense_{i}")(x), self.compute)
             x = Dropout(cfg.head_dropout, self.train)(x)
         aux["pre_logits"] = x
-        logits = Dense((cfg.num_classes,), jnp.float32, inits.logits(cfg), name="logits")(x)
+        exact = dataclasses.replace(self.compute, dtype=jnp.float32)
+        logits = Dense((cfg.num_classes,), exact, inits.logits(cfg), name="logits")(x)
         return logits, aux

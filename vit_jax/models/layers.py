@@ -1,7 +1,6 @@
 """The parts of an encoder block. B batch, N tokens, D width, K heads, E head dim, F mlp."""
 
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,13 +9,14 @@ import numpy as np
 
 from vit_jax.config import ModelConfig
 from vit_jax.models import attention, backend, inits, ops
+from vit_jax.models.backend import Compute
 from vit_jax.models.dropout import Dropout, words_of
 from vit_jax.models.posembs import rotate
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+ACTIVATIONS: dict[str, Callable[[jax.Array, Compute], jax.Array]] = {
     "gelu": ops.gelu,
-    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "relu": jax.nn.relu,
+    "gelu_tanh": lambda x, _: jax.nn.gelu(x, approximate=True),
+    "relu": lambda x, _: jax.nn.relu(x),
 }
 
 
@@ -28,16 +28,17 @@ class Dense(nn.Module):
     """
 
     features: tuple[int, ...]
-    dtype: Any
+    compute: Compute
     kernel_init: Callable = nn.initializers.xavier_uniform()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], *self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, self.features, jnp.float32)
-        flat = x.reshape(-1, x.shape[-1]).astype(self.dtype)  # (B*N, D)
-        out = ops.matmul(flat, kernel.reshape(x.shape[-1], -1).astype(self.dtype))  # (B*N, F)
-        out = out + bias.reshape(-1).astype(self.dtype)
+        dtype = self.compute.dtype
+        flat = x.reshape(-1, x.shape[-1]).astype(dtype)  # (B*N, D)
+        out = ops.matmul(flat, kernel.reshape(x.shape[-1], -1).astype(dtype), self.compute)  # (B*N, F)
+        out = out + bias.reshape(-1).astype(dtype)
         return out.reshape(*x.shape[:-1], *self.features)  # (..., *features)
 
 
@@ -45,54 +46,55 @@ class LayerNorm(nn.Module):
     """Layer normalisation over the last axis, with a scale and a bias for each channel."""
 
     epsilon: float
-    dtype: Any
+    compute: Compute
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-        return ops.layer_norm(x.astype(self.dtype), scale, bias, self.epsilon)
+        return ops.layer_norm(x.astype(self.compute.dtype), scale, bias, self.epsilon, self.compute)
 
 
 class Attention(nn.Module):
     """Multi-head self-attention, x (B, N, D) -> (B, N, D); also the weights (B, K, N, N), not with cuDNN."""
 
     cfg: ModelConfig
-    dtype: Any
+    compute: Compute
     train: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, angles: np.ndarray | None) -> tuple[jax.Array, jax.Array | None]:
         cfg = self.cfg
-        qkv = Dense((3, cfg.heads, cfg.head_dim), self.dtype, inits.qkv(cfg), name="qkv")(x)  # (B, N, 3, K, E)
+        qkv = Dense((3, cfg.heads, cfg.head_dim), self.compute, inits.qkv(cfg), name="qkv")(x)  # (B, N, 3, K, E)
         if cfg.qk_norm or angles is not None:
             q, k, v = (qkv[:, :, i] for i in range(3))  # (B, N, K, E) each
             if cfg.qk_norm:  # Henry et al. 2020; per head, as in ViT-22B (Dehghani et al. 2023)
-                q = LayerNorm(cfg.norm_eps, self.dtype, name="q_norm")(q)
-                k = LayerNorm(cfg.norm_eps, self.dtype, name="k_norm")(k)
+                q = LayerNorm(cfg.norm_eps, self.compute, name="q_norm")(q)
+                k = LayerNorm(cfg.norm_eps, self.compute, name="k_norm")(k)
             if angles is not None:
                 q, k = rotate(q, angles), rotate(k, angles)
             qkv = jnp.stack([q, k, v], axis=2)  # (B, N, 3, K, E)
 
         rate = cfg.attention_dropout if self.train else 0.0
         words = words_of(self.make_rng("dropout")) if rate else jnp.zeros(2, jnp.uint32)
-        if cfg.attention == "cudnn":
+        if cfg.attention == "cudnn" and not self.is_initializing():  # parameters are made where there is no cuDNN, too
             out = attention.cudnn(qkv)  # (B, N, K, E)
         elif cfg.attention == "chunked":
-            out = attention.chunked(qkv, words, rate, backend.attention_chunk(len(x), cfg.heads, x.shape[1]))
+            size = backend.attention_chunk(len(x), cfg.heads, x.shape[1], self.compute.devices)
+            out = attention.chunked(qkv, words, rate, size)
         else:
             out = attention.plain(qkv, words, rate)
         out = out.reshape(*x.shape[:2], cfg.heads * cfg.head_dim)  # (B, N, K*E)
         # The weights are for pictures: a compiled function that doesn't give them back never computes them.
         weights = attention.weights_of(qkv) if cfg.attention != "cudnn" else None
-        return Dense((x.shape[-1],), self.dtype, inits.attention_out(cfg), name="out")(out), weights
+        return Dense((x.shape[-1],), self.compute, inits.attention_out(cfg), name="out")(out), weights
 
 
 class Mlp(nn.Module):
     """x (B, N, D) -> (B, N, D) through F hidden channels, `hidden` or, without one, cfg.mlp_dim."""
 
     cfg: ModelConfig
-    dtype: Any
+    compute: Compute
     train: bool
     hidden: int | None = None
 
@@ -100,11 +102,12 @@ class Mlp(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         cfg, width = self.cfg, x.shape[-1]
         activation = ACTIVATIONS[cfg.activation]
-        x = activation(Dense((self.hidden or cfg.mlp_dim,), self.dtype, name="dense_0")(x))  # (B, N, F)
+        x = Dense((self.hidden or cfg.mlp_dim,), self.compute, name="dense_0")(x)  # (B, N, F)
+        x = activation(x, self.compute)
         x = Dropout(cfg.mlp_dropout, self.train)(x)
-        x = Dense((width,), self.dtype, name="dense_1")(x)
+        x = Dense((width,), self.compute, name="dense_1")(x)
         if cfg.mlp_output_activation:
-            x = activation(x)
+            x = activation(x, self.compute)
         return Dropout(cfg.mlp_dropout, self.train)(x)
 
 
@@ -117,7 +120,7 @@ class Block(nn.Module):
     """
 
     cfg: ModelConfig
-    dtype: Any
+    compute: Compute
     train: bool
     drop_path: float
 
@@ -126,18 +129,18 @@ class Block(nn.Module):
         self, x: jax.Array, angles: np.ndarray | None, drop_path_share: float | jax.Array = 1.0
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         cfg, aux = self.cfg, {}
-        y = LayerNorm(cfg.norm_eps, self.dtype, name="norm_0")(x)
+        y = LayerNorm(cfg.norm_eps, self.compute, name="norm_0")(x)
         if cfg.token_mlp_dim is not None:  # Tolstikhin et al. 2021, "MLP-Mixer"
-            mixer = Mlp(cfg, self.dtype, self.train, cfg.token_mlp_dim, name="token_mlp")
+            mixer = Mlp(cfg, self.compute, self.train, cfg.token_mlp_dim, name="token_mlp")
             y = mixer(y.swapaxes(1, 2)).swapaxes(1, 2)  # (B, D, N) and back
         else:
-            y, weights = Attention(cfg, self.dtype, self.train, name="attention")(y, angles)
+            y, weights = Attention(cfg, self.compute, self.train, name="attention")(y, angles)
             if weights is not None:
                 aux["attn_weights"] = weights
         aux["attn"] = y
         x = x + self._branch(y, "scale_0", drop_path_share)
-        y = LayerNorm(cfg.norm_eps, self.dtype, name="norm_1")(x)
-        y = aux["mlp"] = Mlp(cfg, self.dtype, self.train, name="mlp")(y)
+        y = LayerNorm(cfg.norm_eps, self.compute, name="norm_1")(x)
+        y = aux["mlp"] = Mlp(cfg, self.compute, self.train, name="mlp")(y)
         x = aux["out"] = x + self._branch(y, "scale_1", drop_path_share)
         return x, aux
 

@@ -1,8 +1,11 @@
 """Operations whose backward pass is written out, because the one that JAX derives costs a CPU more memory traffic.
 
-Each equals its plain formula within rounding (tests/models/test_ops.py). Only reverse-mode derivatives exist. The
-barriers keep XLA from undoing it: from storing for the backward pass what is cheaper computed again, and from writing
-row statistics out at the size of the whole array. M rows, D and F features.
+Each equals its plain formula within rounding (tests/models/test_ops.py). The barriers keep XLA from undoing it: from
+storing for the backward pass what is cheaper computed again, and from writing row statistics out at the size of the
+whole array. M rows, D and F features.
+
+A backward pass of one's own leaves JAX no rule for forward mode (jax.jvp, jax.linearize): where `compute.forward_mode`
+says so, the plain formulas are computed. The gradients have derivatives of every mode either way.
 """
 
 import math
@@ -12,17 +15,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vit_jax.models.backend import barrier
+from vit_jax.models.backend import Compute, barrier
 
 
-@jax.custom_vjp
-def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def matmul(x: jax.Array, kernel: jax.Array, compute: Compute) -> jax.Array:
     """x (M, D) @ kernel (D, F) -> (M, F).
 
     The kernel's gradient comes out in the kernel's own layout. JAX's rule gives the transpose, and where that is
     summed over devices first, XLA can't fold it away: the optimizer then reads it against the grain, which for a
     large kernel costs more than the matmul.
     """
+    return x @ kernel if compute.forward_mode else _matmul(x, kernel)
+
+
+@jax.custom_vjp
+def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return x @ kernel
 
 
@@ -35,67 +42,85 @@ def _matmul_backward(saved: Any, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     return g @ kernel.T, jax.lax.dot_general(x, g, (((0,), (0,)), ((), ())))  # (M, D), (D, F)
 
 
-matmul.defvjp(_matmul_forward, _matmul_backward)
+_matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
-@jax.custom_vjp
-def gelu(x: jax.Array) -> jax.Array:
+def gelu(x: jax.Array, compute: Compute) -> jax.Array:
     """x * Phi(x), exact (Hendrycks and Gimpel 2016), computed in float32, given back in x's dtype; of any shape.
 
     Only x is kept for the backward pass.
     """
+    return _plain_gelu(x) if compute.forward_mode else _gelu(x, compute.barriers)
+
+
+def _plain_gelu(x: jax.Array) -> jax.Array:
     x32 = x.astype(jnp.float32)
     return (x32 * _normal_cdf(x32)).astype(x.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gelu(x: jax.Array, barriers: bool) -> jax.Array:
+    return _plain_gelu(x)
 
 
 def _normal_cdf(x: jax.Array) -> jax.Array:
     return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
-def _gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return gelu(x), x
+def _gelu_forward(x: jax.Array, barriers: bool) -> tuple[jax.Array, jax.Array]:
+    return _plain_gelu(x), x
 
 
-def _gelu_backward(x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
-    x, g = barrier((x, g))
+def _gelu_backward(barriers: bool, x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
+    x, g = barrier((x, g), barriers)
     x32 = x.astype(jnp.float32)
     density = jnp.exp(-0.5 * x32 * x32) / math.sqrt(2 * math.pi)
     return ((g.astype(jnp.float32) * (_normal_cdf(x32) + x32 * density)).astype(x.dtype),)
 
 
-gelu.defvjp(_gelu_forward, _gelu_backward)
+_gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float, compute: Compute) -> jax.Array:
     """Layer normalisation (Ba et al. 2016) over the last axis of x (..., D): in float32, given back in x's dtype.
 
     scale and bias are (D,) float32. Only x and two numbers a row are kept for the backward pass.
     """
-    return _layer_norm_forward(x, scale, bias, eps)[0]
+    if compute.forward_mode:
+        return _layer_norm_forward(x, scale, bias, eps, compute.barriers)[0]
+    return _layer_norm(x, scale, bias, eps, compute.barriers)
 
 
-def _layer_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> tuple[jax.Array, Any]:
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float, barriers: bool) -> jax.Array:
+    return _layer_norm_forward(x, scale, bias, eps, barriers)[0]
+
+
+def _layer_norm_forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float, barriers: bool
+) -> tuple[jax.Array, Any]:
     x32 = x.astype(jnp.float32)
     mean = x32.mean(axis=-1, keepdims=True)
     # E[x^2] - E[x]^2, as Flax has it: one pass over x.
     variance = jnp.maximum((x32 * x32).mean(axis=-1, keepdims=True) - mean * mean, 0)
-    mean, inverse = barrier((mean, jax.lax.rsqrt(variance + eps)))  # (..., 1) each
+    mean, inverse = barrier((mean, jax.lax.rsqrt(variance + eps)), barriers)  # (..., 1) each
     y = (x32 - mean) * inverse * scale + bias
     return y.astype(x.dtype), (x, scale, mean, inverse)
 
 
-def _layer_norm_backward(eps: float, saved: Any, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _layer_norm_backward(
+    eps: float, barriers: bool, saved: Any, g: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, scale, mean, inverse = saved
-    x, g = barrier((x, g))
+    x, g = barrier((x, g), barriers)
     normal, g = (x.astype(jnp.float32) - mean) * inverse, g.astype(jnp.float32)
     scaled = g * scale
     shift, slope = barrier(
-        (scaled.mean(axis=-1, keepdims=True), (scaled * normal).mean(axis=-1, keepdims=True))
+        (scaled.mean(axis=-1, keepdims=True), (scaled * normal).mean(axis=-1, keepdims=True)), barriers
     )  # (..., 1) each
     dx = inverse * (scaled - shift - normal * slope)
     rows = tuple(range(x.ndim - 1))
     return dx.astype(x.dtype), (g * normal).sum(axis=rows), g.sum(axis=rows)
 
 
-layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)

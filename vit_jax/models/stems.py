@@ -9,6 +9,7 @@ import numpy as np
 
 from vit_jax.config import ModelConfig, StemConfig
 from vit_jax.models import inits, ops, resnet
+from vit_jax.models.backend import Compute
 from vit_jax.models.layers import ACTIVATIONS, Dense, LayerNorm
 
 Array = TypeVar("Array", np.ndarray, jax.Array)
@@ -69,24 +70,24 @@ class PatchStem(nn.Module):
     """Linear patches: the strided convolution of Dosovitskiy et al. 2021, as a reshape and one matmul."""
 
     cfg: ModelConfig
-    dtype: Any
+    compute: Compute
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         patches = patchify(x, self.cfg.patch_size)  # (B, N, P*P*C)
-        return Dense((self.cfg.width,), self.dtype, inits.patches(self.cfg), name="proj")(patches)
+        return Dense((self.cfg.width,), self.compute, inits.patches(self.cfg), name="proj")(patches)
 
 
 class ResNetStem(nn.Module):
     """Linear patches of a ResNet's output: the hybrids of Dosovitskiy et al. 2021."""
 
     cfg: ModelConfig
-    dtype: Any
+    compute: Compute
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = resnet.ResNet(self.cfg, self.dtype, name="resnet")(x)
-        return PatchStem(self.cfg, self.dtype, name="patches")(x)
+        x = resnet.ResNet(self.cfg, self.compute.dtype, name="resnet")(x)
+        return PatchStem(self.cfg, self.compute, name="patches")(x)
 
 
 class Whitening(nn.Module):
@@ -97,7 +98,7 @@ class Whitening(nn.Module):
     """
 
     cfg: ModelConfig
-    dtype: Any
+    compute: Compute
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -105,7 +106,7 @@ class Whitening(nn.Module):
         size = p * p * c
         kernel = self.param("kernel", lambda _: jnp.concatenate([jnp.eye(size), -jnp.eye(size)], axis=1))
         patches = patchify(x, p).reshape(-1, size)  # (B*N, P*P*C)
-        out = ops.matmul(patches, jax.lax.stop_gradient(kernel).astype(self.dtype))
+        out = ops.matmul(patches, jax.lax.stop_gradient(kernel).astype(self.compute.dtype), self.compute)
         return out.reshape(b, h // p, w // p, 2 * size)
 
 
@@ -131,20 +132,20 @@ class ConvStem(nn.Module):
     """
 
     cfg: ModelConfig
-    dtype: Any
+    compute: Compute
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         stem = self.cfg.stem
         if stem.whiten:
-            x = Whitening(self.cfg, self.dtype, name="whitening")(x)
+            x = Whitening(self.cfg, self.compute, name="whitening")(x)
         for i, width in enumerate(stem.widths):
             y = self._convolution(x, i, width)
             x = x + y if value_at(stem.residual, i, False) else y
             if stem.pool:
                 x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         if stem.project:
-            return PatchStem(self.cfg, self.dtype, name="patches")(x)
+            return PatchStem(self.cfg, self.compute, name="patches")(x)
         return x.reshape(x.shape[0], -1, x.shape[-1])  # (B, N, D)
 
     def _convolution(self, x: jax.Array, i: int, width: int) -> jax.Array:
@@ -155,14 +156,14 @@ class ConvStem(nn.Module):
             (value_at(stem.strides, i, 1),) * 2,
             use_bias=stem.bias and stem.norm == "none",
             kernel_init=nn.initializers.he_normal(),
-            dtype=self.dtype,
+            dtype=self.compute.dtype,
             name=f"conv_{i}",
         )(x)
         if (pool := value_at(stem.pools, i, 1)) > 1:
             b, h, w, c = x.shape  # by reshaping: its gradient is much faster than a window's on a CPU
             x = x.reshape(b, h // pool, pool, w // pool, pool, c).max(axis=(2, 4))  # (B, H/pool, W/pool, C)
         if stem.norm == "layer":
-            x = LayerNorm(self.cfg.norm_eps, self.dtype, name=f"norm_{i}")(x)
+            x = LayerNorm(self.cfg.norm_eps, self.compute, name=f"norm_{i}")(x)
         elif stem.norm == "group":
-            x = nn.GroupNorm(epsilon=self.cfg.norm_eps, dtype=self.dtype, name=f"norm_{i}")(x)
-        return ACTIVATIONS[stem.activation](x)
+            x = nn.GroupNorm(epsilon=self.cfg.norm_eps, dtype=self.compute.dtype, name=f"norm_{i}")(x)
+        return ACTIVATIONS[stem.activation](x, self.compute)

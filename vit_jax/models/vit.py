@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
 from vit_jax.models import backend, inits, posembs
+from vit_jax.models.backend import Compute, Target
 from vit_jax.models.checks import check_model
 from vit_jax.models.dropout import Dropout
 from vit_jax.models.heads import Head
@@ -27,7 +28,7 @@ from vit_jax.schema import from_mapping
 class VisionTransformer(nn.Module):
     """images (B, H, W, 3) float -> (logits (B, C) float32, aux).
 
-    `cfg` must be resolved (`presets.resolve`); `dtype` is of the computation, params are float32. Training with
+    `cfg` must be resolved (`presets.resolve`); `compute.dtype` is of the computation, params are float32. Training with
     any dropout needs an rng named "dropout", and `drop_path_share` of stochastic depth's rate is in force. The same
     parameters take smaller or larger images where `input_size` says so: their positions are spread over the new grid.
     `aux` names the intermediates:
@@ -41,8 +42,13 @@ class VisionTransformer(nn.Module):
     """
 
     cfg: ModelConfig
-    dtype: Any
+    compute: Compute
     input_size: int | None = None
+
+    @property
+    def dtype(self) -> Any:
+        """Of the computation."""
+        return self.compute.dtype
 
     @nn.compact
     def __call__(
@@ -53,14 +59,14 @@ class VisionTransformer(nn.Module):
         if images.shape[1:] != (*image_shape(seen), 3):
             raise ValueError(f"images must be (B, {', '.join(map(str, image_shape(seen)))}, 3); found {images.shape}")
         stem = {"patch": PatchStem, "conv": ConvStem, "resnet": ResNetStem}[cfg.stem.kind]
-        x = aux["stem"] = stem(cfg, self.dtype, name="stem")(images.astype(self.dtype))  # (B, N, D)
+        x = aux["stem"] = stem(cfg, self.compute, name="stem")(images.astype(self.compute.dtype))  # (B, N, D)
 
         grid, here, angles = grid_shape(cfg), grid_shape(seen), None
         if cfg.posemb == "learned":
             table = self.param("posemb", inits.posemb(cfg), (grid[0] * grid[1], cfg.width), jnp.float32)
-            x = x + posembs.resized(table, grid, here).astype(self.dtype)
+            x = x + posembs.resized(table, grid, here).astype(self.compute.dtype)
         elif cfg.posemb == "sincos2d":
-            x = x + posembs.sincos2d(grid, cfg.width, here).astype(self.dtype)
+            x = x + posembs.sincos2d(grid, cfg.width, here).astype(self.compute.dtype)
         prefix = cfg.registers + (cfg.pool == "token")
         if cfg.posemb == "rope2d":
             angles = posembs.rope2d_angles(grid, cfg.head_dim, prefix, here)
@@ -68,38 +74,50 @@ class VisionTransformer(nn.Module):
         # Class token and registers (Darcet et al. 2024) come after the positions: they have no place in the image.
         if prefix:
             extra = self.param("prefix", nn.initializers.normal(0.02), (prefix, cfg.width), jnp.float32)
-            extra = jnp.broadcast_to(extra.astype(self.dtype), (x.shape[0], prefix, cfg.width))
+            extra = jnp.broadcast_to(extra.astype(self.compute.dtype), (x.shape[0], prefix, cfg.width))
             x = jnp.concatenate([extra, x], axis=1)  # (B, prefix + N, D)
         x = aux["tokens"] = Dropout(cfg.token_dropout, train)(x)
 
         block = nn.remat(Block) if cfg.remat else Block
         for i in range(cfg.depth):
             drop_path = cfg.drop_path * i / max(cfg.depth - 1, 1)
-            x, aux[f"block_{i:02d}"] = block(cfg, self.dtype, train, drop_path, name=f"block_{i:02d}")(
+            x, aux[f"block_{i:02d}"] = block(cfg, self.compute, train, drop_path, name=f"block_{i:02d}")(
                 x, angles, drop_path_share
             )
         if not cfg.norm_after_pool:
-            x = LayerNorm(cfg.norm_eps, self.dtype, name="norm")(x)
+            x = LayerNorm(cfg.norm_eps, self.compute, name="norm")(x)
         aux["encoded"] = x
-        logits, head_aux = Head(cfg, self.dtype, train, prefix, name="head")(x)
+        logits, head_aux = Head(cfg, self.compute, train, prefix, name="head")(x)
         return logits, {**aux, **head_aux}
 
 
-def create(model: ModelConfig | ConfigDict | Mapping[str, Any]) -> VisionTransformer:
+def create(
+    model: ModelConfig | ConfigDict | Mapping[str, Any], target: Target | None = None, *, forward_mode: bool = False
+) -> VisionTransformer:
     """The module of a `config.model`; raises UserError for one that describes no model.
 
-    What it leaves to the machine (`dtype`, `attention`) is chosen for the one at hand (models/backend.py).
-    `module.init(key, images)["params"]` are its parameters;
+    What it leaves to the machine (`dtype`, `attention`) is chosen for `target`, the devices at hand unless given
+    (models/backend.py). `module.init(key, images)["params"]` are its parameters;
     `module.apply({"params": p}, images, train=False)` gives `(logits, aux)`.
+
+    A module has gradients (jax.grad, jax.vjp) and, but for cuDNN's attention, their derivatives: jax.hessian, and
+    Hessian-vector products by jax.jvp of jax.grad. `forward_mode=True` gives it all derivatives, those of jax.jvp,
+    jax.linearize and jax.jacfwd too. It takes the same parameters and gives the same numbers up to rounding, but
+    attention is plain, and training is slower:
+
+        module = create(config.model, forward_mode=True)
+        logits, change = jax.jvp(lambda p: module.apply({"params": p}, images)[0], (params,), (direction,))
     """
     if not isinstance(model, ModelConfig):
         mapping = model.to_dict() if isinstance(model, ConfigDict) else model
         model = from_mapping(ModelConfig, mapping, "config.model")
     model = resolve(model)
     check_model(model)
-    dtype = backend.compute_dtype(model.dtype)
-    if model.attention == "cudnn" and jax.default_backend() != "gpu":
-        raise UserError(
-            f'config.model.attention="cudnn" needs an NVIDIA GPU; this is {jax.default_backend()}: use "auto"'
-        )
-    return VisionTransformer(dataclasses.replace(model, attention=backend.attention(model, dtype)), dtype)
+    target = target or backend.target_at_hand()
+    dtype = backend.compute_dtype(model.dtype, target)
+    if forward_mode:
+        model = dataclasses.replace(model, attention="xla")
+    if model.attention == "cudnn" and target.platform != "gpu":
+        raise UserError(f'config.model.attention="cudnn" needs an NVIDIA GPU; this is {target.platform}: use "auto"')
+    model = dataclasses.replace(model, attention=backend.attention(model, dtype, target))
+    return VisionTransformer(model, backend.compute_for(dtype, target, forward_mode))

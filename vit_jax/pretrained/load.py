@@ -11,6 +11,7 @@ import numpy as np
 from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
 from vit_jax.models import VisionTransformer, create, resolve
+from vit_jax.models.backend import target_at_hand
 from vit_jax.models.stems import grid_shape
 from vit_jax.pretrained import google, huggingface, own, timm
 from vit_jax.pretrained.files import Weights, open_weights
@@ -56,7 +57,8 @@ def load(path: str | Path, **overrides: Any) -> tuple[VisionTransformer, dict[st
     of names and shapes at once, before an array is read.
     """
     described = describe(path, {"dtype": "float32", **overrides})
-    module = create(trained.usable_here(resolve(from_mapping(ModelConfig, described.model, "model"))))
+    target, model = target_at_hand(), resolve(from_mapping(ModelConfig, described.model, "model"))
+    module = create(trained.usable_on(target, model), target)
     return module, params_for(module, described)
 
 

@@ -9,7 +9,8 @@ import jax
 
 from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
-from vit_jax.models import VisionTransformer, create, resolve
+from vit_jax.models import VisionTransformer, resolve
+from vit_jax.models.backend import Compute
 from vit_jax.models.checks import check_model
 from vit_jax.models.stems import grid_shape, image_shape
 from vit_jax.pretrained.files import Shape, Weights
@@ -61,7 +62,7 @@ def paths(module: VisionTransformer) -> dict[str, Shape]:
 
 def pieces(cfg: ModelConfig, shapes: dict[str, Shape], before: int, grid: Grid | None) -> list[Piece]:
     """Each parameter is itself."""
-    ours = paths(create(cfg))
+    ours = paths(VisionTransformer(cfg, Compute()))
     found = [same(path, path, shape) for path, shape in ours.items() if path != "posemb"]
     if grid and "posemb" in ours:  # before it is resized
         found.append(same("posemb", "posemb", (grid[0] * grid[1], cfg.width)))

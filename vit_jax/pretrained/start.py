@@ -18,8 +18,8 @@ _OURS = ("num_classes", "attention", "dtype", "remat")
 _SIZES = ("image_size", "image_width")
 
 
-def with_model(config: Config, workdir: str, given: Collection[str] = ()) -> Config:
-    """The config with its model filled in: from the run in `workdir` if there is one, else from the weights.
+def with_model(config: Config, workdir: str | None, given: Collection[str] = ()) -> Config:
+    """The config with its model filled in: from the run in `workdir`, if there is one, else from the weights.
 
     So are the size of the images and what they are normalised with, where that is open. Keys of the model that differ
     from their defaults stay, and those `given` by name. Raises UserError for weights that can't be used and for what
@@ -27,12 +27,12 @@ def with_model(config: Config, workdir: str, given: Collection[str] = ()) -> Con
     """
     if config.init_from is None:
         return config
-    run, start = RunFolder(workdir), RunFolder(config.init_from)
+    run, start = RunFolder(workdir) if workdir else None, RunFolder(config.init_from)
     model, default = to_dict(config.model), to_dict(ModelConfig())
     chosen = {key: value for key, value in model.items() if value != default[key] or key in given}
     # Progressive resolution ends with the model's own size.
     sized = bool(config.train.sizes) or not chosen.keys().isdisjoint(_SIZES)
-    if run.exists():  # the normalisation that it has filled in stays its own, too
+    if run and run.exists():  # the normalisation that it has filled in stays its own, too
         known, theirs = to_dict(run.config().model), None
     elif start.exists() and (start.path / "checkpoints").is_dir():
         before = start.config()

@@ -99,7 +99,7 @@ class RunFolder:
         )
 
     def longer(self) -> str:
-        """How to go on with a run beyond its end: its learning rate has followed its length, which can't change."""
+        """How to go on beyond a run's end: its learning rate has followed its length, which thus can't change."""
         return f"To train its weights for longer, choose another --workdir and add --config.init_from={self.path}"
 
     def check_data(self, dataset: DataSet) -> None:

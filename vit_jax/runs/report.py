@@ -87,7 +87,7 @@ def per_class(matrix: np.ndarray, classes: list[str]) -> dict[str, float | None]
 
 
 def write_results(folder: Path, results: dict[str, Any], matrix: np.ndarray, classes: list[str]) -> None:
-    """Writes the confusion matrix (C, C), and results.json last: where that is in a workdir, the run is complete.
+    """Writes the confusion matrix (C, C), and results.json last of all: a workdir that has it is complete.
 
     Raises OSError where that can't be done.
     """

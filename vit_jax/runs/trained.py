@@ -4,11 +4,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-
 from vit_jax.config import Config, ModelConfig
 from vit_jax.errors import UserError
 from vit_jax.models import VisionTransformer, create
+from vit_jax.models.backend import Target, target_at_hand
 from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.folder import RunFolder
 from vit_jax.steps import state as states
@@ -43,7 +42,8 @@ def load(workdir: str, name: str | None = None) -> Trained:
     config = single(run)
     with Checkpoints(run.path) as checkpoints:
         step = checkpoints.resolve(name or name_of(config))
-        module = create(usable_here(config.model))
+        target = target_at_hand()
+        module = create(usable_on(target, config.model), target)
         place = PARAMS[config.eval.params]
         params = checkpoints.restore(step, {place: states.abstract_params(module)}, make_mesh())[place]
     data = run.read("data.json")
@@ -69,8 +69,8 @@ def name_of(config: Config) -> str:
     return {"best": "best", "last": "latest"}[config.eval.select]
 
 
-def usable_here(model: ModelConfig) -> ModelConfig:
+def usable_on(target: Target, model: ModelConfig) -> ModelConfig:
     """The same model where a run's own way of computing attention can't be had: another is equal up to rounding."""
-    if model.attention == "cudnn" and jax.default_backend() != "gpu":
+    if model.attention == "cudnn" and target.platform != "gpu":
         return dataclasses.replace(model, attention="auto")
     return model

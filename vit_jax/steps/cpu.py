@@ -10,6 +10,7 @@ import jax
 
 from vit_jax.config import Config
 from vit_jax.models import flops, resolve
+from vit_jax.models.backend import Target
 from vit_jax.models.checks import check_model
 from vit_jax.models.stems import grid_shape
 
@@ -69,23 +70,23 @@ def device_count(config: Config, flops_per_image: float, cores: int, processes: 
     return max((n for n in range(1, most + 1) if batch_size // accumulate % n == 0), default=1)
 
 
-def with_micro_batches(config: Config, devices: int) -> Config:
+def with_micro_batches(config: Config, target: Target) -> Config:
     """The config with `train.accumulate` filled in, where it is open. `config.model` must be resolved."""
     if config.train.accumulate is not None:
         return config
-    train = dataclasses.replace(config.train, accumulate=micro_batches(config, devices))
+    train = dataclasses.replace(config.train, accumulate=micro_batches(config, target))
     return dataclasses.replace(config, train=train)
 
 
-def micro_batches(config: Config, devices: int) -> int:
+def micro_batches(config: Config, target: Target) -> int:
     """In how many parts a step takes its batch where the config leaves it open: 1 elsewhere than on a CPU.
 
     The gradient is that of the whole batch up to rounding; dropout's masks are others than with another number. Behind
     a convolution stem it is 1: XLA's convolutions are slow inside a loop on a CPU (ten times, measured).
     `config.model` must be resolved.
     """
-    cfg, share = config.model, config.train.batch_size // devices
-    if jax.default_backend() != "cpu" or cfg.stem.kind != "patch":
+    cfg, share = config.model, config.train.batch_size // target.devices
+    if target.platform != "cpu" or cfg.stem.kind != "patch":
         return 1
     widest = 4 * math.prod(grid_shape(cfg)) * max(cfg.mlp_dim, 0 if cfg.token_mlp_dim else 3 * cfg.heads * cfg.head_dim)
     work = flops.training(cfg) * config.train.batch_size / flops.kernel_entries(cfg)

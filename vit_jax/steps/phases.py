@@ -40,20 +40,20 @@ def compile_phases(
     pipeline: DevicePipeline | TfDataPipeline,
     state: TrainState,
 ) -> tuple[Phase, ...]:
-    """The run's phases in order, their steps compiled as `compiled_step` does."""
+    """The run's phases in order, their steps compiled, as `traced_step` traces them."""
     several, phases = config.train.steps_per_call, []
     for start, size in config.train.sizes or ((0.0, config.model.image_size),):
         sized = module.clone(input_size=size)
         work = flops.training(dataclasses.replace(module.cfg, image_size=size))
         compiled = [
-            compiled_step(config, sized, tx, schedule, plan, mesh, pipeline, state, count)
+            traced_step(config, sized, tx, schedule, plan, mesh, pipeline, state, count).lower().compile()
             for count in ((1,) if several == 1 else (1, several))
         ]
         phases.append(Phase(start * plan.total, work, compiled[0], compiled[1] if several > 1 else None))
     return tuple(phases)
 
 
-def compiled_step(
+def traced_step(
     config: Config,
     module: VisionTransformer,
     tx: optax.GradientTransformationExtraArgs,
@@ -64,7 +64,10 @@ def compiled_step(
     state: TrainState,
     count: int = 1,
 ) -> Any:
-    """`train_step`, or `train_steps` for a count above 1, compiled: (state, data, pace) -> (state, metrics).
+    """`train_step`, or `train_steps` for a count above 1, traced: (state, data, pace) -> (state, metrics).
+
+    It is compiled by `.lower().compile()`; `.lower(lowering_platforms=("cuda",))` is the program for devices that
+    aren't at hand, where config and module were made for such a target (models/backend.py).
 
     `data` is the pipeline itself where it is resident, else one batch. `pace` (2,) float32 is for runs by the clock,
     None for others. The state is given up (donated).
@@ -82,4 +85,4 @@ def compiled_step(
         mesh=mesh,
         total=plan.total,
     )
-    return jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).lower(state, sample, pace).compile()
+    return jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).trace(state, sample, pace)

@@ -8,6 +8,7 @@ from vit_jax.data.dataset import split_range
 from vit_jax.data.pipeline import MAX_EXAMPLES
 from vit_jax.errors import UserError
 from vit_jax.models import create
+from vit_jax.models.backend import Target
 from vit_jax.models.checks import one_of, positive
 from vit_jax.schema import unknown
 from vit_jax.steps import durations, optim
@@ -15,13 +16,13 @@ from vit_jax.steps import state as states
 from vit_jax.steps.plan import plan_of, warmup_places
 
 
-def check_config(config: Config, device_count: int) -> None:
-    """Raises UserError for the first thing that can't be, as far as that shows without the data."""
+def check_config(config: Config, target: Target) -> None:
+    """Raises UserError for the first thing that can't be on the target, as far as that shows without the data."""
     _check_data(config)
     _check_augment(config)
     # Where the class count is left to the data, any will do here.
     classes = 10 if config.model.num_classes is None else config.model.num_classes
-    module = create(dataclasses.replace(config.model, num_classes=classes))
+    module = create(dataclasses.replace(config.model, num_classes=classes), target)
     if config.model.image_width not in (None, config.model.image_size):
         raise UserError(
             f"config.model.image_width={config.model.image_width}: training takes square images; unset it, and "
@@ -29,8 +30,8 @@ def check_config(config: Config, device_count: int) -> None:
         )
     _check_optim(config)
     optim.optimizer(config.optim, states.abstract_params(module))
-    _check_train(config, device_count)
-    _check_sizes(config)
+    _check_train(config, target.devices)
+    _check_sizes(config, target)
     sizes = sources.SIZES.get(config.data.name)
     if sizes:
         check_splits(config, sizes)
@@ -212,7 +213,7 @@ def _check_lengths(config: Config) -> None:
             )
 
 
-def _check_sizes(config: Config) -> None:
+def _check_sizes(config: Config, target: Target) -> None:
     """Those of progressive resolution: in order, from the start on, the last of them the model's own."""
     sizes, key = config.train.sizes, "config.train.sizes"
     if not sizes:
@@ -227,4 +228,4 @@ def _check_sizes(config: Config) -> None:
         raise UserError(f'{key} needs a pooling that takes any number of tokens; config.model.pool="flatten" doesn\'t')
     for _, size in sizes:
         model = dataclasses.replace(config.model, num_classes=config.model.num_classes or 10, image_size=size)
-        create(model)
+        create(model, target)

@@ -14,6 +14,7 @@ from vit_jax.config import Config
 from vit_jax.data.pipeline import DevicePipeline
 from vit_jax.errors import UserError
 from vit_jax.evaluation import evaluate
+from vit_jax.models.backend import Target, target_at_hand
 from vit_jax.models.stems import grid_shape
 from vit_jax.pretrained.start import check_start
 from vit_jax.runs import metrics, report, trained
@@ -50,7 +51,8 @@ def train(
     Stopped after saving.
     """
     entered = time.monotonic()
-    check_config(config, jax.device_count())
+    target = target_at_hand()
+    check_config(config, target)
     if jax.process_count() > 1 and durations.seconds_of(config.train.length, "config.train.length") is not None:
         raise UserError(
             f"config.train.length={config.train.length!r} is a time, and the clocks of a job's processes differ; give "
@@ -63,7 +65,7 @@ def train(
         if peers:  # the others would wait for one that leaves: what a signal means they settle at a step, together
             stack.enter_context(stop.deferred())
         with doing("Checking the run"):
-            config, complete, results = _found(run, config, resume)
+            config, complete, results = _found(run, config, resume, target)
         jobs.meet("read the run")  # before the first writes there
         if complete:
             return results
@@ -73,13 +75,13 @@ def train(
         run.create()
         stack.enter_context(run.lock())
         with doing("Reading the data"):
-            config, parts = resolve_config(config, run)
+            config, parts = resolve_config(config, run, target)
         checkpoints = stack.enter_context(Checkpoints(run.path, config.checkpoint if run.writes else None))
         with doing("Checking the checkpoints"):
             _set_damaged_aside(run, checkpoints)
         jobs.meet("checked the checkpoints")
         spent = {"imports": entered - started, "data": time.monotonic() - entered}
-        job, state, clock, evaluated = build(config, run, parts, checkpoints, started, spent)
+        job, state, clock, evaluated = build(config, target, run, parts, checkpoints, started, spent)
         jobs.require_same({"the step": int(state.step), "the evaluation": evaluated, "the config": digest_of(config)})
         with stop.deferred():
             _loop(job, state, evaluated, clock, checkpoints, stop, watchdog)
@@ -100,13 +102,13 @@ def _set_damaged_aside(run: RunFolder, checkpoints: Checkpoints) -> None:
         )
 
 
-def _found(run: RunFolder, config: Config, resume: str) -> tuple[Config, bool, dict[str, Any] | None]:
+def _found(run: RunFolder, config: Config, resume: str, target: Target) -> tuple[Config, bool, dict[str, Any] | None]:
     """The config to train with, which is that of the run in the folder, if any; whether that is done; its results."""
     if run.exists():
         if resume == "never":
             raise UserError(f"{run.path} already holds a run; choose another --workdir, or --resume=auto to go on")
         config = run.same_config(config)
-        check_config(config, jax.device_count())  # what the run has filled in fits the devices here, too
+        check_config(config, target)  # what the run has filled in fits the devices here, too
         complete, results = _at_the_end(run)
         if complete:
             say(f"{run.path} is already complete; nothing to do. Another --workdir trains anew. {run.longer()}")

@@ -1,5 +1,6 @@
 """What comes before JAX computes anything: the cache of compiled steps, the job's processes, the CPU's devices."""
 
+import contextlib
 from collections.abc import Collection
 
 from vit_jax.config import Config
@@ -11,19 +12,25 @@ from vit_jax.system.stop import StopRequest
 
 
 def ready(
-    config: Config, workdir: str | None, given: Collection[str], peers: Peers | None, stop: StopRequest
+    config: Config,
+    workdir: str | None,
+    given: Collection[str] = (),
+    peers: Peers | None = None,
+    stop: StopRequest | None = None,
+    *,
+    trained: bool = False,
 ) -> Config:
     """Makes this process ready to compute `config`; to be called before anything else uses JAX, where that can be.
 
-    Gives the config, its model filled in from the weights of `config.init_from` if it is to be trained in `workdir`
-    (None: a run that there is already is used). `given` are the keys of config.model that were said explicitly. Raises
+    Gives the config, its model filled in from the weights of `config.init_from`, unless it is of a `trained` run.
+    `workdir` is that of training, if it has one; `given` are the keys of config.model that were said explicitly. Raises
     UserError for a config that can't be, and RunError where the job's other processes don't come.
     """
     use_cache()
     if peers:
-        with stop.unguarded():
+        with stop.unguarded() if stop else contextlib.nullcontext():
             join(peers)
-    if config.init_from and workdir is not None:
+    if config.init_from and not trained:
         config = with_model(config, workdir, given)
     if config.train.deterministic:
         use_deterministic_ops()

@@ -14,6 +14,7 @@ from vit_jax.data.augment import preprocess
 from vit_jax.data.dataset import Parts
 from vit_jax.data.pipeline import DevicePipeline, TfDataPipeline
 from vit_jax.models import VisionTransformer, create
+from vit_jax.models.backend import Target
 from vit_jax.models.stems import WHITENING, whitening_kernel
 from vit_jax.pretrained.start import params_of
 from vit_jax.steps import optim
@@ -42,9 +43,9 @@ class Pieces:
     tx: optax.GradientTransformationExtraArgs
 
 
-def pieces_of(config: Config, num_train: int) -> Pieces:
-    """The pieces of a resolved config whose train split has so many examples."""
-    module, plan = create(config.model), plan_of(config, num_train)
+def pieces_of(config: Config, target: Target, num_train: int) -> Pieces:
+    """The pieces, for a target, of a resolved config whose train split has so many examples."""
+    module, plan = create(config.model, target), plan_of(config, num_train)
     shapes = states.abstract_params(module)
     schedule = learning_rate(config.optim, plan.total, warmup_places(config, num_train))
     return Pieces(make_mesh(), module, shapes, plan, schedule, optim.optimizer(config.optim, shapes))
@@ -79,10 +80,10 @@ def _fixed(config: Config, parts: Parts) -> dict[str, Any]:
     return {WHITENING: kernel}
 
 
-def pipeline_of(config: Config, parts: Parts, mesh: Mesh) -> Pipeline:
+def pipeline_of(config: Config, parts: Parts, target: Target, mesh: Mesh) -> Pipeline:
     """Where the batches of the train split come from: resident on the devices, or streamed."""
     examples = parts.train
-    if is_resident(config, examples):
+    if is_resident(config, examples, target):
         everywhere = replicated(mesh)
         images, labels = put(examples.images, everywhere), put(examples.labels, everywhere)
         return DevicePipeline(images, labels, config.train.batch_size, everywhere)

@@ -15,6 +15,7 @@ from vit_jax.data import sources
 from vit_jax.data.dataset import Parts
 from vit_jax.evaluation.evaluate import Evaluator
 from vit_jax.models import VisionTransformer, flops
+from vit_jax.models.backend import Target
 from vit_jax.runs import report
 from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.folder import RunFolder
@@ -64,17 +65,23 @@ class Job:
         return 1 if any(other in self.due[kind] for kind in ("eval", "checkpoint") for other in passed) else several
 
 
-def resolve_config(config: Config, run: RunFolder) -> tuple[Config, Parts]:
-    """Loads the data, fills in what the config leaves to them, and describes the run in its folder."""
+def resolve_config(config: Config, run: RunFolder, target: Target) -> tuple[Config, Parts]:
+    """Loads the data, fills in what the config leaves to them or to the target, and describes the run in its folder."""
     dataset = sources.load(config.data, config.model.image_size)
     run.check_data(dataset)
-    config, parts = with_data(config, dataset)
+    config, parts = with_data(config, dataset, target)
     run.describe(config, dataset)
     return config, parts
 
 
 def build(
-    config: Config, run: RunFolder, parts: Parts, checkpoints: Checkpoints, started: float, spent: dict[str, float]
+    config: Config,
+    target: Target,
+    run: RunFolder,
+    parts: Parts,
+    checkpoints: Checkpoints,
+    started: float,
+    spent: dict[str, float],
 ) -> tuple[Job, TrainState, Clock, bool]:
     """Model, optimizer, state (restored from the latest checkpoint, if any) and compiled steps.
 
@@ -83,7 +90,7 @@ def build(
     """
     entered = time.monotonic()
     num_train = len(parts.train.labels)
-    pieces = pieces_of(config, num_train)
+    pieces = pieces_of(config, target, num_train)
     mesh, module, plan, shapes = pieces.mesh, pieces.module, pieces.plan, pieces.shapes
     report.say_run(run.path, config, module, shapes, parts, plan)
 
@@ -104,7 +111,7 @@ def build(
         # Before anything is computed it shows that this can be saved; written while the step compiles.
         checkpoints.save(state, meta_of(plan.steps_in_all(0, False), parts, clock, evaluated), None)
 
-    pipeline = pipeline_of(config, parts, mesh)
+    pipeline = pipeline_of(config, parts, target, mesh)
     for kind, seconds in {**spent, "init": time.monotonic() - entered}.items():
         clock.add(kind, seconds)
     say("Compiling ...")

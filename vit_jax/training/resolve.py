@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -10,6 +9,7 @@ from vit_jax.config import Config
 from vit_jax.data.dataset import DataSet, Examples, Parts, take
 from vit_jax.errors import UserError
 from vit_jax.models import backend, resolve
+from vit_jax.models.backend import Target
 from vit_jax.steps.cpu import with_micro_batches
 from vit_jax.system.progress import say
 from vit_jax.system.tensorflow import import_tensorflow
@@ -18,8 +18,8 @@ from vit_jax.training.checks import check_splits, warnings_of
 _RESIDENT_LIMIT = 4 * 2**30  # bytes, of all copies in one memory, up to which "auto" keeps the train images resident
 
 
-def with_data(config: Config, dataset: DataSet) -> tuple[Config, Parts]:
-    """The config with what it leaves to the data and the machine filled in, and the slices of the data that it uses.
+def with_data(config: Config, dataset: DataSet, target: Target) -> tuple[Config, Parts]:
+    """The config with what it leaves to the data and to the target filled in, and the slices of the data that it uses.
 
     Raises UserError for a config that doesn't fit them.
     """
@@ -43,13 +43,13 @@ def with_data(config: Config, dataset: DataSet) -> tuple[Config, Parts]:
         mean, std = channel_statistics(parts.train.images)
         augment = dataclasses.replace(augment, mean=augment.mean or mean, std=augment.std or std)
     model = config.model
-    if config.train.deterministic and model.attention == "auto" and jax.default_backend() == "gpu":
+    if config.train.deterministic and model.attention == "auto" and target.platform == "gpu":
         model = dataclasses.replace(model, attention="xla")  # cuDNN adds up gradients in any order
     model = resolve(model, classes)
-    model = dataclasses.replace(model, dtype=jnp.dtype(backend.compute_dtype(model.dtype)).name)
+    model = dataclasses.replace(model, dtype=jnp.dtype(backend.compute_dtype(model.dtype, target)).name)
     config = dataclasses.replace(config, augment=augment, model=model)
-    config = with_micro_batches(config, jax.device_count())
-    if not is_resident(config, parts.train):
+    config = with_micro_batches(config, target)
+    if not is_resident(config, parts.train, target):
         if config.train.steps_per_call > 1:
             raise UserError(
                 f"config.train.steps_per_call={config.train.steps_per_call} needs the images on the device, and they "
@@ -60,7 +60,7 @@ def with_data(config: Config, dataset: DataSet) -> tuple[Config, Parts]:
         except ImportError as error:
             raise UserError(
                 f"streaming needs TensorFlow ({error}); install it, or set --config.data.pipeline=device to keep the "
-                f"{parts.train.images.nbytes * backend.resident_copies() / 2**30:.1f} GiB of images in memory"
+                f"{parts.train.images.nbytes * backend.resident_copies(target) / 2**30:.1f} GiB of images in memory"
             ) from error
     return config, parts
 
@@ -91,6 +91,6 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
-def is_resident(config: Config, examples: Examples) -> bool:
-    fits = examples.images.nbytes * backend.resident_copies() <= _RESIDENT_LIMIT
+def is_resident(config: Config, examples: Examples, target: Target) -> bool:
+    fits = examples.images.nbytes * backend.resident_copies(target) <= _RESIDENT_LIMIT
     return config.data.pipeline == "device" or (config.data.pipeline == "auto" and fits)

@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from vit_jax.config import Config
 from vit_jax.errors import UserError
+from vit_jax.models.backend import target_at_hand
 from vit_jax.runs.folder import RunFolder, with_sizes
 from vit_jax.schema import to_dict
 from vit_jax.system.progress import percent, say, say_table
@@ -39,7 +38,7 @@ def train_each(
     `train(config, workdir, resume, started)` trains one; `resume` as there. The second and later runs begin in a
     process that has imported and compiled already, which `started` of the first counts.
     """
-    check_config(config, jax.device_count())
+    check_config(config, target_at_hand())
     folder = RunFolder(workdir)
     if folder.exists():
         if resume == "never":

@@ -14,6 +14,7 @@ from vit_jax.data import sources
 from vit_jax.data.dataset import Parts
 from vit_jax.data.pipeline import Batch, DevicePipeline
 from vit_jax.models import VisionTransformer
+from vit_jax.models.backend import Target, target_at_hand
 from vit_jax.steps import step as steps
 from vit_jax.steps.schedules import Schedule
 from vit_jax.steps.state import TrainState
@@ -64,16 +65,19 @@ class Setup:
         return self._compiled(state, self.batch_at(int(state.seed), int(state.step)))
 
 
-def setup(config: Config) -> Setup:
+def setup(config: Config, target: Target | None = None) -> Setup:
     """Reads the data of a config and builds its pieces; compiles nothing yet.
 
-    A run by the clock counts as one of 10,000 steps. Raises UserError for a config that can't be.
+    What it leaves to the machine is chosen for `target`, the devices at hand unless given: the pure pieces can then be
+    traced and lowered for devices that aren't here. A run by the clock counts as one of 10,000 steps. Raises UserError
+    for a config that can't be.
     """
-    check_config(config, jax.device_count())
+    target = target or target_at_hand()
+    check_config(config, target)
     dataset = sources.load(config.data, config.model.image_size)
-    config, parts = with_data(config, dataset)
-    pieces = pieces_of(config, len(parts.train.labels))
-    pipeline = pipeline_of(config, parts, pieces.mesh)
+    config, parts = with_data(config, dataset, target)
+    pieces = pieces_of(config, target, len(parts.train.labels))
+    pipeline = pipeline_of(config, parts, target, pieces.mesh)
     bound = {
         "module": pieces.module,
         "tx": pieces.tx,

@@ -1,0 +1,111 @@
+"""Steps for devices that aren't here: what is decided for a GPU or a TPU shows in the program that a CPU traces."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from configs import vit_ti4_cifar10
+from vit_jax import models
+from vit_jax.config import from_config_dict
+from vit_jax.data.pipeline import DevicePipeline
+from vit_jax.models import backend
+from vit_jax.models.backend import Target
+from vit_jax.steps import optim
+from vit_jax.steps import state as states
+from vit_jax.steps.cpu import with_micro_batches
+from vit_jax.steps.phases import traced_step
+from vit_jax.steps.plan import Plan
+from vit_jax.steps.schedules import learning_rate
+from vit_jax.system.sharding import put, replicated
+
+CPU = Target("cpu")
+H100 = Target("gpu", "NVIDIA H100 80GB HBM3", compute_capability=9.0)
+TPU = Target("tpu", "TPU v5 lite", devices=4, local_devices=4)
+CONFIG = from_config_dict(vit_ti4_cifar10.get_config())
+CONFIG = dataclasses.replace(
+    CONFIG,
+    model=models.resolve(dataclasses.replace(CONFIG.model, num_classes=10, depth=1)),
+    augment=dataclasses.replace(CONFIG.augment, policy="none", mean=(0.5,) * 3, std=(0.25,) * 3),
+)
+
+
+@pytest.fixture
+def cudnn(monkeypatch):
+    """JAX asks for the version of the installed cuDNN while it traces."""
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
+
+
+def program(target, platform):
+    """The training step for a target as `platform` gets it: config, module, StableHLO."""
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+    module, config = models.create(CONFIG.model, target), with_micro_batches(CONFIG, target)
+    tx = optim.optimizer(config.optim, states.abstract_params(module))
+    state, everywhere = states.create(module, tx, config.seed, mesh), replicated(mesh)
+    images, labels = np.zeros((config.train.batch_size, 32, 32, 3), np.uint8), np.zeros(config.train.batch_size, int)
+    pipeline = DevicePipeline(put(images, everywhere), put(labels, everywhere), config.train.batch_size, everywhere)
+    schedule = learning_rate(config.optim, 10, 0)
+    traced = traced_step(config, module, tx, schedule, Plan(10, None), mesh, pipeline, state)
+    return config, module, traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+def matmuls(text):
+    """The types of the factors of all matmuls but those of the 10 logits, which are in float32 everywhere."""
+    lines = [line for line in text.splitlines() if "stablehlo.dot_general" in line and "x10x" not in line]
+    assert lines
+    return {"bf16" if "bf16>" in line.split(" : ")[1] else "f32" for line in lines}
+
+
+def test_a_step_for_a_gpu_is_traced_without_one(cudnn):
+    config, module, text = program(H100, "cuda")
+    assert config.train.accumulate == 1
+    assert module.dtype == jnp.bfloat16 and matmuls(text) == {"bf16"}
+    assert module.cfg.attention == "cudnn" and "__cudnn$fmhaSoftmax(" in text and "__cudnn$fmhaSoftmaxBackward(" in text
+    assert "optimization_barrier" not in text
+
+
+def test_a_step_for_a_tpu_is_traced_without_one():
+    config, module, text = program(TPU, "tpu")
+    assert config.train.accumulate == 1
+    assert module.dtype == jnp.bfloat16 and matmuls(text) == {"bf16"}
+    assert module.cfg.attention == "xla" and "cudnn" not in text
+    assert "optimization_barrier" not in text
+
+
+def test_the_same_config_on_a_cpu():
+    config, module, text = program(CPU, "cpu")
+    assert config.train.accumulate > 1
+    assert module.dtype == jnp.float32 and matmuls(text) == {"f32"}
+    assert module.cfg.attention == "chunked" and "optimization_barrier" in text
+
+
+@pytest.mark.parametrize(
+    ("target", "changes", "expected"),
+    [
+        (CPU, {}, "chunked"),
+        (H100, {}, "cudnn"),
+        (H100, {"dtype": "float32"}, "xla"),
+        (H100, {"attention_dropout": 0.1}, "xla"),
+        (H100, {"head_dim": 12}, "xla"),
+        (H100, {"attention": "chunked"}, "chunked"),  # what is asked for stays
+        (Target("gpu", "Tesla V100-SXM2-16GB", compute_capability=7.0), {}, "xla"),
+        (Target("gpu", "AMD Instinct MI300X"), {}, "xla"),
+        (TPU, {}, "xla"),
+    ],
+)
+def test_attention_of_each_target(target, changes, expected):
+    assert models.create(dataclasses.replace(CONFIG.model, **changes), target).cfg.attention == expected
+
+
+def test_cpu_devices_share_one_memory():
+    assert backend.resident_copies(Target("cpu", devices=16, local_devices=8)) == 8
+    assert backend.resident_copies(Target("gpu", devices=16, local_devices=8)) == 1
+
+
+def test_without_a_target_models_are_for_the_devices_at_hand():
+    here = Target("cpu", "cpu", devices=8, local_devices=8)  # conftest.py's
+    assert backend.target_at_hand() == here
+    assert models.create(CONFIG.model) == models.create(CONFIG.model, here)
