@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from promises.harness import RUN
 
 from scripts import report
 from vit_jax.cli import flags
@@ -179,7 +180,7 @@ def test_folders_and_places_that_can_not_be(tmp_path, capsys):
 def test_a_run_that_was_trained_is_looked_into(tmp_path, command):
     """With its images: mistakes, maps, filters and positions; and without them, what is left."""
     workdir = tmp_path / "seeds"
-    code, printed = command("--config=configs/debug.py", "--config.seeds=2", f"--workdir={workdir}")
+    code, printed = command(*RUN, "--config.seeds=2", f"--workdir={workdir}")
     assert code == 0, printed
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
     assert report.main([str(workdir)]) == 0
@@ -192,7 +193,7 @@ def test_a_run_that_was_trained_is_looked_into(tmp_path, command):
     for seed in ("seed_0", "seed_1"):
         (workdir / seed / "results.json").unlink()
     assert report.main([str(workdir / "seed_0")]) == 0
-    assert "it has come to step 20" in "".join(check_page(workdir / "seed_0" / "report.html").words)
+    assert "it has come to step 30" in "".join(check_page(workdir / "seed_0" / "report.html").words)
 
 
 # --- its parts
