@@ -1,6 +1,9 @@
 """Trains a new head on frozen weights, on CIFAR-10: how good are their features?
 
-python -m vit_jax.main --config=configs/linear_probe_cifar10.py --config.init_from=B_16.npz --workdir=runs/probe
+vit-jax --config=linear_probe_cifar10 --config.init_from=B_16.npz --workdir=runs/probe
+
+Expected: as good as the features of the weights are
+Budget: 10 epochs at the cost of forward passes
 
 Nothing but head/logits is trained, so a step costs little more than a forward pass. Images are made as large as the
 weights are for, and normalised as for those; --config.model.image_size takes another size. A run of this project, or an

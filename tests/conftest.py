@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices, a compilation cache, no network, and data only from where a test puts them."""
+"""Eight virtual CPU devices, quick compiling, no network, and data only from where a test puts them."""
 
 import os
 import socket
@@ -22,7 +22,17 @@ os.environ.update(
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
     JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
 )
+# The tests compile far longer than they compute: code that is less optimised is there in half the time.
+_QUICK_COMPILING = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK_COMPILING}".strip()
 os.environ.pop("TFDS_DATA_DIR", None)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many processes run the tests: one for each core, up to 4; only this for files and tests that are named."""
+    if all(Path(arg.partition("::")[0]).is_file() for arg in config.args):
+        return 0
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 4)
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +46,23 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(f"a test tried to reach {address}")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="session")
+def straight_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Finished runs of promises.harness.RUN, by their numbers of devices. pytest-xdist's workers share them."""
+    from promises.harness import StraightRuns
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    return StraightRuns(folder / "straight_runs")
+
+
+@pytest.fixture
+def straight(straight_runs: Callable[[int], Path]) -> Path:
+    """The workdir of a finished run on as many devices as there are here: to be copied, not changed."""
+    return straight_runs(8)
 
 
 @pytest.fixture

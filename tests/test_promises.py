@@ -7,32 +7,25 @@ import sys
 
 import pytest
 from promises.everything import CHILDREN, HERE
-from promises.harness import REPOSITORY, Bench, Broken, StraightRuns
+from promises.harness import REPOSITORY, Bench, Broken
 
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    return StraightRuns(tmp_path_factory.mktemp("straight"))
-
-
-# Of the others there are tests that are as quick and say more: test_checkpoints, test_config, test_loop.
-QUICK = ("P10", "P16", "P19")
+QUICK = ("P4", "P7", "P8", "P10", "P14", "P19")
 
 
 @pytest.mark.parametrize(
     "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CHILDREN | HERE]
 )
-def test_a_sample_of_each_promise(name, straight, tmp_path):
-    bench = Bench(tmp_path, False, random.Random(name), straight)
+def test_a_sample_of_each_promise(name, straight_runs, tmp_path):
+    bench = Bench(tmp_path, False, random.Random(name), straight_runs)
     assert list((CHILDREN | HERE)[name](bench))
 
 
-def test_a_broken_promise_is_noticed(straight, tmp_path, monkeypatch):
+def test_a_broken_promise_is_noticed(straight_runs, tmp_path, monkeypatch):
     """Were damaged checkpoints loaded, P8 would say so: the trial can fail."""
     from vit_jax.runs import manifest
 
     monkeypatch.setattr(manifest, "damage", lambda folder, only="": None)
-    bench = Bench(tmp_path, False, random.Random(0), straight)
+    bench = Bench(tmp_path, False, random.Random(0), straight_runs)
     with pytest.raises(Broken):
         list(HERE["P8"](bench))
 

@@ -1,5 +1,7 @@
 """RandAugment's and TrivialAugment's operations against Pillow's, and the draws of the policies."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,40 +104,43 @@ def test_every_operation_does_something(operations):
     assert still == ([0] if operations is TRIVIAL else [])
 
 
-def policy(name, **options):
-    cfg = AugmentConfig(policy=name, mean=(0.5, 0.5, 0.5), **options)
-    return jax.jit(lambda key, strength: policies.apply_policy(key, jnp.asarray([PICTURE] * 200), cfg, strength))
+@functools.cache
+def policy(name):
+    """A policy on 200 pictures, compiled once for all keys, strengths and probabilities."""
+
+    def apply(key, strength, probability):
+        cfg = AugmentConfig(policy=name, mean=(0.5, 0.5, 0.5), policy_probability=probability)
+        return policies.apply_policy(key, jnp.asarray([PICTURE] * 200), cfg, strength)
+
+    compiled = jax.jit(apply)
+    return lambda key, strength, probability=0.5: compiled(jax.random.key(key), strength, probability)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["trivialaugment", "randaugment"])
 def test_images_of_a_batch_are_changed_each_in_its_own_way(name):
-    out = np.asarray(policy(name)(jax.random.key(0), 1.0))
+    out = np.asarray(policy(name)(0, 1.0))
     assert out.dtype == np.float32 and out.min() >= 0 and out.max() <= 255 and (out == np.round(out)).all()
     assert len({image.tobytes() for image in out}) > 60
-    again = policy(name)(jax.random.key(0), 1.0)
-    np.testing.assert_array_equal(again, out)
+    np.testing.assert_array_equal(policy(name)(0, 1.0), out)
 
 
 @pytest.mark.slow
 def test_randaugment_draws_as_often_as_it_is_told():
     share = {
-        probability: float(
-            (policy("randaugment", policy_probability=probability)(jax.random.key(1), 1.0) != PICTURE)
-            .any(axis=(1, 2, 3))
-            .mean()
-        )
+        probability: float((policy("randaugment")(1, 1.0, probability) != PICTURE).any(axis=(1, 2, 3)).mean())
         for probability in (0.0, 0.5, 1.0)
     }
     assert share[0.0] == 0 and share[1.0] > 0.95
     assert 0.6 < share[0.5] < 0.85  # at least one of two: 3/4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["trivialaugment", "randaugment"])
 def test_strength_grows_from_nothing(name):
     apply = policy(name)
-    assert (apply(jax.random.key(0), 0.0) == PICTURE).all()
-    changes = [float(jnp.abs(apply(jax.random.key(0), strength) - PICTURE).mean()) for strength in (0.3, 1.0)]
+    assert (apply(0, 0.0) == PICTURE).all()
+    changes = [float(jnp.abs(apply(0, strength) - PICTURE).mean()) for strength in (0.3, 1.0)]
     assert 0 < changes[0] < 0.6 * changes[1]
 
 

@@ -29,7 +29,8 @@ def test_the_whole_way(process, tmp_path):
     )
     dataset = DataSet("cifar10", tuple("abcdefghij"), {"train": examples, "test": examples})
     cache.write(tmp_path / "cache" / "cifar10-0123", dataset)
-    args = ["--config=configs/debug.py", "--config.data.name=cifar10", "--config.log.tensorboard=true"]
+    args = ["--config=configs/debug.py", "--config.model.depth=1", "--config.data.name=cifar10"]
+    args += ["--config.log.tensorboard=true"]
     args += ["--config.checkpoint.every=3 steps", "--config.log.every=1 steps", f"--workdir={tmp_path / 'run'}"]
 
     child = process(*args, code=BLOCKED)

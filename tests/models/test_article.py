@@ -32,7 +32,7 @@ def test_agrees_with_keras():
 
     np.testing.assert_array_equal(patchify(io["x"][:1], 6), io["patches"])
     with jax.default_matmul_precision("highest"):
-        logits, aux = module.apply({"params": params}, io["x"])
+        logits, aux = jax.jit(lambda p, x: module.apply({"params": p}, x))(params, io["x"])
     assert np.abs(aux["tokens"][:1] - io["encoded"]).max() < 2e-5
     assert np.abs(aux["encoded"][:1] - io["final_ln"]).max() < 2e-5
     assert np.abs(logits - io["logits"]).max() < 2e-5
@@ -44,5 +44,6 @@ def test_the_fixture_would_show_a_mistake(mistake):
     config.update(width=16, depth=2, heads=2, head_dim=16, mlp_dim=32, head_mlp=(64, 32), **mistake)
     params = from_keras(dict(np.load(FIXTURES / "keras_vit_small.params.npz")), depth=2, head_layers=2)
     io = np.load(FIXTURES / "keras_vit_small.io.npz")
-    logits, _ = models.create(config).apply({"params": params}, io["x"])
+    module = models.create(config)
+    logits, _ = jax.jit(lambda p, x: module.apply({"params": p}, x))(params, io["x"])
     assert np.abs(logits - io["logits"]).max() > 1e-4

@@ -1,6 +1,7 @@
 """Models: sizes, options, and what must hold whatever the weights. B batch, N tokens, D width, C classes."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -21,7 +22,9 @@ TINY = ModelConfig(num_classes=5, image_size=16, patch_size=4, width=16, depth=2
 IMAGES = np.random.RandomState(0).normal(size=(3, 16, 16, 3)).astype(np.float32)
 
 
+@functools.cache
 def build(**changes):
+    """A model and its parameters, to be left as they are."""
     module = models.create(dataclasses.replace(TINY, **changes))
     params = jax.jit(module.init)(jax.random.key(0), IMAGES)["params"]
     return module, params
@@ -29,6 +32,15 @@ def build(**changes):
 
 def forward(module, params, images=IMAGES, **kwargs):
     return module.apply({"params": params}, images, **kwargs)
+
+
+def logits_of(module, params, images=IMAGES, seed=None):
+    """The logits, compiled as a whole; of training with this seed of dropout's."""
+
+    def logits(params, images, key):
+        return forward(module, params, images, train=seed is not None, rngs={"dropout": key})[0]
+
+    return jax.jit(logits)(params, images, jax.random.key(seed or 0))
 
 
 # With 10 classes, mean pooling, learned positions of 32x32 images.
@@ -68,26 +80,16 @@ def test_create_takes_typed_and_untyped_descriptions():
 
 WHITENED = StemConfig("conv", widths=(8, 8), norm="layer", whiten=2, pools=(2, 1), residual=(False, True))
 
+# Each option once; what has nothing to do with each other, together.
 OPTIONS = [
-    {"posemb": "sincos2d"},
-    {"posemb": "rope2d"},
-    {"posemb": "none"},
-    {"pool": "token"},
-    {"pool": "map"},
-    {"pool": "sequence"},
-    {"pool": "flatten"},
-    {"registers": 3},
-    {"pool": "token", "registers": 2, "posemb": "rope2d"},
-    {"representation_dim": 8},
+    {"posemb": "sincos2d", "pool": "map", "layer_scale": 1e-4},
+    {"posemb": "none", "pool": "sequence", "qk_norm": True},
+    {"posemb": "rope2d", "pool": "token", "registers": 2},
+    {"posemb": "rope2d", "pool": "flatten", "remat": True},
+    {"registers": 3, "head_dim": 6, "activation": "gelu_tanh", "mlp_output_activation": True},
     {"head_mlp": (12, 7), "head_dropout": 0.5},
-    {"layer_scale": 1e-4},
-    {"qk_norm": True},
-    {"head_dim": 6},
-    {"activation": "gelu_tanh"},
-    {"mlp_output_activation": True},
+    {"dtype": "bfloat16", "representation_dim": 8},
     {"depth": 2, "drop_path": 0.2, "token_dropout": 0.1, "attention_dropout": 0.1, "mlp_dropout": 0.1},
-    {"remat": True},
-    {"dtype": "bfloat16"},
     {"stem": StemConfig("conv", widths=(4, 8), strides=(1, 2), norm="layer"), "patch_size": 2},
     {"stem": StemConfig("conv", widths=(32,), norm="group", activation="relu", pool=True), "patch_size": 2},
     {"stem": WHITENED, "patch_size": 2},
@@ -117,11 +119,11 @@ def test_every_option_gives_float32_logits_and_gradients(options):
 
 @pytest.mark.parametrize("rate", ["token_dropout", "attention_dropout", "mlp_dropout", "head_dropout", "drop_path"])
 def test_dropout_acts_in_training_only(rate):
-    module, params = build(**{rate: 0.5})
-    plain = models.create(TINY)
-    np.testing.assert_array_equal(forward(module, params)[0], forward(plain, params)[0])
-    one, two = (forward(module, params, train=True, rngs={"dropout": jax.random.key(i)})[0] for i in (1, 2))
-    again = forward(module, params, train=True, rngs={"dropout": jax.random.key(1)})[0]
+    plain, params = build(depth=1)
+    module = models.create(dataclasses.replace(plain.cfg, **{rate: 0.5}))
+    np.testing.assert_array_equal(logits_of(module, params), logits_of(plain, params))
+    drop = jax.jit(lambda key: forward(module, params, train=True, rngs={"dropout": key})[0])
+    one, two, again = (drop(jax.random.key(seed)) for seed in (1, 2, 1))
     assert (one == again).all() and (one != two).any()
 
 
@@ -138,7 +140,8 @@ def test_without_positions_the_order_of_patches_is_nothing():
     rows = IMAGES.reshape(3, 4, 4, 16, 3)[:, ::-1].reshape(IMAGES.shape)  # rows of patches upside down
     for posemb, same in (("none", True), ("learned", False), ("sincos2d", False), ("rope2d", False)):
         module, params = build(posemb=posemb)
-        difference = np.abs(forward(module, params)[0] - forward(module, params, rows)[0]).max()
+        run = jax.jit(functools.partial(forward, module))
+        difference = np.abs(run(params)[0] - run(params, rows)[0]).max()
         assert (difference < 1e-5) == same, posemb
 
 
@@ -163,7 +166,6 @@ def test_rotary_scores_depend_on_the_difference_of_places():
     assert abs(scores[0, 0, 1, 2] - scores[0, 0, 2, 1]) > 1e-4
 
 
-@pytest.mark.slow
 def test_remat_changes_nothing():
     module, params = build()
     again = models.create(dataclasses.replace(TINY, remat=True))
@@ -171,7 +173,7 @@ def test_remat_changes_nothing():
     def loss(params, module):
         return (forward(module, params)[0] ** 2).sum()
 
-    plain, remat = (jax.grad(loss)(params, m) for m in (module, again))
+    plain, remat = (jax.jit(jax.grad(functools.partial(loss, module=m)))(params) for m in (module, again))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, remat)
 
 
@@ -190,7 +192,7 @@ def test_bfloat16_is_near_float32():
     module, params = build()
     half = models.create(dataclasses.replace(TINY, dtype="bfloat16"))
     assert jax.tree.all(jax.tree.map(lambda x: x.dtype == jnp.float32, states.abstract_params(half)))
-    assert np.abs(forward(module, params)[0] - forward(half, params)[0]).max() < 0.1
+    assert np.abs(logits_of(module, params) - logits_of(half, params)).max() < 0.1
 
 
 def test_ccts_tokenizer_can_be_expressed():
@@ -220,9 +222,9 @@ def test_whitened_patches_are_uncorrelated_with_variance_one():
 @pytest.mark.parametrize("posemb", ["learned", "sincos2d", "rope2d", "none"])
 def test_the_same_parameters_take_images_of_another_size(posemb):
     module, params = build(posemb=posemb)
-    same = forward(module.clone(input_size=16), params)[0]
-    np.testing.assert_array_equal(same, forward(module, params)[0])
-    smaller, aux = forward(module.clone(input_size=12), params, IMAGES[:, 2:14, 2:14])
+    same = logits_of(module.clone(input_size=16), params)
+    np.testing.assert_array_equal(same, logits_of(module, params))
+    smaller, aux = jax.jit(functools.partial(forward, module.clone(input_size=12)))(params, IMAGES[:, 2:14, 2:14])
     assert smaller.shape == (3, 5) and aux["tokens"].shape == (3, 9, 16)
     with pytest.raises(ValueError, match=r"\(B, 12, 12, 3\); found"):
         forward(module.clone(input_size=12), params)
@@ -243,8 +245,8 @@ def test_the_share_of_stochastic_depth_in_force_can_change():
     module, params = build(drop_path=0.9)
     rngs = {"dropout": jax.random.key(0)}
     run = jax.jit(lambda share: forward(module, params, train=True, drop_path_share=share, rngs=rngs)[0])
-    whole = forward(module, params, train=True, rngs=rngs)[0]
-    np.testing.assert_allclose(run(0.0), forward(module, params)[0], atol=1e-5)
+    whole = logits_of(module, params, seed=0)
+    np.testing.assert_allclose(run(0.0), logits_of(module, params), atol=1e-5)
     np.testing.assert_allclose(run(1.0), whole, atol=1e-5)
     assert np.abs(run(1.0) - run(0.0)).max() > 1e-3
 
@@ -304,6 +306,6 @@ def test_every_way_of_computing_attention_gives_the_same_logits_and_weights():
     outputs = []
     for attention in ("xla", "chunked"):
         module = models.create(dataclasses.replace(TINY, attention=attention, posemb="rope2d", qk_norm=True))
-        params = module.init(jax.random.key(0), images)["params"]
+        params = jax.jit(module.init)(jax.random.key(0), images)["params"]
         outputs.append(jax.jit(lambda p, x, module=module: module.apply({"params": p}, x))(params, images))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *outputs)

@@ -8,10 +8,11 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from promises.harness import RUN
 
-from scripts import report
 from vit_jax.cli import flags
 from vit_jax.config import Config
+from vit_jax.main import main
 from vit_jax.page import classes, configs, curves, results
 from vit_jax.page.charts import Line, chart, ticks
 from vit_jax.page.html import Html, element, table
@@ -99,8 +100,13 @@ def check_page(path):
 # --- the whole page
 
 
+def report(*arguments):
+    """The exit code of `vit-jax report` for folders of runs and flags."""
+    return main(["vit-jax", "report", *(a if isinstance(a, str) else f"--workdir={a}" for a in arguments)])
+
+
 def test_a_run_without_checkpoint_and_data_still_has_a_page(tmp_path, capsys):
-    assert report.main([str(make_run(tmp_path / "run"))]) == 0
+    assert report(make_run(tmp_path / "run")) == 0
     page = check_page(tmp_path / "run" / "report.html")
     words = " ".join(page.words)
     for said in ("70.00 %", "60.42 to 78.11", "1,234", "5.0 million", "1:35", "one seed only", "in no commit"):
@@ -117,7 +123,7 @@ def test_several_runs_are_compared(tmp_path):
     second = make_run(tmp_path / "second", config=other, top1=0.8, device="1 x gpu", top1_flips=0.81)
     unfinished = make_run(tmp_path / "third", tested=False)
     output = tmp_path / "page.html"
-    assert report.main([str(first), str(second), str(unfinished), f"--output={output}"]) == 0
+    assert report(first, second, unfinished, f"--output={output}") == 0
     page = check_page(output)
     words = "|".join(page.words)
     assert "differ in their device: 1 x cpu, 1 x gpu" in words
@@ -133,7 +139,7 @@ def test_seeds_are_summed_up(tmp_path):
     (folder / "config.json").write_text(json.dumps(CONFIG | {"seeds": 3}))
     for seed, top1 in ((3, 0.7), (4, 0.72)):
         make_run(folder / f"seed_{seed}", config=CONFIG | {"seed": seed}, top1=top1, seed=seed)
-    assert report.main([str(folder)]) == 0
+    assert report(folder) == 0
     words = "|".join(check_page(folder / "report.html").words)
     assert "71.00 ± 1.41 %" in words and "test top-1, 2 seeds" in words
     assert "58.29 % to 83.71 %" in words  # Student's t with one degree of freedom: 12.7 standard errors
@@ -156,7 +162,7 @@ def test_seeds_are_summed_up(tmp_path):
 def test_damaged_runs_are_one_message(tmp_path, capsys, file, content, message):
     run = make_run(tmp_path / "run")
     (run / file).write_text(content)
-    assert report.main([str(run)]) == 2
+    assert report(run) == 2
     printed = capsys.readouterr().err
     assert printed.startswith("error: ") and message in printed and "Traceback" not in printed
     assert not (run / "report.html").exists()
@@ -172,7 +178,7 @@ def test_folders_and_places_that_can_not_be(tmp_path, capsys):
         ([run, f"--output={tmp_path}"], "is no page"),
         ([run, f"--output={run}/data.json"], "is no page"),
     ):
-        assert report.main([str(argument) for argument in arguments]) == 2
+        assert report(*arguments) == 2
         assert message in capsys.readouterr().err
 
 
@@ -180,10 +186,10 @@ def test_folders_and_places_that_can_not_be(tmp_path, capsys):
 def test_a_run_that_was_trained_is_looked_into(tmp_path, command):
     """With its images: mistakes, maps, filters and positions; and without them, what is left."""
     workdir = tmp_path / "seeds"
-    code, printed = command("--config=configs/debug.py", "--config.seeds=2", f"--workdir={workdir}")
+    code, printed = command(*RUN, "--config.seeds=2", f"--workdir={workdir}")
     assert code == 0, printed
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
-    assert report.main([str(workdir)]) == 0
+    assert report(workdir) == 0
     page = check_page(workdir / "report.html")
     alts = [image["alt"] for image in page.images]
     assert len([alt for alt in alts if "taken for" in alt]) > 3
@@ -192,8 +198,8 @@ def test_a_run_that_was_trained_is_looked_into(tmp_path, command):
     assert before == {p: p.read_bytes() for p in before}  # looking changes nothing
     for seed in ("seed_0", "seed_1"):
         (workdir / seed / "results.json").unlink()
-    assert report.main([str(workdir / "seed_0")]) == 0
-    assert "it has come to step 20" in "".join(check_page(workdir / "seed_0" / "report.html").words)
+    assert report(workdir / "seed_0") == 0
+    assert "it has come to step 30" in "".join(check_page(workdir / "seed_0" / "report.html").words)
 
 
 # --- its parts

@@ -28,9 +28,13 @@ TOLD = {
 FILES = sorted(path.stem for path in FOLDER.glob("[gt]*.npz"))
 
 
+def apply(module, params, x):
+    """Logits and aux, compiled as a whole."""
+    return jax.jit(lambda p, x: module.apply({"params": p}, x))(params, x)
+
+
 def logits_of(path, x, **overrides):
-    module, params = pretrained.load(path, **overrides)
-    return np.asarray(jax.jit(lambda p, x: module.apply({"params": p}, x)[0])(params, x))
+    return np.asarray(apply(*pretrained.load(path, **overrides), x)[0])
 
 
 def arrays_of(name):
@@ -126,7 +130,7 @@ def test_larger_images_get_googles_positions(capsys):
     module, params = pretrained.load(FOLDER / "google_vit_token.npz", image_size=48)
     assert "8 x 8 patches are resized to 12 x 12" in capsys.readouterr().out
     params["head"]["logits"] = {"kernel": LOGITS["head_48_kernel"], "bias": LOGITS["head_48_bias"]}
-    out = module.apply({"params": params}, LOGITS["x_48"])[0]
+    out = apply(module, params, LOGITS["x_48"])[0]
     np.testing.assert_allclose(out, LOGITS["google_vit_token_48"], atol=TOLERANCE)
 
 
@@ -145,7 +149,7 @@ def test_positions_for_images_that_are_not_square_leave_the_class_token_alone():
     table = params["posemb"].reshape(8, 16, -1)
     # Corners stay where they are, and down the rows nothing changes.
     np.testing.assert_allclose(table[:, [0, -1]], square["posemb"].reshape(8, 8, -1)[:, [0, -1]], atol=1e-6)
-    assert module.apply({"params": params}, np.zeros((2, 32, 64, 3), np.float32))[0].shape == (2, 10)
+    assert apply(module, params, np.zeros((2, 32, 64, 3), np.float32))[0].shape == (2, 10)
 
 
 def test_bicubic_rules_are_pytorchs():
@@ -173,7 +177,7 @@ def test_the_representation_layer_is_read_or_left_out(tmp_path, capsys):
     arrays["pre_logits/bias"] = rng.normal(0, 0.2, 48).astype(np.float32)
     path = saved(tmp_path, arrays)
     module, params = pretrained.load(path)
-    logits, aux = module.apply({"params": params}, LOGITS["x"])
+    logits, aux = apply(module, params, LOGITS["x"])
     expected = np.tanh(aux["pooled"] @ arrays["pre_logits/kernel"] + arrays["pre_logits/bias"])
     np.testing.assert_allclose(logits, expected @ arrays["head/kernel"] + arrays["head/bias"], atol=TOLERANCE)
     # As for fine-tuning: the head that followed on it goes, too.

@@ -46,4 +46,5 @@ TESTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "P26": ("Loading a checkpoint runs nothing of it.", ("hostile_checkpoint",)),
     "P27": ("What is installed is locked by hash.", ("locked_by_hash", "by_hash_only")),
 }
-TEST_FILES = ("tests/data/test_sources.py", "tests/data/test_security.py", "tests/runs/test_checkpoints.py")
+_DATA = ("cifar_files", "image_folder", "cache", "archives", "security")
+TEST_FILES = (*(f"tests/data/test_{name}.py" for name in _DATA), "tests/runs/test_checkpoints.py")

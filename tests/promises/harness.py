@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import io
 import json
@@ -10,7 +11,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +28,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 # Every random part is on, so that a run that goes on would show any that isn't replayed.
 RUN = (
     "--config=configs/debug.py",
+    "--config.model.depth=1",
     "--config.train.length=30 steps",
     "--config.eval.every=10 steps",
     "--config.checkpoint.every=4 steps",
@@ -36,6 +37,7 @@ RUN = (
     "--config.augment.rotate=0.1",
 )
 TOTAL = 30  # steps
+CLOCKED = ("images_per_second", "tflops_per_second", "time_to/", "wall_to/")  # how figures begin that the clock gives
 SAVES = (0, 4, 8, 10, 12, 16, 20, 24, 28, 30)  # steps after which the run saves: the first, every 4th, evaluations
 
 
@@ -120,16 +122,18 @@ class Child:
 
 
 class StraightRuns:
-    """Finished runs of RUN that nothing interrupted: what the others are compared with."""
+    """Finished runs of RUN that nothing interrupted: what the others are compared with. To be copied, not changed."""
 
     def __init__(self, folder: Path):
-        self._folder, self._lock = folder, threading.Lock()
+        self._folder = folder
 
     def __call__(self, devices: int) -> Path:
         """The workdir of the run on so many devices."""
         workdir = self._folder / str(devices)
-        with self._lock:
-            if not workdir.exists():
+        self._folder.mkdir(exist_ok=True)
+        with open(self._folder / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # other threads, and other processes with the same folder
+            if not (workdir / "results.json").exists():
                 log = self._folder / f"{devices}.log"
                 with Child(*RUN, f"--workdir={workdir}", devices=devices, log=log) as child:
                     require(child.wait() == 0, child.tail())
@@ -175,16 +179,22 @@ def stopping_after(steps: set[int], signum: int = signal.SIGUSR1) -> Iterator[No
         Log.put = original
 
 
-def rows(workdir: Path) -> list[dict[str, Any]]:
-    """The metrics of a run without what depends on the clock."""
-    clocked = ("images_per_second", "tflops_per_second")
-    return [{k: v for k, v in row.items() if k not in clocked} for row in metrics.read(workdir)]
+def rows(workdir: Path, split: str = "") -> list[dict[str, Any]]:
+    """The metrics of a run, or of one of its splits, without what depends on the clock."""
+    return [
+        {k: v for k, v in row.items() if not k.startswith(CLOCKED)}
+        for row in metrics.read(workdir)
+        if split in ("", row["split"])
+    ]
 
 
 def results(workdir: Path) -> dict[str, Any]:
     """What results.json says of the model, without the clock."""
     found = json.loads((workdir / "results.json").read_text())
-    return {k: found[k] for k in ("top1", "top5", "loss", "num_examples", "steps", "checkpoint", "per_class")}
+    return {
+        k: found[k]
+        for k in ("top1", "top5", "loss", "num_examples", "steps", "checkpoint", "calibration_error", "per_class")
+    }
 
 
 def arrays(workdir: Path, step: int = TOTAL) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""P18 to P20: mistakes in a config, wrong folders, and no network. P21 is in tests/data/test_sources.py."""
+"""P18 to P20: mistakes in a config, wrong folders, and no network. P21 is in tests/data/test_image_folder.py."""
 
 import os
 import subprocess
@@ -77,7 +77,8 @@ def p20(bench: Bench) -> Iterator[str]:
     for source in sources[: bench.times(1, 2)]:
         workdir, events = bench.new(), bench.new("events")
         events.parent.mkdir(parents=True)
-        args = ["--config=configs/debug.py", "--config.train.length=3 steps", *source, f"--workdir={workdir}"]
+        args = ["--config=configs/debug.py", "--config.model.depth=1", "--config.train.length=3 steps", *source]
+        args += [f"--workdir={workdir}"]
         for command in ([*args], ["--mode=evaluate", f"--workdir={workdir}"])[: bench.times(1, 2)]:
             with Child(*command, faults=Faults(events=str(events)), log=bench.new("log")) as child:
                 require(child.wait() == 0, child.tail())

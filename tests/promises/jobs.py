@@ -33,18 +33,18 @@ def p28(bench: Bench) -> Iterator[str]:
     cases = [("killed", 1), ("killed", 0), ("failing", 0), ("stuck", 1), ("missing", 1), ("killed", 1), ("killed", 0)]
     for what, who in cases if bench.full else cases[:1]:
         workdir, other = bench.new(), 1 - who
-        args = [*RUN, "--config.train.length=100000 steps", f"--workdir={workdir}"]
-        faults = {i: Faults(slow={"step": 0.02}) for i in range(2)}
+        args = [*RUN, f"--workdir={workdir}"]
+        faults = {i: Faults(slow={"step": 0.3}) for i in range(2)}
         if what == "stuck":
-            faults[who] = Faults(hang={"step": 12})
+            faults[who] = Faults(hang={"step": 7})
         if what == "failing":
-            faults[who] = Faults(slow={"step": 0.02}, fail={"sealing": (28, 3)})
+            faults[who] = Faults(slow={"step": 0.3}, fail={"sealing": (28, 3)})
         with ExitStack() as stack:
             children = _job(bench, stack, *args, timeout=10, faults=faults)
             if what == "missing":
                 children[who].process.kill()
             else:
-                begun = children[other].wait_until(lambda w=workdir: len(rows(w)) >= 10)
+                begun = children[other].wait_until(lambda w=workdir: len(rows(w)) >= 5)
                 require(begun or what == "failing", children[other].tail())
             if what == "killed":
                 children[who].send(signal.SIGKILL)
@@ -98,8 +98,8 @@ def p30(bench: Bench) -> Iterator[str]:
     events.parent.mkdir(parents=True)
     slow = {"data": 33.0, "compile": 33.0, "evaluation": 12.0, "step": 1.0} if bench.full else {}
     faults = Faults(events=str(events), slow=slow)
-    length = "120 steps" if bench.full else "5 steps"
-    args = [*RUN, f"--config.train.length={length}", "--config.eval.every=60 steps", f"--workdir={workdir}"]
+    longer = ["--config.train.length=120 steps", "--config.eval.every=60 steps"] if bench.full else []
+    args = [*RUN, *longer, f"--workdir={workdir}"]
     lines: list[tuple[float, str]] = []
     with Child(*args, faults=faults, log=bench.new("log")) as child:
         while child.process.poll() is None:

@@ -157,20 +157,27 @@ def p4(bench: Bench) -> Iterator[str]:
             for _ in range(k):
                 code, printed = call(*RUN, f"--workdir={workdir}")
                 require(code == 138, f"stopped after {stops}: exit code {code}: {printed[-300:]}")
-            code, printed = call(*RUN, f"--workdir={workdir}")
-        require(code == 0, printed[-300:])
+                step = max(stops - left)
+                require(f"Stopped after step {step} of {TOTAL}; saved" in printed, printed[-300:])
+            code, printed = call(*RUN, "--resume=must", f"--workdir={workdir}")
+        require(code == 0 and f"Resuming after step {step}" in printed, printed[-300:])
         require_same(workdir, straight)
         yield f"stopped after {sorted(stops)}"
 
 
 def p6(bench: Bench) -> Iterator[str]:
     """Exit code 0: the last step is there, loads, and scores again what was written down."""
+    import jax
+
     for i in range(bench.times(1, 5)):
-        workdir = bench.new()
-        args = [*RUN, f"--config.seed={i}", f"--config.train.length={5 + 7 * i} steps", "--config.eval.every=5 steps"]
-        require(call(*args, f"--workdir={workdir}")[0] == 0, "the run failed")
+        workdir, steps = bench.new(), 7 * i or TOTAL
+        if steps == TOTAL:
+            shutil.copytree(bench.straight(jax.device_count()), workdir)
+        else:
+            args = [*RUN, f"--config.seed={i}", f"--config.train.length={steps} steps", "--config.eval.every=5 steps"]
+            require(call(*args, f"--workdir={workdir}")[0] == 0, "the run failed")
         before = results(workdir)
-        require(latest(workdir) == 5 + 7 * i == before["steps"], "the last step is not saved")
+        require(latest(workdir) == steps == before["steps"], "the last step is not saved")
         require(call("--mode=evaluate", f"--workdir={workdir}")[0] == 0, "the evaluation failed")
         require(results(workdir) == before, "the evaluation found something else")
         yield f"{before['steps']} steps"

@@ -12,11 +12,17 @@ from vit_jax.config import AugmentConfig, ModelConfig, StemConfig
 from vit_jax.evaluation import attention_maps, filters
 from vit_jax.models.stems import whitening_kernel
 from vit_jax.runs import pictures
+from vit_jax.steps import state as states
 
 MODEL = ModelConfig(
     num_classes=3, image_size=8, patch_size=4, width=16, depth=2, heads=2, mlp_dim=16, pool="token", registers=1
 )
 AUGMENT = AugmentConfig(mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+def random_params(module):
+    random = np.random.RandomState(0)
+    return jax.tree.map(lambda x: random.normal(0, 0.2, x.shape).astype(np.float32), states.abstract_params(module))
 
 
 def test_the_four_lines_are_the_articles(tmp_path):
@@ -77,7 +83,7 @@ def test_the_outputs_attention_leaves_class_token_and_registers_out():
 def test_weights_of_a_model_are_those_in_aux_whatever_its_attention():
     images = np.random.RandomState(0).randint(256, size=(3, 10, 10, 3)).astype(np.uint8)
     module = models.create(dataclasses.replace(MODEL, attention="chunked"))
-    params = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 8, 8, 3)))["params"]
+    params = random_params(module)
     weights = attention_maps.weights_of(module, params, images, AUGMENT)
     assert [block.shape for block in weights] == [(3, 6, 6)] * 2  # class token, register, four patches
     np.testing.assert_allclose(np.stack(weights).sum(axis=-1), 1, atol=1e-5)
@@ -114,7 +120,7 @@ def test_filters_behind_a_whitening_layer_are_of_both():
     stem = StemConfig(kind="conv", widths=(5,), whiten=2, bias=False)
     module = models.create(dataclasses.replace(MODEL, stem=stem, patch_size=2, image_size=12))
     image = np.random.RandomState(0).normal(size=(1, 12, 12, 3)).astype(np.float32)
-    params = jax.jit(module.init)(jax.random.key(0), image)["params"]
+    params = random_params(module)
     params["stem"]["whitening"]["kernel"] = whitening_kernel(np.repeat(image, 9, axis=0) ** 3, 2)
     _, found = filters.input_filters(module.cfg, params)
     assert found.shape == (5, 6, 6, 3)
@@ -151,8 +157,17 @@ def test_positions_are_most_like_themselves():
 
 
 def test_tiles_lie_row_by_row():
-    pictures = np.arange(3, dtype=np.uint8)[:, None, None, None] + np.zeros((3, 2, 1, 3), np.uint8)
-    grid = pictures.tiles(pictures, columns=2, scale=2, gap=1)
+    drawn = np.arange(3, dtype=np.uint8)[:, None, None, None] + np.zeros((3, 2, 1, 3), np.uint8)
+    grid = pictures.tiles(drawn, columns=2, scale=2, gap=1)
     assert grid.shape == (9, 5, 4)
     assert grid[0, 0].tolist() == [0, 0, 0, 255] and grid[0, 3].tolist() == [1, 1, 1, 255]
     assert grid[5, 0].tolist() == [2, 2, 2, 255] and grid[5, 3, 3] == 0 and grid[0, 2, 3] == 0  # free, and the gap
+
+
+def test_drawing_leaves_the_callers_backend_alone(tmp_path):
+    import matplotlib
+
+    before = matplotlib.get_backend(auto_select=False)
+    pictures.confusion(np.eye(3, dtype=int), ["a", "b", "c"], tmp_path / "c.png")
+    assert (tmp_path / "c.png").stat().st_size > 1000
+    assert matplotlib.get_backend(auto_select=False) == before

@@ -138,7 +138,8 @@ def muon(**options):
     )
     tx = optimizer(cfg, params)
     state = tx.init(params)
-    return params, state, tx.update(params, state, params, learning_rate=cfg.learning_rate)[0]
+    update = jax.jit(lambda params, state: tx.update(params, state, params, learning_rate=cfg.learning_rate)[0])
+    return params, state, update(params, state)
 
 
 def test_muon_orthogonalises_each_matrix_and_adamw_takes_the_rest():

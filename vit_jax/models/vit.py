@@ -97,7 +97,7 @@ def create(
     """The module of a `config.model`; raises UserError for one that describes no model.
 
     What it leaves to the machine (`dtype`, `attention`) is chosen for `target`, the devices at hand unless given
-    (models/backend.py). `module.init(key, images)["params"]` are its parameters;
+    (models/backend.py). Without `num_classes`, there are 10. `module.init(key, images)["params"]` are its parameters;
     `module.apply({"params": p}, images, train=False)` gives `(logits, aux)`.
 
     A module has gradients (jax.grad, jax.vjp) and, but for cuDNN's attention, their derivatives: jax.hessian, and
@@ -111,7 +111,8 @@ def create(
     if not isinstance(model, ModelConfig):
         mapping = model.to_dict() if isinstance(model, ConfigDict) else model
         model = from_mapping(ModelConfig, mapping, "config.model")
-    model = resolve(model)
+    # A config leaves the class count to the data set; alone, it is CIFAR-10's.
+    model = resolve(model, 10)
     check_model(model)
     target = target or backend.target_at_hand()
     dtype = backend.compute_dtype(model.dtype, target)

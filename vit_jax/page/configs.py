@@ -70,7 +70,7 @@ def command(entry: Entry, commit: Any) -> str:
     folder = f"runs/{entry.name.replace('/', '_')}_again"
     arguments = [
         "python -m vit_jax.main",
-        "--config=configs/base.py",
+        "--config=base",
         f"--workdir={shlex.quote(folder)}",
         *map(shlex.quote, overrides(entry.config)),
     ]

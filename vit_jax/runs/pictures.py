@@ -9,19 +9,17 @@ import numpy as np
 _RAMP = np.array([[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]], float)
 
 
-def _pyplot() -> Any:
-    import matplotlib
+def _figure(width: float, height: float) -> Any:
+    """An empty figure in inches, which draws to files alone: the caller's own backend and figures stay as they are."""
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")  # files only: no display is needed
-    from matplotlib import pyplot
-
-    return pyplot
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def curves(rows: list[dict[str, Any]], path: Path) -> None:
     """Accuracy above loss, train and validation, by epoch, from the rows of metrics.jsonl."""
-    plt = _pyplot()
-    figure, axes = plt.subplots(2, 1, figsize=(8, 8), sharex=True, layout="constrained")
+    figure = _figure(8, 8)
+    axes = figure.subplots(2, 1, sharex=True)
     for split, label in (
         ("train_epoch", "train"),
         ("validation", "validation"),
@@ -40,14 +38,12 @@ def curves(rows: list[dict[str, Any]], path: Path) -> None:
         axis.grid(alpha=0.3)
         axis.legend()
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def patches(image: np.ndarray, image_size: int, patch_size: int, path: Path) -> list[str]:
     """One image (H, W, 3) uint8 as the model sees it and, beside, the grid of its patches; gives the four lines."""
     from PIL import Image
 
-    plt = _pyplot()
     side = image_size // patch_size
     resized = Image.fromarray(np.asarray(image)).resize((image_size, image_size), Image.Resampling.BILINEAR)
     pixels = np.asarray(resized)
@@ -62,21 +58,21 @@ def patches(image: np.ndarray, image_size: int, patch_size: int, path: Path) -> 
     cells = pixels.reshape(side, patch_size, side, patch_size, 3).swapaxes(1, 2)  # (rows, columns, P, P, 3)
     cells = np.pad(cells, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
     grid = cells.swapaxes(1, 2).reshape(side * (patch_size + gap), side * (patch_size + gap), 3)[:-gap, :-gap]
-    figure, axes = plt.subplots(1, 2, figsize=(9, 5.5), layout="constrained")
+    figure = _figure(9, 5.5)
+    axes = figure.subplots(1, 2)
     for axis, picture, title in zip(axes, (pixels, grid), (lines[:2], lines[2:]), strict=True):
         axis.imshow(picture)
         axis.set_title("\n".join(title))
         axis.axis("off")
     figure.savefig(path, dpi=120)
-    plt.close(figure)
     return lines
 
 
 def confusion(matrix: np.ndarray, classes: list[str], path: Path) -> None:
     """The confusion matrix (C, C), rows true, columns predicted: shares of each row in colour, counts as text."""
-    plt = _pyplot()
     size = 3 + 0.6 * len(classes)
-    figure, axis = plt.subplots(figsize=(size, size), layout="constrained")
+    figure = _figure(size, size)
+    axis = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), number in np.ndenumerate(matrix):
@@ -88,7 +84,6 @@ def confusion(matrix: np.ndarray, classes: list[str], path: Path) -> None:
     accuracy = np.trace(matrix) / max(matrix.sum(), 1)
     axis.set(xlabel="predicted", ylabel="true", title=f"{100 * accuracy:.2f} % of {matrix.sum():,} images correct")
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def coloured(values: np.ndarray) -> np.ndarray:

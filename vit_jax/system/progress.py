@@ -87,6 +87,8 @@ class TrainingBar:
         """`place` is where the run stands, from 0 to `total`; `by_clock`: its places are no steps."""
         self._total, self._quiet, self._by_clock = total, quiet, by_clock
         self._started, self._first, self._shown = time.monotonic(), place, time.monotonic()
+        self._cell = _Cell(total) if in_notebook() and not console.quiet else None
+        self._live = console.is_terminal or self._cell is not None
         self._bar = Progress(
             TextColumn("training"),
             BarColumn(bar_width=None),
@@ -96,10 +98,8 @@ class TrainingBar:
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=self._cell is not None or not console.is_terminal,
         )
-        self._cell = _Cell(total) if in_notebook() and not console.quiet else None
-        self._live = console.is_terminal or self._cell is not None
         self._where = self._said(step, place)
         # Fractions do as well, whatever its annotation says.
         self._task = self._bar.add_task("", total=total, completed=place, figures="", where=self._where)  # type: ignore[arg-type]

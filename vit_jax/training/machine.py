@@ -9,6 +9,7 @@ from vit_jax.steps.cpu import use_cpu_cores
 from vit_jax.system.compilation import use_cache, use_deterministic_ops
 from vit_jax.system.jobs import Peers, join
 from vit_jax.system.stop import StopRequest
+from vit_jax.system.tensorflow import settle_environment
 
 
 def ready(
@@ -26,6 +27,7 @@ def ready(
     `workdir` is that of training, if it has one; `given` are the keys of config.model that were said explicitly. Raises
     UserError for a config that can't be, and RunError where the job's other processes don't come.
     """
+    settle_environment()
     use_cache()
     if peers:
         with stop.unguarded() if stop else contextlib.nullcontext():
