@@ -170,13 +170,13 @@ def test_every_data_set_and_ready_made_config_is_named():
     from vit_jax.data.sources import NAMES
 
     assert set(NAMES) <= set(re.findall(r"`(\w+)`", PAGES["docs/data.md"]))
-    assert {file.stem for file in Path("configs").glob("*.py")} - {"__init__"} <= set(
+    assert {file.stem for file in Path("configs").glob("[!_]*.py")} <= set(
         re.findall(r"`(\w+)`", PAGES["docs/recipes.md"])
     )
 
 
 def test_every_config_says_how_to_run_it():
-    for file in Path("configs").glob("*.py"):
+    for file in Path("configs").glob("[!_]*.py"):
         command = re.search(r"^(?:python -m vit_jax\.main|vit-jax) (.*)$", file.read_text(), flags=re.MULTILINE)
         assert command, file
         assert flags.parse(["vit-jax", *shlex.split(command[1])]).config is not None
