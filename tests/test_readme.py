@@ -12,12 +12,15 @@ import pytest
 from scripts.release_check import blocks, commands, needs_cifar10, pages
 from vit_jax.cli import flags
 from vit_jax.config import Config
-from vit_jax.main import main
 from vit_jax.runs.folder import RunFolder
 
 PAGES = {str(path): path.read_text() for path in pages(Path())}
 README = PAGES["README.md"]
 PAPERS = {**PAGES, **{name: Path(name).read_text() for name in ("RECORDS.md", "CHANGELOG.md")}}
+
+
+# Their examples in Python train, or need a run.
+RUNS = ("README.md", "docs/python.md", "docs/export.md")
 
 
 def is_program(line):
@@ -82,38 +85,31 @@ def test_the_python_examples_run(page, block, side):
     assert names["logits"].shape == (1, 10) and "encoded" in names["aux"]
 
 
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
-    """A folder with the quickstart's run, made by a smaller config, and an image."""
+@pytest.mark.slow
+def test_the_python_examples_of_runs_run(tmp_path, monkeypatch):
+    """One page after the other, with a smaller config, in a folder with an image; later pages find the first's run."""
     from PIL import Image
 
-    folder = tmp_path_factory.mktemp("workplace")
-    Image.fromarray(np.random.RandomState(0).randint(256, size=(40, 50, 3), dtype=np.uint8)).save(folder / "cat.png")
-    assert main(["vit-jax", "--config=debug", f"--workdir={folder / 'runs/quickstart'}"]) == 0
-    return folder
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", "docs/python.md", "docs/export.md"])
-def test_the_python_examples_of_runs_run(page, workplace, monkeypatch):
-    monkeypatch.chdir(workplace)
-    names = {"images": np.zeros((1, 72, 72, 3), np.float32)}
-    for code in blocks(PAGES[page], "python"):
-        exec(code.replace('"quickstart"', '"debug"'), names)
-    probabilities = names["probabilities"]
-    assert probabilities.shape == (1, 10) and abs(probabilities.sum() - 1) < 1e-5
-    if page != "docs/export.md":
-        assert 0 <= names["results"]["top1"] <= 1
-        assert np.isfinite(float(names["metrics"]["loss"]))
-    if page == "docs/python.md":
-        assert jax.tree.structure(names["product"]) == jax.tree.structure(names["setup"].state.params)
-        assert np.isfinite(names["slope"]) and names["slope"] != 0
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.random.RandomState(0).randint(256, size=(40, 50, 3), dtype=np.uint8)).save("cat.png")
+    found = {}
+    for page in RUNS:
+        names = found[page] = {"images": np.zeros((1, 72, 72, 3), np.float32)}
+        for code in blocks(PAGES[page], "python"):
+            exec(code.replace('"quickstart"', '"debug"').replace("runs/quickstart", "runs/python"), names)
+        probabilities = names["probabilities"]
+        assert probabilities.shape == (1, 10) and abs(probabilities.sum() - 1) < 1e-5, page
+        if page != "docs/export.md":
+            assert 0 <= names["results"]["top1"] <= 1, page
+            assert np.isfinite(float(names["metrics"]["loss"])), page
+    names = found["docs/python.md"]
+    assert jax.tree.structure(names["product"]) == jax.tree.structure(names["setup"].state.params)
+    assert np.isfinite(names["slope"]) and names["slope"] != 0
 
 
 def test_every_python_example_is_run_by_a_test():
     others = {"docs/train.md": 1, "docs/weights.md": 1}  # a config file; weights
-    runs = ("README.md", "docs/python.md", "docs/export.md")
-    found = {name: len(blocks(page, "python")) for name, page in PAGES.items() if name not in runs}
+    found = {name: len(blocks(page, "python")) for name, page in PAGES.items() if name not in RUNS}
     assert {name: count for name, count in found.items() if count} == others
 
 
