@@ -172,8 +172,8 @@ def test_every_data_set_and_ready_made_config_is_named():
 
 
 def test_every_config_says_how_to_run_it():
-    for file in Path("configs").glob("*.py"):
-        command = re.search(r"^(?:python -m vit_jax\.main|vit-jax) (.*)$", file.read_text(), flags=re.MULTILINE)
+    for file in set(Path("configs").glob("*.py")) - {Path("configs/__init__.py")}:
+        command = re.search(r"^vit-jax (.*)$", file.read_text(), flags=re.MULTILINE)
         assert command, file
         assert flags.parse(["vit-jax", *shlex.split(command[1])]).config is not None
         assert len(file.read_text().splitlines()) <= 45
