@@ -1,1 +1,1 @@
-"""The configs that come with the package, for `from vit_jax.configs import laptop` in one of one's own."""
+"""The ready-made configs, one experiment a file; as part of the package, vit_jax.configs."""

@@ -40,6 +40,7 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Arrays cached by a test stay its own, the home folder is empty, and nothing can be fetched."""
     monkeypatch.setenv("VIT_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.chdir(REPOSITORY)
 
     def refuse(self: socket.socket, address: object) -> None:
