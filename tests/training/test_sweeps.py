@@ -82,7 +82,7 @@ def test_a_sweep_that_is_stopped_lets_its_run_save(tmp_path, monkeypatch):
     command += ["--config.train.length=100000 steps"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
         workdir, until = tmp_path / "as_it_is" / "seed_0", time.monotonic() + 60
-        while not (workdir / "metrics.jsonl").exists() or len(rows(workdir, "train")) < 3:
+        while not (workdir / "metrics.jsonl").exists() or len(rows(workdir, "train")) < 12:
             assert time.monotonic() < until
             time.sleep(0.1)
         child.send_signal(signal.SIGINT)
