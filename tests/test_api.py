@@ -65,7 +65,7 @@ def test_evaluations_are_kept_apart_from_the_results(run):
     assert part["num_examples"] == 64 and part["checkpoint"] == 3
     assert json.loads((workdir / "evaluations/test-6/results.json").read_text()) == dict(whole)
     kept = sorted(path.name for path in (workdir / "evaluations").iterdir())
-    assert kept == ["test-6", "test_:50%-3"] and (workdir / "results.json").read_bytes() == before
+    assert kept == ["test-6", "test_to50%-3"] and (workdir / "results.json").read_bytes() == before
     with pytest.raises(vit_jax.UserError, match="config.model.width can't be changed at evaluation"):
         vit_jax.evaluate(workdir, overrides={"model.width": 3})
 

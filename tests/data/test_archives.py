@@ -85,7 +85,7 @@ def test_hostile_tars(tmp_path, kind, monkeypatch):
         load("cifar10_batches", dir=str(archive))
     pin(monkeypatch, archive)
     tracemalloc.start()
-    started = time.perf_counter()
+    started = time.process_time()
     if kind in READ:
         splits = load("cifar10_batches", dir=str(archive)).splits
         np.testing.assert_array_equal(splits["train"].images, expected()[0])
@@ -93,7 +93,7 @@ def test_hostile_tars(tmp_path, kind, monkeypatch):
     else:
         with pytest.raises(UserError, match=r"cifar-10-python\.tar\.gz"):
             load("cifar10_batches", dir=str(archive))
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert tracemalloc.get_traced_memory()[1] < 300 * 2**20
     tracemalloc.stop()
     assert {p for p in tmp_path.rglob("*") if "cache" not in p.parts} == files

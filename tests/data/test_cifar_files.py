@@ -85,9 +85,9 @@ def test_batches_of_the_real_size_are_read_quickly(protocol):
     data, labels = batch(0, 10_000)
     names = [f"camion_s_{i:06d}.png".encode() for i in range(10_000)]
     content = pickle.dumps({b"data": data, b"labels": labels, b"filenames": names}, protocol)
-    started = time.perf_counter()
+    started = time.process_time()
     read = pickled.read(content)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert read[b"filenames"] == names and (read[b"data"] == data).all()
 
 
@@ -203,7 +203,7 @@ def test_small_pickles_take_neither_memory_nor_time():
     deep = b"K\x01" + b"\x85" * 200_000
     million = b"X\x40\x42\x0f\x00" + b"x" * 1_000_000 + b"q\x00"
     copies = b"](" + million + b"]" + (ENCODE + b"h\x00U\x06latin1\x86Ra") * 5000  # of one text
-    started = time.perf_counter()
+    started = time.process_time()
     for harmless in (b"]" + lists + b".", b"]" + deep + b"a.", b"]" + nested + b"a.", b"]q\x00h\x00a."):
         assert isinstance(pickled.read(harmless), list)
     hostile = [
@@ -223,7 +223,7 @@ def test_small_pickles_take_neither_memory_nor_time():
     for content in hostile:
         with pytest.raises(UserError, match="refused"):
             pickled.read(content)
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
 
 
 @pytest.mark.parametrize(

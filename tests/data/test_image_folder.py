@@ -137,10 +137,10 @@ def test_hostile_images_are_refused(tmp_path, content, message, monkeypatch):
             raise AssertionError("decoded")
 
         monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(UserError if "truncated" not in message else Exception, match=message):
         read_image(file, 4)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_images_below_the_cap_are_read_whatever_their_suffix(tmp_path):

@@ -16,9 +16,8 @@ CALLS = {
     "tempfile.mktemp": "mktemp",
     "ssl._create_unverified_context": "no certificates",
 }
-# What is so on purpose, with the number of places: the README's commands, and names out of tables in the code.
+# What is so on purpose, with the number of places: names out of tables in the code.
 ADMITTED = {
-    ("scripts/release_check.py", "shell"): 1,
     ("scripts/benchmarks/worker.py", "import_module"): 1,
     ("vit_jax/__init__.py", "import_module"): 1,
 }

@@ -100,6 +100,7 @@ def test_a_result_from_before_the_end_does_not_end_the_run(straight, command, tm
     shutil.copytree(straight, copy)
     expected = results(copy)
     assert command("--mode=evaluate", "--checkpoint=28", f"--workdir={copy}")[0] == 0
+    shutil.copy(copy / "evaluations" / "test-28" / "results.json", copy)  # where version 0.1.0 wrote it
     assert results(copy)["checkpoint"] == 28 and results(copy)["selected"] == "given"
     code, printed = command(*RUN, f"--workdir={copy}")
     assert code == 0 and "already complete" not in printed

@@ -1,6 +1,5 @@
 """Evaluation that counts every image exactly once. N examples, B batch, C classes."""
 
-import re
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -226,7 +225,7 @@ def evaluate(
         results, matrix = test(
             run, config, checkpoints, name, examples, evaluator, module, mesh, check, trained_here=False
         )
-    split = re.sub(r"[^\w%:-]+", "_", config.data.test).strip("_")
+    split = config.data.test.replace("[", "_").replace(":", "to").replace("]", "")  # as any file system takes it
     folder = run.path / "evaluations" / f"{split}-{step}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
