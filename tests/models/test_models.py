@@ -126,7 +126,7 @@ def test_every_option_gives_float32_logits_and_gradients(options):
 
 @pytest.mark.parametrize("rate", ["token_dropout", "attention_dropout", "mlp_dropout", "head_dropout", "drop_path"])
 def test_dropout_acts_in_training_only(rate):
-    plain, params = build(depth=1)
+    plain, params = build()
     module = models.create(dataclasses.replace(plain.cfg, **{rate: 0.5}))
     np.testing.assert_array_equal(logits_of(module, params), logits_of(plain, params))
     drop = jax.jit(lambda key: forward(module, params, train=True, rngs={"dropout": key})[0])
