@@ -58,6 +58,7 @@ TIMM = [
 HUGGING_FACE = [{"pool": "token", "norm_eps": 1e-5, "activation": "gelu_tanh"}, {"pool": "token", "posemb": "sincos2d"}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys", TIMM)
 def test_names_of_timm_are_read_back(keys, tmp_path):
     check_round_trip("timm", tmp_path, **keys)

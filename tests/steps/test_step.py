@@ -112,6 +112,7 @@ def test_accumulating_is_the_full_batch(plain):
     assert_close(history, plain[1], 1e-5)
 
 
+@pytest.mark.slow
 def test_devices_that_accumulate_change_nothing(plain):
     train = dataclasses.replace(CONFIG.train, accumulate=2)
     state, history = run(dataclasses.replace(CONFIG, train=train), devices=4)
@@ -169,6 +170,7 @@ def test_frozen_parameters_stay_and_are_no_part_of_the_norm(plain):
     assert first["grad_norm"] < plain[1][0]["grad_norm"]
 
 
+@pytest.mark.slow
 def test_mixing_ends_before_the_last_part():
     """The loss of a mixed batch isn't that of its own labels; the end of the run is as without mixing."""
     mixed = dataclasses.replace(CONFIG.augment, flip=False, crop_padding=0, mixup=50.0, mix_off_last=0.8)
