@@ -9,7 +9,7 @@ import pytest
 from promises.everything import CHILDREN, HERE
 from promises.harness import REPOSITORY, Bench, Broken
 
-QUICK = ("P4", "P6", "P7", "P8", "P10", "P11", "P14", "P18", "P19")
+QUICK = ("P4", "P6", "P7", "P8", "P10", "P11", "P18", "P19")
 
 
 @pytest.mark.parametrize(

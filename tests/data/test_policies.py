@@ -93,6 +93,7 @@ def test_shearing_is_pillows(factor, axis, bilinear):
 TRIVIAL, RANDOM_OPERATIONS = policies.trivial_operations(), policies.random_operations((120.0, 121.0, 122.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operations", [TRIVIAL, RANDOM_OPERATIONS], ids=["trivial", "random"])
 def test_every_operation_does_something(operations):
     picture = jnp.asarray(PICTURE, jnp.float32)

@@ -96,7 +96,7 @@ OPTIONS = [
 ]
 
 
-SOONER = (0, 2, 10)  # of the tests that aren't slow
+SOONER = (0, 10)  # of the tests that aren't slow
 
 
 @pytest.mark.parametrize(
@@ -143,6 +143,7 @@ def test_patches_are_the_strided_convolution():
     np.testing.assert_allclose(projected, convolved.reshape(3, 16, 7), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_positions_the_order_of_patches_is_nothing():
     rows = IMAGES.reshape(3, 4, 4, 16, 3)[:, ::-1].reshape(IMAGES.shape)  # rows of patches upside down
     for posemb, same in (("none", True), ("learned", False), ("sincos2d", False), ("rope2d", False)):

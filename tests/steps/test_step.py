@@ -150,6 +150,7 @@ def test_evaluation_has_no_randomness(plain):
     assert logits.shape == (50, 5) and logits.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_the_average_follows_the_parameters(plain):
     train = dataclasses.replace(CONFIG.train, ema=0.6)
     (start, *after), _ = states_of(dataclasses.replace(CONFIG, train=train))
@@ -161,6 +162,7 @@ def test_the_average_follows_the_parameters(plain):
     assert_close(after[-1].params, plain[0].params, 0)
 
 
+@pytest.mark.slow
 def test_frozen_parameters_stay_and_are_no_part_of_the_norm(plain):
     rules = ((r"block_00/.*", 0.0), (r".*", 1.0))
     config = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, rate_rules=rules))
@@ -181,6 +183,7 @@ def test_mixing_ends_before_the_last_part():
     assert with_[2]["loss"] == pytest.approx(without[2]["loss"], abs=1e-6)  # step 2 of 10: the last 80 % begin
 
 
+@pytest.mark.slow
 def test_a_run_by_the_clock_takes_its_place_from_outside():
     mesh, module = mesh_of(1), models.create(CONFIG.model)
     schedule = learning_rate(CONFIG.optim, 10, 2)
