@@ -66,10 +66,16 @@ def test_own_sizes_go_before_the_variants():
 
 
 def test_unresolved_models_are_refused():
-    with pytest.raises(UserError, match="num_classes"):
-        models.create(ModelConfig(variant="Ti/4"))
+    with pytest.raises(UserError, match=r"config\.model\.patch_size, config\.model\.width, .*: not set"):
+        models.create(ModelConfig())
     with pytest.raises(UserError, match="cudnn.*needs an NVIDIA GPU"):
         models.create(dataclasses.replace(TINY, attention="cudnn"))
+
+
+def test_a_model_without_a_class_count_is_cifar10s():
+    # A config leaves it to the data set; alone, its model can be made all the same.
+    assert models.create(ModelConfig(variant="Ti/4")).cfg.num_classes == 10
+    assert models.create(ModelConfig(variant="Ti/4", num_classes=3)).cfg.num_classes == 3
 
 
 def test_create_takes_typed_and_untyped_descriptions():

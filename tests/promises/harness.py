@@ -197,6 +197,12 @@ def results(workdir: Path) -> dict[str, Any]:
     }
 
 
+def evaluation(workdir: Path) -> Path:
+    """The folder of the only evaluation of a run."""
+    (folder,) = (workdir / "evaluations").iterdir()
+    return folder
+
+
 def arrays(workdir: Path, step: int = TOTAL) -> dict[str, np.ndarray]:
     """All arrays of a checkpoint by their paths."""
     import jax

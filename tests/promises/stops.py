@@ -16,6 +16,7 @@ from promises.harness import (
     begins,
     call,
     digests,
+    evaluation,
     last_row,
     latest,
     require,
@@ -179,7 +180,7 @@ def p6(bench: Bench) -> Iterator[str]:
         before = results(workdir)
         require(latest(workdir) == steps == before["steps"], "the last step is not saved")
         require(call("--mode=evaluate", f"--workdir={workdir}")[0] == 0, "the evaluation failed")
-        require(results(workdir) == before, "the evaluation found something else")
+        require(results(evaluation(workdir)) == before, "the evaluation found something else")
         yield f"{before['steps']} steps"
 
 
