@@ -4,13 +4,14 @@
 # --workdir, by default runs/quickstart; a workdir that holds a run goes on with that.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 workdir="" plain=true previous=""
+[[ "${1:-}" != [a-z]* ]] || plain=false # a mode
 for argument in "$@"; do
   if [[ "$previous" == --workdir ]]; then
     workdir="$argument"
   else
     case "$argument" in
       --workdir=*) workdir="${argument#--workdir=}" ;;
-      --config=* | --config | --mode* | --help | -h | [a-z]*) plain=false ;;
+      --config=* | --config | --mode* | --help | -h) plain=false ;;
     esac
   fi
   previous="$argument"

@@ -85,6 +85,7 @@ def test_a_trained_run_predicts_and_its_weights_load(run):
         ("quikstart", {}, "did you mean quickstart"),
         ("debug", {"optim.lr": 1}, "did you mean config.optim.learning_rate"),
         ("debug", {"seed": "3"}, "config.seed must be a whole number, like 4; found '3'"),
+        ("debug", {"model": {"widht": 3}}, "did you mean config.model.width"),
         ("debug", {"train.batch_size": 33, "train.accumulate": 2}, "33 is not divisible"),
     ],
 )
@@ -127,6 +128,11 @@ def test_an_interrupt_saves_and_the_same_call_goes_on(run, tmp_path, monkeypatch
     resumed = vit_jax.fit("debug", workdir, SMALL)
     same = ("top1", "top5", "loss")
     assert [resumed[key] for key in same] == [run[0][key] for key in same]
+
+
+def test_pieces_have_one_size_of_images():
+    with pytest.raises(vit_jax.UserError, match=r"config\.train\.sizes=.*one size of images; set it to \(\)"):
+        vit_jax.setup("debug", {"train.sizes": ((0.0, 16), (0.5, 32))})
 
 
 def test_the_pieces_are_those_of_a_run(run):

@@ -22,6 +22,7 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "train.sh"
         ("evaluate --workdir=new", "evaluate --workdir=new"),
         ("--mode=evaluate --workdir=new", "--mode=evaluate --workdir=new"),
         ("--help", "--help"),
+        ("--workdir=new --resume must", "--config=quickstart --workdir=new --resume must"),
     ],
 )
 def test_without_a_config_it_is_the_quickstart(tmp_path, given, passed):

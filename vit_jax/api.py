@@ -5,6 +5,7 @@ change it by key: {"optim.learning_rate": 1e-3}. What a person can mend is a Use
 touches its signals.
 """
 
+import contextlib
 import contextvars
 import signal
 import threading
@@ -24,13 +25,16 @@ from vit_jax.errors import RunError, UserError
 from vit_jax.evaluation import evaluate as evaluation
 from vit_jax.evaluation.predict import Predictor
 from vit_jax.pretrained import load
+from vit_jax.pretrained.start import keys_of_model
 from vit_jax.runs import metrics
 from vit_jax.runs.folder import RunFolder
 from vit_jax.runs.results import Results, of_test, of_validation
 from vit_jax.schema import with_overrides
+from vit_jax.system.compilation import use_cache
 from vit_jax.system.jobs import explaining
 from vit_jax.system.progress import say
 from vit_jax.system.stop import Stopped, StopRequest
+from vit_jax.system.tensorflow import settle_environment
 from vit_jax.training import seeds
 from vit_jax.training.loop import train
 from vit_jax.training.machine import ready
@@ -46,6 +50,10 @@ Found = TypeVar("Found")
 
 _NOTHING: Overrides = MappingProxyType({})
 
+# Whatever is called first, a Predictor or a fit, JAX is told before it starts.
+settle_environment()
+use_cache()
+
 
 def fit(config: AnyConfig, workdir: Folder, overrides: Overrides | None = None, *, resume: str = "auto") -> Results:
     """Trains a config in a folder, or goes on with the run there, and tests it: `vit-jax --config=... --workdir=...`.
@@ -60,7 +68,7 @@ def fit(config: AnyConfig, workdir: Folder, overrides: Overrides | None = None, 
     chosen, folder, stop = _config(config, overrides), fspath(workdir), StopRequest()
 
     def work() -> Results:
-        full = ready(chosen, folder, _model_keys(overrides))
+        full = ready(chosen, folder, keys_of_model(overrides))
         with explaining():
             if full.seeds > 1:
                 summary = seeds.train_each(full, folder, resume, started, partial(train, stop=stop))
@@ -68,10 +76,11 @@ def fit(config: AnyConfig, workdir: Folder, overrides: Overrides | None = None, 
             found = train(full, folder, resume, started, stop)
         if found is not None:
             return of_test(found)
-        rows = [row for row in metrics.read(RunFolder(folder).path) if row["split"].startswith("validation")]
+        split = {"raw": "validation", "ema": "validation_ema"}[full.eval.params]
+        rows = [row for row in metrics.read(RunFolder(folder).path) if row["split"] == split]
         return of_validation(rows[-1] if rows else None)
 
-    return _stoppable(work, stop)
+    return _stoppable(work, stop, "stopped after saving; the same call goes on from there")
 
 
 def evaluate(workdir: Folder, checkpoint: str | int | None = None, overrides: Overrides | None = None) -> Results:
@@ -89,7 +98,7 @@ def evaluate(workdir: Folder, checkpoint: str | int | None = None, overrides: Ov
             name = None if checkpoint is None else str(checkpoint)
             return of_test(evaluation.evaluate(fspath(workdir), name, overrides, stop.check))
 
-    return _stoppable(work, stop)
+    return _stoppable(work, stop, "stopped; nothing is written")
 
 
 def setup(config: AnyConfig, overrides: Overrides | None = None) -> Setup:
@@ -98,7 +107,7 @@ def setup(config: AnyConfig, overrides: Overrides | None = None) -> Setup:
     Raises UserError for a config that can't be.
     """
     overrides = overrides or _NOTHING
-    chosen = ready(_config(config, overrides), None, _model_keys(overrides))
+    chosen = ready(_config(config, overrides), None, keys_of_model(overrides))
     return setup_of(chosen)
 
 
@@ -110,11 +119,7 @@ def _config(config: AnyConfig, overrides: Overrides) -> Config:
     return with_overrides(config, overrides)
 
 
-def _model_keys(overrides: Overrides) -> list[str]:
-    return [key.removeprefix("model.") for key in overrides if key.startswith("model.")]
-
-
-def _stoppable(work: Callable[[], Found], stop: StopRequest) -> Found:
+def _stoppable(work: Callable[[], Found], stop: StopRequest, interrupted: str) -> Found:
     """Does the work in a thread of its own, so that an interrupt of the main thread never falls into its midst.
 
     Python raises KeyboardInterrupt in the main thread alone, wherever that is; here it waits. Within another thread
@@ -131,13 +136,13 @@ def _stoppable(work: Callable[[], Found], stop: StopRequest) -> Found:
             outcome.set_exception(error)
 
     # What is printed and drawn then belongs to the notebook's cell that called.
-    threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True).start()
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True)
     try:
+        thread.start()
         return outcome.result()
     except KeyboardInterrupt:
         stop.signum = signal.SIGINT
-        say("Stopping: what there is to save is saved first. Another interrupt leaves at once.")
-    try:
-        return outcome.result()  # it was at its end anyway
-    except Stopped:
-        raise KeyboardInterrupt("stopped after saving; the same call goes on from there") from None
+    say("Stopping: what there is to save is saved first. Another interrupt leaves at once.")
+    with contextlib.suppress(Stopped):
+        outcome.result()
+    raise KeyboardInterrupt(interrupted)

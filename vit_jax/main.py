@@ -76,6 +76,7 @@ def _dispatch(argv: list[str], started: float, stop: StopRequest) -> None:
 
 def _on_devices(command: "Command", started: float, stop: StopRequest) -> None:
     """The modes that compute."""
+    from vit_jax.pretrained.start import keys_of_model
     from vit_jax.runs.folder import RunFolder
     from vit_jax.system.jobs import explaining, is_first
     from vit_jax.system.progress import console
@@ -83,8 +84,9 @@ def _on_devices(command: "Command", started: float, stop: StopRequest) -> None:
 
     workdir = command.flags.workdir[0] if command.mode == "report" else command.flags.workdir
     config = command.config or RunFolder(workdir).config()
-    given = [key.removeprefix("model.") for key in command.overrides if key.startswith("model.")]
-    config = ready(config, workdir, given, command.peers, stop, trained=command.mode != "train")
+    config = ready(
+        config, workdir, keys_of_model(command.overrides), command.peers, stop, trained=command.mode != "train"
+    )
     console.quiet = not is_first()
     with explaining():
         _run_mode(command, config, started, stop)

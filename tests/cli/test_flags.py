@@ -64,6 +64,7 @@ def test_flags_of_modes_reach_them():
     assert run("fewshot", "--workdir=x", "--shots=2,3").flags.shots == (2, 3)
     assert run("sweep", "--config=debug", "--workdir=x", "--arm=", "--arm=a=1 b=2").flags.arm == ["", "a=1 b=2"]
     assert run("export", "--workdir=x").flags.format == "safetensors"
+    assert run("-workdir=x", "-config=debug", "-config.seed=3").config.seed == 3  # one dash will do
     assert run("evaluate", "--workdir=x", "--config.eval.batch_size=7").overrides == {"eval.batch_size": 7}
 
 
@@ -89,6 +90,7 @@ def test_flags_of_modes_reach_them():
         ("evaluate --workdir=x --config.eval.batch=3", "did you mean config.eval.batch_size"),
         ("predict --workdir=x --images a --config.seed=3", "can't be changed by --mode=predict; a run is as it is"),
         ("doctor --config=debug", "takes no --config"),
+        ("prepare --config.data.name=digits", "--mode=prepare takes no config; vit-jax prepare --help shows its flags"),
         ("sweep --workdir=x", "--config is missing"),
         ("--config=debug --workdir=x --config.seed", "--config.seed has no value"),
         ("--config=debug --workdir=x --num_processes=2", "need --coordinator_address"),

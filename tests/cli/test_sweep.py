@@ -22,6 +22,8 @@ def test_arms_are_all_combinations():
     for grids, together in ((["a"], []), (["a="], []), ([], ["x"])):
         with pytest.raises(UserError, match="write KEY=VALUE"):
             arms_of(grids, together)
+    with pytest.raises(UserError, match="no closing quotation"):
+        arms_of([], ["a='b"])
     for together in (["a=1", "a=1"], ["a=(1,2)", "a=[1,2]"]):
         with pytest.raises(UserError, match="can't be told apart"):
             arms_of([], together)
@@ -39,6 +41,13 @@ def test_an_arm_that_can_not_be_is_told_before_any_starts(command, tmp_path, gri
     code, printed = command("sweep", "--config=debug", f"--workdir={tmp_path / 'sweep'}", f"--grid={grid}")
     assert code == 2 and told in printed and printed.count("\n") == 1
     assert not (tmp_path / "sweep").exists()
+
+
+def test_the_model_of_weights_to_start_from_is_filled_in_for_the_check(command, tmp_path):
+    weights = "--config.init_from=tests/fixtures/pretrained/google_vit_token.npz"
+    args = ["--config=linear_probe_cifar10", weights, "--grid=optim.learning_rate=1e-3;-1"]
+    code, printed = command("sweep", f"--workdir={tmp_path / 'sweep'}", *args)
+    assert code == 2 and "optim.learning_rate=-1: config.optim.learning_rate must be above 0" in printed
 
 
 @pytest.mark.slow

@@ -36,8 +36,10 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(argv: list[str]) -> Command:
     """The command of an argument list, program name first. Raises UserError; for --help, SystemExit."""
+    # -flag is --flag.
+    argv = [f"-{arg}" if re.match(r"-[A-Za-z]\w", arg) else arg for arg in argv]
     mode, args = _mode(argv[1:])
-    if any(arg in ("-h", "--help", "-help") for arg in args):
+    if any(arg in ("-h", "--help") for arg in args):
         # With a mode, of that; `vit-jax --help` names none.
         print(help_text(mode if _names_mode(argv[1:]) else None))
         raise SystemExit(0)
@@ -71,7 +73,7 @@ def _mode(args: list[str]) -> tuple[str, list[str]]:
     words = [arg for arg in args[:1] if re.fullmatch(r"\w+", arg)]
     named, rest = words, args[len(words) :]
     for i, arg in enumerate(rest):
-        if re.fullmatch("--?mode(=.*)?", arg):
+        if re.fullmatch("--mode(=.*)?", arg):
             taken = 1 if "=" in arg else 2
             named, rest = (
                 [(arg.partition("=")[2] if taken == 1 else (rest[i + 1 :] or [""])[0])],
@@ -94,7 +96,7 @@ def _config_args(args: list[str]) -> tuple[list[str], list[str]]:
     config, rest = [], []
     following = iter(args)
     for arg in following:
-        if not re.match(r"--?(no)?config(?=[.=]|$)", arg):
+        if not re.match(r"--(no)?config(?=[.=]|$)", arg):
             rest.append(arg)
         elif "=" in arg or arg.lstrip("-").startswith("no"):
             config.append(arg)
@@ -155,9 +157,9 @@ def _check_config(mode: str, name: str | None, texts: dict[str, str]) -> None:
     for key in texts:
         type_of(Config, key)
         if keys is not None and key not in keys:
-            can = (
-                f"what can be changed: {', '.join(f'--config.{one}' for one in keys)}" if keys else "a run is as it is"
-            )
+            if not keys and "workdir" not in MODES[mode].flags:
+                raise UserError(f"--mode={mode} takes no config; vit-jax {mode} --help shows its flags")
+            can = f"what can be: {', '.join(f'--config.{one}' for one in keys)}" if keys else "a run is as it is"
             raise UserError(f"--config.{key} can't be changed by --mode={mode}; {can}")
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from vit_jax.config import Config
 from vit_jax.errors import RunError, UserError
 from vit_jax.models.backend import Target
+from vit_jax.pretrained.start import keys_of_model, with_model
 from vit_jax.runs import metrics
 from vit_jax.schema import typed, with_overrides
 from vit_jax.system.disk import write_whole
@@ -58,14 +59,23 @@ def arms_of(grids: list[str], together: list[str]) -> list[Arm]:
         if not found or not values:
             raise UserError(f"--grid={grid!r}: write KEY=VALUE;VALUE, like optim.learning_rate=0.01;0.02")
         choices.append([f"{key}={value}" for value in values.split(";")])
-    for arm in together:
-        if wrong := [part for part in shlex.split(arm) if "=" not in part]:
-            raise UserError(f"--arm={arm!r}: write KEY=VALUE KEY=VALUE; found {wrong[0]!r}")
-    arms = [Arm((*shlex.split(arm), *chosen)) for arm in together or [""] for chosen in itertools.product(*choices)]
+    settings = [_setting(arm) for arm in together or [""]]
+    arms = [Arm((*setting, *chosen)) for setting in settings for chosen in itertools.product(*choices)]
     folders = [arm.folder() for arm in arms]
     if twice := [arm.name() for arm in arms if folders.count(arm.folder()) > 1]:
         raise UserError(f"these can't be told apart: {', '.join(twice)}")
     return arms
+
+
+def _setting(arm: str) -> list[str]:
+    """ "a=1 b='c d'" -> ["a=1", "b=c d"]; raises UserError for another form."""
+    try:
+        parts = shlex.split(arm)
+    except ValueError as error:
+        raise UserError(f"--arm={arm!r}: {str(error).lower()}; write KEY=VALUE KEY='A VALUE'") from error
+    if wrong := [part for part in parts if "=" not in part]:
+        raise UserError(f"--arm={arm!r}: write KEY=VALUE KEY=VALUE; found {wrong[0]!r}")
+    return parts
 
 
 def train(arm: Arm, seed: int, given: Sequence[str], workdir: Path, split: str, stop: StopRequest) -> float | None:
@@ -80,15 +90,19 @@ def train(arm: Arm, seed: int, given: Sequence[str], workdir: Path, split: str, 
     command = [sys.executable, "-m", "vit_jax.main", f"--workdir={workdir}", *given, *overrides, *own]
     with stop.deferred():
         run, told = subprocess.Popen(command, start_new_session=True), False
+        stop.before_leaving = run.kill  # a second Ctrl-C: it goes on from its last save, another time
         while run.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 run.wait(0.2)
             if stop.signum and not told:
                 run.send_signal(stop.signum)
                 told = True
+        stop.before_leaving = None
     if stop.signum:
         say("Stopped; the same command goes on from there.")
     stop.check()
+    if run.returncode < 0 or run.returncode in (130, 138, 143):
+        raise RunError(f"{arm.name()}, seed {seed}, was stopped from outside; the same command goes on from there")
     if run.returncode:
         return None
     rows = [row for row in metrics.read(workdir) if row["split"] == split]
@@ -125,7 +139,8 @@ def sweep(
     anywhere = Target("gpu")
     for arm in arms:
         try:
-            check_config(with_overrides(config, arm.values()), anywhere)
+            changed = arm.values()
+            check_config(with_model(with_overrides(config, changed), None, keys_of_model(changed)), anywhere)
         except UserError as error:
             raise UserError(f"{arm.name()}: {error}") from error
     scores: dict[Arm, list[float | None]] = {arm: [] for arm in arms}

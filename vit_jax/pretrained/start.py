@@ -1,7 +1,7 @@
 """Training that starts from weights, `config.init_from`: they say what the config leaves open of model and images."""
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,12 @@ from vit_jax.system.progress import say
 # What the config alone says: the data's part, and how the machine computes.
 _OURS = ("num_classes", "attention", "dtype", "remat")
 _SIZES = ("image_size", "image_width")
+
+
+def keys_of_model(overrides: Mapping[str, Any]) -> list[str]:
+    """The keys of config.model that overrides say, one by one ("model.width") or as a group ("model")."""
+    own = [key.removeprefix("model.") for key in overrides if key.startswith("model.")]
+    return own + list(overrides.get("model", ()))
 
 
 def with_model(config: Config, workdir: str | None, given: Collection[str] = ()) -> Config:

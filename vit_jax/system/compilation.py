@@ -4,16 +4,28 @@ import os
 
 import jax
 
+from vit_jax.errors import UserError
 from vit_jax.system.disk import cache_root
+
+_DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 
 def use_deterministic_ops() -> None:
     """Has XLA choose only operations that give the same bits each time. To be called before anything else uses JAX.
 
-    On GPUs some are slower; on a CPU all are so anyway.
+    On GPUs some are slower; on a CPU all are so anyway. Raises UserError where JAX uses a GPU already.
     """
+    from jax._src.xla_bridge import backends_are_initialized  # JAX has no public way to ask without starting one
+
     flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    if _DETERMINISTIC in flags.split():
+        return
+    if backends_are_initialized() and jax.default_backend() == "gpu":
+        raise UserError(
+            "config.train.deterministic=True has to be known before JAX is used in a process; start another one "
+            f"(restart the kernel), or set XLA_FLAGS={_DETERMINISTIC}"
+        )
+    os.environ["XLA_FLAGS"] = f"{flags} {_DETERMINISTIC}".strip()
 
 
 def use_cache() -> None:

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -33,6 +33,7 @@ class StopRequest:
         self.signum = 0  # the first signal that came
         self._deferred = self._unguarded = False
         self._previous: dict[int, Any] = {}
+        self.before_leaving: Callable[[], None] | None = None  # called before a second Ctrl-C ends the process
 
     def __enter__(self) -> "StopRequest":
         # Python runs its handlers only between bytecodes of the main thread, but writes each signal's number here
@@ -96,6 +97,8 @@ class StopRequest:
             if (heard and signum == signal.SIGINT) or self._unguarded:
                 if os.isatty(1):
                     os.write(1, b"\x1b[?25h")  # the live bar hides the cursor
+                if self.before_leaving:
+                    self.before_leaving()
                 os._exit(128 + signum)
             if not heard:
                 with contextlib.suppress(OSError):  # no one reads it any more

@@ -1,5 +1,6 @@
 """TensorFlow, imported only where it is used, and kept off the accelerator."""
 
+import importlib.util
 import os
 from types import ModuleType
 
@@ -23,6 +24,8 @@ def settle_environment() -> None:
     The import may come later, in a thread beside a run. A new variable moves the environment in memory (glibc before
     2.41), and a thread of XLA's that reads it at that moment ends the process; one that is there is only overwritten.
     """
+    if importlib.util.find_spec("tensorflow") is None:
+        return
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
 

@@ -133,7 +133,7 @@ def _at_the_end(run: RunFolder) -> tuple[bool, dict[str, Any] | None]:
             return False, None
         if "[" in config.data.test or config.data.test in run.read("data.json")["examples"]:
             results = run.read("results.json")
-            # It may also be of an evaluation before the end.
+            # Version 0.1.0 wrote an earlier evaluation there, too.
             if (results["steps"], results["selected"]) != (step, evaluate.SELECTED[trained.name_of(config)]):
                 return False, None
         checkpoints.check(step)  # of a run that goes on, all are checked later

@@ -1,4 +1,4 @@
-"""Sets a run up: data, model, optimizer and state, compiled steps. All that happens once."""
+"""Sets a run up from its pieces: state, compiled steps, clock, and what falls due when. All that happens once."""
 
 import dataclasses
 import json

@@ -13,6 +13,7 @@ from vit_jax.config import Config
 from vit_jax.data import sources
 from vit_jax.data.dataset import Parts
 from vit_jax.data.pipeline import Batch, DevicePipeline
+from vit_jax.errors import UserError
 from vit_jax.models import VisionTransformer
 from vit_jax.models.backend import Target, target_at_hand
 from vit_jax.steps import step as steps
@@ -72,6 +73,10 @@ def setup(config: Config, target: Target | None = None) -> Setup:
     traced and lowered for devices that aren't here. A run by the clock counts as one of 10,000 steps. Raises UserError
     for a config that can't be.
     """
+    if config.train.sizes:
+        raise UserError(
+            f"config.train.sizes={config.train.sizes}: a loop of one's own has one size of images; set it to ()"
+        )
     target = target or target_at_hand()
     check_config(config, target)
     dataset = sources.load(config.data, config.model.image_size)
