@@ -1,17 +1,20 @@
 """From Python: training, evaluation and the pieces, without a command line, signals or an end of the process."""
 
+import dataclasses
 import json
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 import vit_jax
+from vit_jax.api import _config
 from vit_jax.config import base_config
 from vit_jax.training import loop
 
@@ -85,6 +88,9 @@ def test_a_trained_run_predicts_and_its_weights_load(run):
         ("quikstart", {}, "did you mean quickstart"),
         ("debug", {"optim.lr": 1}, "did you mean config.optim.learning_rate"),
         ("debug", {"seed": "3"}, "config.seed must be a whole number, like 4; found '3'"),
+        (5, {}, "a config is a name, a path, a ConfigDict or a Config; found 5"),
+        ("debug", ["a"], "overrides are a dictionary"),
+        ("debug", {1: 2}, "overrides are a dictionary"),
         ("debug", {"model": {"widht": 3}}, "did you mean config.model.width"),
         ("debug", {"train.batch_size": 33, "train.accumulate": 2}, "33 is not divisible"),
     ],
@@ -92,6 +98,25 @@ def test_a_trained_run_predicts_and_its_weights_load(run):
 def test_a_mistake_is_a_user_error(tmp_path, config, overrides, told):
     with pytest.raises(vit_jax.UserError, match=told):
         vit_jax.fit(config, tmp_path / "run", overrides)
+
+
+@pytest.mark.parametrize("workdir", ["", None, 5])
+def test_a_workdir_is_named(workdir):
+    for use in (
+        lambda: vit_jax.fit("debug", workdir),
+        lambda: vit_jax.evaluate(workdir),
+        lambda: vit_jax.load(workdir),
+    ):
+        with pytest.raises(vit_jax.UserError, match="found"):
+            use()
+
+
+def test_overrides_by_group_change_those_keys_alone():
+    whole = _config("laptop", {})
+    config = _config("laptop", {"optim": {"learning_rate": np.float32(0.5)}, "config.seed": np.int64(3)})
+    assert config.optim == dataclasses.replace(whole.optim, learning_rate=0.5) and config.seed == 3
+    assert _config("laptop", {"optim": {}}) == whole
+    assert _config("laptop", {"data.dir": Path("/x")}).data.dir == "/x"
 
 
 def test_in_a_thread_signals_stay_as_they_are(run, tmp_path):

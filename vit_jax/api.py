@@ -65,7 +65,7 @@ def fit(config: AnyConfig, workdir: Folder, overrides: Overrides | None = None, 
     started, overrides = time.monotonic(), overrides or _NOTHING
     if resume not in ("auto", "must", "never"):
         raise UserError(f"resume={resume!r} is not one of auto, must, never")
-    chosen, folder, stop = _config(config, overrides), fspath(workdir), StopRequest()
+    chosen, folder, stop = _config(config, overrides), str(RunFolder(workdir).path), StopRequest()
 
     def work() -> Results:
         full = ready(chosen, folder, keys_of_model(overrides))
@@ -93,10 +93,10 @@ def evaluate(workdir: Folder, checkpoint: str | int | None = None, overrides: Ov
     evaluation.check_overrides(overrides)
 
     def work() -> Results:
-        ready(RunFolder(fspath(workdir)).config(), None, trained=True)
+        ready(RunFolder(workdir).config(), None, trained=True)
         with explaining():
             name = None if checkpoint is None else str(checkpoint)
-            return of_test(evaluation.evaluate(fspath(workdir), name, overrides, stop.check))
+            return of_test(evaluation.evaluate(str(RunFolder(workdir).path), name, overrides, stop.check))
 
     return _stoppable(work, stop, "stopped; nothing is written")
 
@@ -115,6 +115,8 @@ def _config(config: AnyConfig, overrides: Overrides) -> Config:
     if isinstance(config, ConfigDict):
         config = from_config_dict(config)
     elif not isinstance(config, Config):
+        if not isinstance(config, (str, PathLike)):
+            raise UserError(f"a config is a name, a path, a ConfigDict or a Config; found {config!r}")
         config = config_files.read(fspath(config))
     return with_overrides(config, overrides)
 

@@ -87,8 +87,8 @@ def _on_devices(command: "Command", started: float, stop: StopRequest) -> None:
     config = ready(
         config, workdir, keys_of_model(command.overrides), command.peers, stop, trained=command.mode != "train"
     )
-    console.quiet = not is_first()
     with explaining():
+        console.quiet = not is_first()
         _run_mode(command, config, started, stop)
 
 

@@ -4,6 +4,8 @@ import ast
 import dataclasses
 import difflib
 import json
+import numbers
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -108,8 +110,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if len(args) != len(value):
             raise TypeError
         return tuple(_convert(a, v, where) for a, v in zip(args, value, strict=True))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if isinstance(value, os.PathLike) and hint is str:
+        return os.fspath(value)
+    # NumPy's numbers, too.
+    for kind, numbers_of in ((int, numbers.Integral), (float, numbers.Real)):
+        if hint is kind and isinstance(value, numbers_of) and not isinstance(value, bool):
+            return kind(value)
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
         raise TypeError
     return value
@@ -124,9 +130,7 @@ _WANTED = {
     tuple[int, ...]: "whole numbers, like (64, 128), or (64,) for a single one",
     tuple[float, ...]: "numbers, like (0.5, 0.5, 0.5)",
     tuple[bool, ...]: "truth values, like (False, True), or (True,) for a single one",
-    tuple[
-        tuple[str, float], ...
-    ]: """pairs, like (('.*/kernel', 1.0), ('.*', 0.0)), or (('.*', 1.0),) for a single one""",
+    tuple[tuple[str, float], ...]: "pairs, like (('head/.*', 1.0), ('.*', 0.1)), or (('.*', 1.0),) for a single one",
     tuple[tuple[float, int], ...]: "pairs, like ((0.0, 24), (0.7, 32)), or ((0.0, 32),) for a single one",
 }
 
@@ -137,12 +141,12 @@ def _wanted(hint: Any) -> str:
 
 
 def with_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
-    """A config (dataclass) with some keys changed; `overrides` maps keys, "optim.learning_rate", to values.
+    """A config (dataclass) with some keys changed, {"optim.learning_rate": 1e-3} or {"optim": {"learning_rate": 1e-3}}.
 
     Raises UserError for a key that there isn't and for a value of the wrong type.
     """
     mapping = to_dict(config)
-    for key, value in overrides.items():
+    for key, value in flat(overrides).items():
         type_of(type(config), key)
         node, (*groups, name) = mapping, key.split(".")
         for group in groups:
@@ -150,6 +154,20 @@ def with_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
         is_group = dataclasses.is_dataclass(value) and not isinstance(value, type)
         node[name] = dataclasses.asdict(value) if is_group else value
     return from_mapping(type(config), mapping)
+
+
+def flat(overrides: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Overrides by their keys in full: {"optim": {"name": "sgd"}} -> {"optim.name": "sgd"}; "config." before them goes.
+
+    Raises UserError for what is no mapping from names.
+    """
+    if not isinstance(overrides, Mapping) or not all(isinstance(key, str) for key in overrides):
+        raise UserError(f'overrides are a dictionary, like {{"optim.learning_rate": 1e-3}}; found {overrides!r}')
+    found: dict[str, Any] = {}
+    for key, value in overrides.items():
+        name = where + key.removeprefix("config.")
+        found |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return found
 
 
 def type_of(cls: type, key: str) -> Any:

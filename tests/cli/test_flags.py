@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import vit_jax
 from vit_jax.cli import modes
 from vit_jax.cli.flags import parse
 from vit_jax.errors import UserError
@@ -72,6 +73,14 @@ def test_flags_of_modes_reach_them():
     ("args", "names"),
     [
         ("nope", "there is no mode nope; there are train, "),
+        ("eval-uate", "there is no mode eval-uate; did you mean evaluate?"),
+        ("--workdir=x evaluate", "the mode comes first: vit-jax evaluate ..."),
+        ("evaluate --mode=predict --workdir=x", "the mode is named twice"),
+        ("--mode=train --mode=evaluate --workdir=x", "the mode is named twice"),
+        ("--config --workdir=x", "--config has no value"),
+        ("--config=debug --config.seed --workdir=x", "--config.seed has no value"),
+        ("--config=debug --workdir=x --optim.learning_rate=3", "did you mean --config.optim.learning_rate?"),
+        ("--config=debug:foo --workdir=x", "debug takes no argument; write --config=debug"),
         ("evalute --workdir=x", "did you mean evaluate?"),
         ("--config=debug --workdir=x --flagfile=y", "unknown flag --flagfile"),
         ("predict --workdir=x --image=y", "unknown flag --image; did you mean --images?"),
@@ -99,7 +108,13 @@ def test_flags_of_modes_reach_them():
         ("--config=zzz --workdir=x", "by name there are article, "),
         ("--config=configs/laptpo.py --workdir=x", "there is no such file"),
         ("--config=nowhere/laptop.py --workdir=x", "did you mean laptop, which comes with vit_jax?"),
-        ("--config=laptop:atention --workdir=x", 'tokens come from "convolutions" or "attention"'),
+        (f"--config={'a' * 300} --workdir=x", "there is no config of this name"),
+        (f"--config={'a' * 300}.py --workdir=x", "there is no such file"),
+        (f"--workdir={'a' * 300}", "File name too long"),
+        (
+            "--config=laptop:atention --workdir=x",
+            '--config=laptop:atention: tokens come from "convolutions" or "attention"',
+        ),
     ],
 )
 def test_a_mistake_is_told_in_a_line(args, names):
@@ -134,6 +149,14 @@ def test_a_config_of_ones_own_imports_its_neighbours_and_the_shipped_ones(tmp_pa
         ("def get_config():\n    return 1 / 0\n", ", line 2: ZeroDivisionError: division by zero"),
         ("def get_config(:\n", "can't be read, line 1: SyntaxError"),
         ("import no_such_module\n", ", line 1: ModuleNotFoundError"),
+        ("import sys\nsys.exit('bye')\n", ", line 2: SystemExit: bye"),
+        ("get_config = 3\n", "it is 3"),
+        ("def get_config(a):\n    return a\n", "needs an argument; write --config="),
+        (
+            "from vit_jax.config import base_config\ndef get_config():\n"
+            "    c = base_config()\n    c.train.sizes = ((0.0, 24))\n    return c\n",
+            "mine.py: config.train.sizes must be pairs",
+        ),
         (
             "from vit_jax.config import base_config\ndef get_config():\n    c = base_config()\n    c.model.dept = 3\n",
             ", line 4: unknown key config.model.dept; did you mean config.model.depth?",
@@ -145,6 +168,15 @@ def test_what_is_wrong_in_a_config_file_is_told_with_its_line(tmp_path, text, to
     with pytest.raises(UserError) as error:
         run(f"--config={tmp_path}/mine.py", "--workdir=x")
     assert f"{tmp_path}/mine.py" in str(error.value) and told in str(error.value)
+
+
+def test_the_version_and_help_by_a_word(capsys):
+    for word in ("--version", "version", "help"):
+        with pytest.raises(SystemExit) as done:
+            run(word)
+        assert not done.value.code
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"vit_jax {vit_jax.__version__}\nvit_jax {vit_jax.__version__}\nvit-jax [MODE]")
 
 
 def test_a_run_goes_on_without_its_config_named(tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import importlib.util
+import inspect
 import os
 import re
 import sys
@@ -39,18 +40,26 @@ def find(text: str) -> tuple[Path, str | None]:
     """
     name, colon, argument = text.partition(":")
     known = names()
-    if "/" in name or os.sep in name or name.endswith(".py") or (name not in known and Path(name).is_file()):
+    if "/" in name or os.sep in name or name.endswith(".py") or (name not in known and _is_file(Path(name))):
         path = Path(os.path.expanduser(name))
-        if not path.is_file():
+        if not _is_file(path):
             hint = f"did you mean {path.stem}, which comes with vit_jax?" if path.stem in known else _listed(known)
             raise UserError(f"--config={name}: there is no such file; {hint}")
     else:
         path = shipped() / f"{name}.py"
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            beside = [f"{name}.py"] if _is_file(Path(f"{name}.py")) else []
+            near = beside or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else _listed(known)
             raise UserError(f"--config={name}: there is no config of this name; {hint}")
     return path, argument if colon else None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _listed(known: list[str]) -> str:
@@ -66,22 +75,40 @@ def read(text: str) -> Config:
     with _importable(path.absolute().parent):
         try:
             get_config = _get_config(_run(path))
-            given = get_config() if argument is None else get_config(argument)
+            arguments = () if argument is None else (argument,)
+            _check_argument(text, get_config, arguments)
+            given = get_config(*arguments)
         except UserError:
             raise
-        except Exception as error:  # a config file is a program: it may raise anything
+        except (Exception, SystemExit) as error:  # a config file is a program: it may raise anything
+            if argument is not None and isinstance(error, ValueError):
+                raise UserError(f"--config={text}: {error}") from error
             raise UserError(f"{path}{_line_in(path, error)}: {_explained(error)}") from error
     if given is None:
         raise UserError(f"{path}: get_config() gives nothing back; end it with `return config`")
     if not isinstance(given, ConfigDict):
         raise UserError(f"{path}: get_config() gave a {type(given).__name__}, not a ConfigDict like base_config()'s")
-    return from_config_dict(given)
+    try:
+        return from_config_dict(given)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _check_argument(text: str, get_config: Callable[..., Any], arguments: tuple[str, ...]) -> None:
+    name = text.partition(":")[0]
+    try:
+        inspect.signature(get_config).bind(*arguments)
+    except TypeError as error:
+        if arguments:
+            raise UserError(f"--config={text}: {name} takes no argument; write --config={name}") from error
+        raise UserError(f"--config={text}: {name} needs an argument; write --config={name}:VALUE") from error
 
 
 def _get_config(module: ModuleType) -> Callable[..., Any]:
     found = vars(module).get("get_config")
     if not callable(found):
-        raise UserError(f"{module.__file__}: a config file has a function get_config(); there is none")
+        instead = "there is none" if found is None else f"it is {found!r}"
+        raise UserError(f"{module.__file__}: a config file has a function get_config(); {instead}")
     return found
 
 
@@ -109,14 +136,14 @@ def _importable(folder: Path) -> Iterator[None]:
                 del sys.modules[name]
 
 
-def _line_in(path: Path, error: Exception) -> str:
+def _line_in(path: Path, error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f" can't be read, line {error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
     return f", line {lines[-1]}" if lines else ""
 
 
-def _explained(error: Exception) -> str:
+def _explained(error: BaseException) -> str:
     """An error in a line; of ml_collections' about an unknown key, which takes a screen, what is meant."""
     text = " ".join(str(error).split())
     if isinstance(error, (AttributeError, KeyError)) and (match := re.search(r'Key "(\w+)" does not exist', text)):

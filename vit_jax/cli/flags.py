@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import vit_jax
 from vit_jax.cli import config_files
 from vit_jax.cli.modes import MODES, flags_of, help_text
 from vit_jax.config import Config
 from vit_jax.errors import UserError
-from vit_jax.schema import type_of, typed, with_overrides
+from vit_jax.schema import keys_of, type_of, typed, with_overrides
 
 if TYPE_CHECKING:
     from vit_jax.system.jobs import Peers
@@ -36,6 +37,11 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(argv: list[str]) -> Command:
     """The command of an argument list, program name first. Raises UserError; for --help, SystemExit."""
+    if argv[1:2] in (["--version"], ["version"]):
+        print(f"vit_jax {vit_jax.__version__}")
+        raise SystemExit(0)
+    if argv[1:] == ["help"]:
+        argv = [argv[0], "--help"]
     # -flag is --flag.
     argv = [f"-{arg}" if re.match(r"-[A-Za-z]\w", arg) else arg for arg in argv]
     mode, args = _mode(argv[1:])
@@ -70,19 +76,19 @@ def _names_mode(args: list[str]) -> bool:
 
 def _mode(args: list[str]) -> tuple[str, list[str]]:
     """The mode, named by the first word or by --mode, and the other arguments."""
-    words = [arg for arg in args[:1] if re.fullmatch(r"\w+", arg)]
+    words = [arg for arg in args[:1] if re.fullmatch(r"[\w-]*", arg) and not arg.startswith("-")]
     named, rest = words, args[len(words) :]
     for i, arg in enumerate(rest):
         if re.fullmatch("--mode(=.*)?", arg):
+            if named:
+                raise UserError("the mode is named twice; name it once, as the first word or by --mode")
             taken = 1 if "=" in arg else 2
-            named, rest = (
-                [(arg.partition("=")[2] if taken == 1 else (rest[i + 1 :] or [""])[0])],
-                (rest[:i] + rest[i + taken :]),
-            )
+            named = [arg.partition("=")[2] if taken == 1 else (rest[i + 1 :] or [""])[0]]
+            rest = rest[:i] + rest[i + taken :]
             break
     mode = named[0] if named else "train"
     if mode not in MODES:
-        raise UserError(f"there is no mode {mode}; {_nearest(mode, list(MODES))}")
+        raise UserError(f"there is no mode {mode or repr(mode)}; {_nearest(mode, list(MODES))}")
     return mode, rest
 
 
@@ -111,7 +117,7 @@ def _with_value(arg: str, following: Iterator[str]) -> str:
     if key and type_of(Config, key) is bool:
         return f"{arg}=true"
     value = next(following, None)
-    if value is None:
+    if value is None or value.startswith("--"):
         raise UserError(f"{arg} has no value; write {arg}=VALUE")
     return f"{arg}={value}"
 
@@ -139,10 +145,16 @@ def _check_rest(mode: str, rest: list[str]) -> None:
         if takers := [other for other, told in MODES.items() if name in told.flags]:
             belongs = ", ".join(f"--mode={taker}" for taker in takers)
             raise UserError(f"--{name} doesn't belong to --mode={mode}; it belongs to {belongs}")
+        if name == "mode":
+            raise UserError("the mode is named twice; name it once, as the first word or by --mode")
+        if f"config.{name}" in keys_of(Config):
+            raise UserError(f"unknown flag --{name}; did you mean --config.{name}?")
         known = [f"--{flag}" for flag in (*MODES[mode].flags, "mode", "help")]
         near = difflib.get_close_matches(f"--{name}", known, n=1, cutoff=0.6)
         hint = f"did you mean {near[0]}?" if near else f"vit-jax {mode} --help shows those that there are"
         raise UserError(f"unknown flag {arg.partition('=')[0]}; {hint}")
+    if rest and rest[0] in MODES:
+        raise UserError(f"the mode comes first: vit-jax {rest[0]} ...")
     if rest:
         raise UserError(f"arguments that belong to no flag: {' '.join(rest)}; write --flag=value")
 

@@ -22,7 +22,7 @@ from vit_jax.models.checks import positive
 from vit_jax.runs import metrics, report, trained
 from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.folder import RunFolder
-from vit_jax.schema import type_of, with_overrides
+from vit_jax.schema import flat, type_of, with_overrides
 from vit_jax.steps import state as states
 from vit_jax.steps.clock import Clock
 from vit_jax.steps.losses import rank_of_label
@@ -186,7 +186,7 @@ def _speed(clock: dict[str, float], module: VisionTransformer) -> tuple[float | 
 
 def check_overrides(overrides: Mapping[str, Any]) -> None:
     """Raises UserError for a key of the config that can't be changed at evaluation."""
-    for key in overrides:
+    for key in flat(overrides):
         type_of(Config, key)
         if key not in AT_EVALUATION:
             can = ", ".join(AT_EVALUATION)
@@ -208,6 +208,8 @@ def evaluate(
     """
     run = RunFolder(workdir)
     config = with_overrides(trained.single(run), overrides)
+    if not config.data.test:
+        raise UserError(f"{run.path} has no test images; name some with config.data.test, like train[90%:]")
     positive("config.eval.batch_size", config.eval.batch_size)
     name = name or trained.name_of(config)
     with Checkpoints(run.path) as checkpoints:
@@ -215,7 +217,9 @@ def evaluate(
         target = target_at_hand()
         mesh, module = make_mesh(), create(trained.usable_on(target, config.model), target)
         with doing("Reading the data"):
-            dataset = sources.load(config.data, config.model.image_size, must_find_dir=False)
+            # What was said now has to be there; where a run found its data may be gone, and cached arrays do.
+            said = "data.dir" in flat(overrides)
+            dataset = sources.load(config.data, config.model.image_size, must_find_dir=said)
             run.check_data(dataset)
             examples = take(dataset, config.data.test, "config.data.test")
         say(f"Testing checkpoint {step} of {run.path} on {len(examples.labels):,} images, {environment.device()} ...")

@@ -59,11 +59,23 @@ class Predictor:
         # Of an array (N, H, W, 3) each is one.
         if isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim in (2, 3)):
             images = [images]
-        pixels = [self.read(image) for image in images]
+        if not isinstance(images, Iterable):
+            raise UserError(f"images are a list of paths, PIL images or uint8 arrays; found {type(images).__name__}")
+        pixels = [self._read(image) for image in images]
         if not pixels:
             return np.zeros((0, len(self.classes)), np.float32)
         logits = self._evaluator.logits(self._params, np.stack(pixels))  # (N, C)
         return probabilities(logits).astype(np.float32)
+
+    def _read(self, image: "Picture") -> np.ndarray:
+        """As `read`; what is wrong with a file names it."""
+        if not isinstance(image, (str, Path)):
+            return self.read(image)
+        try:
+            return self.read(image)
+        except Exception as error:  # Pillow raises many types for broken files
+            text = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+            raise UserError(f"{image}: {text or type(error).__name__}") from error
 
     def read(self, image: "Picture") -> np.ndarray:
         """One image as the run stores it, (S, S, 3) uint8: its central square, resized.
@@ -73,8 +85,10 @@ class Predictor:
         from PIL import Image
 
         if isinstance(image, (str, Path)):
+            if not str(image):
+                raise UserError("the name of an image is empty")
             if Path(image).is_dir():
-                raise UserError(f"{image} is a folder; give its images: Path({str(image)!r}).glob('*.png')")
+                raise UserError(f"this is a folder; give its images: Path({str(image)!r}).glob('*.png')")
             return read_image(Path(image), self._side)
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
@@ -82,6 +96,8 @@ class Predictor:
             image = Image.fromarray(image)
         if not isinstance(image, Image.Image):
             raise UserError(f"an image is a path, one of PIL or a uint8 array (H, W, 3); found {type(image).__name__}")
+        if not (image.width and image.height):
+            raise UserError(f"an image has pixels; found one of {image.width} x {image.height}")
         return square(image, self._side)
 
 
@@ -134,6 +150,8 @@ def find_images(paths: Sequence[str]) -> tuple[list[Path], str]:
 def _found(paths: Sequence[str]) -> tuple[list[Path], str]:
     files: list[Path] = []
     others: list[Path] = []
+    if "" in paths:
+        raise UserError("--images is empty; name files and folders, like --images cat.png pictures/")
     for path in (expanded(path) for path in paths):
         if path.is_dir():
             there = sorted(file for file in path.rglob("*") if file.is_file())

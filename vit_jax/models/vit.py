@@ -108,6 +108,8 @@ def create(
         module = create(config.model, forward_mode=True)
         logits, change = jax.jvp(lambda p: module.apply({"params": p}, images)[0], (params,), (direction,))
     """
+    if not isinstance(model, (ModelConfig, ConfigDict, Mapping)):
+        raise UserError(f"a model is created from a config.model; found {model!r}")
     if not isinstance(model, ModelConfig):
         mapping = model.to_dict() if isinstance(model, ConfigDict) else model
         model = from_mapping(ModelConfig, mapping, "config.model")

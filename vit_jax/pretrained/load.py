@@ -68,6 +68,8 @@ def describe(path: str | Path, given: Mapping[str, Any]) -> Described:
     Raises UserError for weights of no known source, and asks by name for what they don't tell. Uses no device, but for
     a run's workdir.
     """
+    if not isinstance(path, (str, Path)) or not str(path):
+        raise UserError(f"weights are a file or a folder, like B_16.npz or runs/first; found {path!r}")
     by_hand = _by_hand(given)
     weights = _open(Path(path))
     try:

@@ -10,7 +10,7 @@ from vit_jax.models import VisionTransformer, create, resolve
 from vit_jax.pretrained.load import Described, describe, fitting, params_for
 from vit_jax.pretrained.source import Normalisation
 from vit_jax.runs.folder import RunFolder
-from vit_jax.schema import from_mapping, to_dict
+from vit_jax.schema import flat, from_mapping, to_dict
 from vit_jax.system.progress import say
 
 # What the config alone says: the data's part, and how the machine computes.
@@ -20,8 +20,7 @@ _SIZES = ("image_size", "image_width")
 
 def keys_of_model(overrides: Mapping[str, Any]) -> list[str]:
     """The keys of config.model that overrides say, one by one ("model.width") or as a group ("model")."""
-    own = [key.removeprefix("model.") for key in overrides if key.startswith("model.")]
-    return own + list(overrides.get("model", ()))
+    return [key.removeprefix("model.") for key in flat(overrides) if key.startswith("model.")]
 
 
 def with_model(config: Config, workdir: str | None, given: Collection[str] = ()) -> Config:

@@ -5,7 +5,7 @@ import dataclasses
 import fcntl
 import json
 from collections.abc import Iterator
-from pathlib import Path
+from os import PathLike, fspath
 from typing import Any
 
 from vit_jax.config import Config, ModelConfig
@@ -25,11 +25,16 @@ class RunFolder:
     Of a job's processes only one `writes`; with the others, what would write does nothing.
     """
 
-    def __init__(self, workdir: str | Path, writes: bool = True):
+    def __init__(self, workdir: str | PathLike[str], writes: bool = True):
+        if not isinstance(workdir, (str, PathLike)) or not fspath(workdir):
+            raise UserError(f"a workdir is the folder of a run, like runs/first; found {workdir!r}")
         self.path, self.writes = expanded(workdir).absolute(), writes
 
     def exists(self) -> bool:
-        return (self.path / "config.json").is_file()
+        try:
+            return (self.path / "config.json").is_file()
+        except OSError as error:  # a name that is too long, a folder of others
+            raise UserError(f"{self.path} can't be looked at ({error.strerror}); choose another --workdir") from error
 
     def create(self) -> None:
         """Makes the folder; raises UserError where that can't be done."""

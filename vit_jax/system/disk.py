@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 
-def expanded(path: str | Path) -> Path:
+def expanded(path: str | os.PathLike[str]) -> Path:
     """With a leading ~ as the home folder, or as it is where there is no such user."""
     return Path(os.path.expanduser(path))
 

@@ -71,7 +71,7 @@ def join(peers: Peers) -> None:
         timer.cancel()
 
 
-def explained(error: jax.errors.JaxRuntimeError | ValueError) -> str | None:
+def explained(error: RuntimeError | ValueError) -> str | None:
     """What a person can do about an error of JAX's runtime, where that is known."""
     text = (str(error).splitlines() or [""])[0][:300]
     if "RESOURCE_EXHAUSTED" in text:
@@ -79,6 +79,8 @@ def explained(error: jax.errors.JaxRuntimeError | ValueError) -> str | None:
             f"the device's memory is full ({text}); lower config.train.batch_size, raise config.train.accumulate, or "
             "set --config.model.remat=true"
         )
+    if re.search("nable to initialize backend|nknown backend", text):
+        return f"JAX finds no device ({text}); `vit-jax doctor` says what to mend"
     # JAX raises some of its runtime's errors as ValueError; they begin with their status all the same.
     if jax.process_count() > 1 and re.match("[A-Z_]+: ", text):
         return (
@@ -93,7 +95,7 @@ def explaining() -> Iterator[None]:
     """Within, an error of JAX's runtime that is understood is a RunError that says what a person can do."""
     try:
         yield
-    except (jax.errors.JaxRuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:  # JAX's JaxRuntimeError is a RuntimeError
         if reason := explained(error):
             raise RunError(reason) from error
         raise

@@ -27,7 +27,7 @@ from vit_jax.training.resolve import with_data
 Metrics = dict[str, jax.Array]  # () float32 each
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Setup:
     """What training a config takes, without a folder, a loop or a clock.
 
