@@ -13,6 +13,13 @@ from nbclient import NotebookClient
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "notebook.ipynb"
 
 
+@pytest.fixture(autouse=True)
+def as_at_home(monkeypatch):
+    """A kernel computes longer than it compiles, on a device or two."""
+    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
+
+
 @pytest.mark.slow
 def test_the_notebook_fits_plots_and_predicts(tmp_path):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
