@@ -162,6 +162,7 @@ def test_pieces_have_one_size_of_images():
         vit_jax.setup("debug", {"train.sizes": ((0.0, 16), (0.5, 32))})
 
 
+@pytest.mark.slow
 def test_the_pieces_are_those_of_a_run(run):
     _, workdir = run
     setup = vit_jax.setup("debug", SMALL)

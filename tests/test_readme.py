@@ -77,6 +77,7 @@ def test_runs_on_cifar10_are_told_by_their_config():
     assert not needs_cifar10("vit-jax --config=quickstart --workdir=runs/laptop")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "block", "side"), [("docs/python.md", "models.create", 72), ("docs/weights.md", "vit_jax.load", 32)]
 )

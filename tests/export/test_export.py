@@ -52,6 +52,7 @@ def run(tmp_path):
     return shutil.copytree(GOLDEN, tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_program_is_used_as_its_folder_says(run, command, process, tmp_path, format):
     code, printed = command("export", f"--workdir={run}", f"--format={format}", f"--output={tmp_path / 'out'}")

@@ -41,6 +41,7 @@ def check_round_trip(format, folder, **keys):
     return model, said
 
 
+@pytest.mark.slow
 def test_our_own_come_back_bit_for_bit_and_describe_themselves(tmp_path):
     keys = {"pool": "map", "posemb": "rope2d", "qk_norm": True, "head_dim": 8, "registers": 2, "head_mlp": (12,)}
     model, _ = check_round_trip("safetensors", tmp_path, **keys)

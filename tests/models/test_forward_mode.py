@@ -57,6 +57,7 @@ def difference(f, params, direction, step=1e-3):
     return jax.tree.map(lambda a, b: (a - b) / (2 * step), at(step), at(-step))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [MANY, CONVOLUTIONS], ids=["many", "convolutions"])
 def test_forward_mode_gives_what_reverse_mode_gives(options):
     fast, plain, params, direction = both(options)

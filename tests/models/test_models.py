@@ -180,6 +180,7 @@ def test_rotary_scores_depend_on_the_difference_of_places():
     assert abs(scores[0, 0, 1, 2] - scores[0, 0, 2, 1]) > 1e-4
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing():
     module, params = build()
     again = models.create(dataclasses.replace(TINY, remat=True))
@@ -191,6 +192,7 @@ def test_remat_changes_nothing():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, remat)
 
 
+@pytest.mark.slow
 def test_attention_is_jaxs():
     module, params = build(depth=1)
     aux = forward(module, params)[1]
@@ -271,6 +273,7 @@ def test_wrong_image_sizes_are_refused():
         forward(module, params, np.zeros((1, 12, 12, 3)))
 
 
+@pytest.mark.slow
 def test_every_way_of_computing_attention_gives_the_same_logits_and_weights():
     images = np.random.RandomState(0).normal(size=(8, 16, 16, 3)).astype(np.float32)
     outputs = []

@@ -77,6 +77,7 @@ def plain():
     return run()
 
 
+@pytest.mark.slow
 def test_metrics_are_those_of_the_batch_before_the_update():
     module = models.create(CONFIG.model)
     params = jax.jit(module.init)(states.keys(jnp.uint32(0))[0], jnp.zeros((1, 8, 8, 3)))["params"]
@@ -105,6 +106,7 @@ def test_totals_sum_the_steps(plain):
         np.testing.assert_allclose(state.totals[name] / 48, np.mean([h[name] for h in history]), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_accumulating_is_the_full_batch(plain):
     train = dataclasses.replace(CONFIG.train, accumulate=4)
     state, history = run(dataclasses.replace(CONFIG, train=train))
@@ -121,6 +123,7 @@ def test_devices_that_accumulate_change_nothing(plain):
     assert state.params["posemb"].sharding.is_fully_replicated
 
 
+@pytest.mark.slow
 def test_devices_change_nothing():
     """Data, augmentation and dropout do not depend on where they are computed."""
     model = dataclasses.replace(

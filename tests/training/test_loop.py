@@ -144,6 +144,7 @@ def test_the_quickstart_learns(process, tmp_path, monkeypatch):
     assert (tmp_path / "run" / "curves.png").exists()
 
 
+@pytest.mark.slow
 def test_an_image_folder_without_a_test_split(command, tmp_path):
     from PIL import Image
 
