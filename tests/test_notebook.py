@@ -1,4 +1,4 @@
-"""In a Jupyter kernel: docs/notebook.ipynb runs, a bar is drawn in the cell, a mistake is told, stopping saves."""
+"""In a Jupyter kernel: docs/notebook.ipynb runs, a mistake is told, stopping saves."""
 
 import json
 import threading
@@ -42,13 +42,9 @@ def test_the_stop_button_saves_and_a_mistake_is_told(tmp_path):
         overrides = {"train.length": "100000 steps", "log.every": "1 steps", "eval.every": "0 steps"}
         code = f"import vit_jax\nvit_jax.fit('debug', {str(workdir)!r}, {overrides})"
 
-        def drawn() -> list[dict]:
-            updates = [message["content"] for message in said if message["msg_type"] == "update_display_data"]
-            return [content for content in updates if "<progress " in content["data"].get("text/html", "")]
-
         def stop_once_it_trains() -> None:
             until, metrics = time.monotonic() + 200, workdir / "metrics.jsonl"
-            while time.monotonic() < until and not (drawn() and metrics.read_text().count("\n") >= 5):
+            while time.monotonic() < until and not (metrics.exists() and metrics.read_text().count("\n") >= 5):
                 time.sleep(0.1)
             manager.interrupt_kernel()
 
@@ -59,7 +55,6 @@ def test_the_stop_button_saves_and_a_mistake_is_told(tmp_path):
         assert reply["content"]["ename"] == "KeyboardInterrupt" and "saving" in reply["content"]["evalue"]
         saved = max(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
         assert saved >= 5
-        assert drawn()
         printed = "".join(m["content"]["text"] for m in said if m["msg_type"] == "stream")
         assert f"Stopped after step {saved} of 100000; saved" in printed
         wrong = client.execute_interactive("vit_jax.fit('debgu', 'x')", output_hook=said.append, timeout=60)
