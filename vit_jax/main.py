@@ -64,6 +64,12 @@ def _dispatch(argv: list[str], started: float, stop: StopRequest) -> None:
         from vit_jax.cli.prepare import prepare
 
         prepare(flags.name, flags.dir, flags.cache_dir, flags.image_size)
+    elif command.mode == "compile":
+        from vit_jax.cli.compile import compile_for, machines_of
+
+        assert command.config is not None
+        name = next(text for text in command.typed if text.startswith("--config=")).partition("=")[2]
+        compile_for(command.config, name, machines_of(flags.target), flags.batch, flags.json)
     elif command.mode == "sweep":
         from vit_jax.cli.sweep import arms_of, sweep
 

@@ -179,8 +179,8 @@ def _config(mode: str, name: str | None, flags: argparse.Namespace) -> Config:
     """The config that --config names or, of training without it, that of the run in the workdir."""
     if name is not None:
         return config_files.read(name)
-    if mode == "sweep":
-        raise UserError("--config is missing: what to sweep, like --config=quickstart")
+    if mode in ("sweep", "compile"):
+        raise UserError(f"--config is missing: what to {mode}, like --config=quickstart")
     from vit_jax.runs.folder import RunFolder  # imports JAX
 
     run = RunFolder(flags.workdir)

@@ -68,6 +68,12 @@ MODES = {
         ("name", "dir", "cache_dir", "image_size"),
         "vit-jax prepare --name=cifar10",
     ),
+    "compile": Mode(
+        "compiles a config for accelerators, here or not: does it fit, and how fast can it be?",
+        ("config", "target", "batch", "json"),
+        "vit-jax compile --config=record --target=h100 --target=v5e-4",
+        None,
+    ),
     "list": Mode(
         "shows the configs and models that have a name", ("image_size", "num_classes"), "vit-jax list --image_size=32"
     ),
@@ -90,6 +96,12 @@ def _whole(text: str) -> int:
     if not re.fullmatch("[0-9]+", text):
         raise argparse.ArgumentTypeError(f"a whole number; found {text}")
     return int(text)
+
+
+def _batch(text: str) -> str:
+    if text != "largest" and not re.fullmatch("[1-9][0-9]*", text):
+        raise argparse.ArgumentTypeError(f"a whole number above 0, or largest; found {text}")
+    return text
 
 
 def _listed(kind: Callable[[str], int]) -> Callable[[str], tuple[int, ...]]:
@@ -156,6 +168,14 @@ def _flags(mode: str) -> dict[str, dict[str, Any]]:
             "default": "validation",
             "help": "what they are compared on",
         },
+        "target": {
+            "action": "append",
+            "default": [],
+            "metavar": "NAME",
+            "help": "h100, h200, a100-40, a100-80, l4, rtx4090, h100x8 for eight; v5e-1 to v5e-256, v5p-8, v6e-1, ...",
+        },
+        "batch": {"type": _batch, "metavar": "N", "help": "images a step; largest: looks for the most that fit"},
+        "json": {"metavar": "FILE", "help": "also writes all figures there"},
         "name": {"metavar": "NAME", "default": "cifar10", "help": "the data set: config.data.name (cifar10)"},
         "dir": {"metavar": "FOLDER", "help": "where it lies: config.data.dir"},
         "cache_dir": {"metavar": "FOLDER", "help": "where to keep the arrays: config.data.cache_dir"},

@@ -29,7 +29,26 @@ from vit_jax.steps.losses import rank_of_label
 from vit_jax.steps.step import eval_step
 from vit_jax.system import environment
 from vit_jax.system.progress import doing, say
-from vit_jax.system.sharding import batch_sharding, make_mesh, put, replicated
+from vit_jax.system.sharding import batch_sharding, make_mesh, put, replicated, shapes_of
+
+
+def batch_on(mesh: Mesh, config: Config) -> int:
+    """Images that an evaluation takes at once: config.eval.batch_size, rounded up to what the devices divide."""
+    return -(-config.eval.batch_size // mesh.size) * mesh.size
+
+
+def traced_evaluation(
+    module: VisionTransformer,
+    config: Config,
+    mesh: Mesh,
+    params: Any,
+    image_shape: tuple[int, ...],
+    step: Callable[..., jax.Array] = eval_step,
+) -> Any:
+    """`step`, traced: (params, images (B, H, W, 3) uint8) -> (B, ...). The parameters may be shapes."""
+    images = jax.ShapeDtypeStruct((batch_on(mesh, config), *image_shape), np.uint8, sharding=batch_sharding(mesh))
+    compiled = jax.jit(partial(step, module=module, config=config), out_shardings=replicated(mesh))
+    return compiled.trace(shapes_of(params, replicated(mesh)), images)
 
 
 class Evaluator:
@@ -49,11 +68,8 @@ class Evaluator:
         Another `step`, like `features_step`, gives other rows (N, D) in the place of logits.
         """
         self._sharding = batch_sharding(mesh)
-        self._batch = -(-config.eval.batch_size // mesh.size) * mesh.size
-        images = jax.ShapeDtypeStruct((self._batch, *image_shape), np.uint8, sharding=self._sharding)
-        step = jax.jit(partial(step, module=module, config=config), out_shardings=replicated(mesh))
-        params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), params)
-        self._step = step.lower(params, images).compile()
+        self._batch = batch_on(mesh, config)
+        self._step = traced_evaluation(module, config, mesh, params, image_shape, step).lower().compile()
 
     def logits(self, params: Any, images: np.ndarray, check: Callable[[], None] = lambda: None) -> np.ndarray:
         """uint8 (N, H, W, 3) -> float32 (N, C). `check` is called before each batch and may raise."""

@@ -81,6 +81,7 @@ _PEAKS = {
     "NVIDIA L40S": 362e12,
     "NVIDIA L40": 181e12,
     "NVIDIA L4": 121e12,
+    "NVIDIA GeForce RTX 4090": 165e12,
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
     "TPU v5": 459e12,
@@ -88,12 +89,17 @@ _PEAKS = {
 }
 
 
+def peak(device_kind: str) -> float | None:
+    """Dense bfloat16 FLOP/s of one device of this kind; None where that isn't known."""
+    if "MIG" in device_kind:  # a part of a GPU
+        return None
+    return next((peak for name, peak in _PEAKS.items() if re.match(rf"{name}(?!\w)", device_kind)), None)
+
+
 def utilization(flops_per_second: float, device_kind: str, devices: int, dtype: str) -> float | None:
     """Model FLOPs utilization, a fraction (Chowdhery et al. 2022, PaLM, appendix B).
 
     None on a device whose peak isn't known, and for a computation in float32, which has another peak.
     """
-    peak = next((peak for name, peak in _PEAKS.items() if re.match(rf"{name}(?!\w)", device_kind)), None)
-    if peak is None or dtype != "bfloat16" or "MIG" in device_kind:  # a part of a GPU
-        return None
-    return flops_per_second / (peak * devices)
+    most = peak(device_kind)
+    return flops_per_second / (most * devices) if most is not None and dtype == "bfloat16" else None

@@ -11,13 +11,13 @@ import optax
 from jax.sharding import Mesh
 
 from vit_jax.config import Config
-from vit_jax.data.pipeline import DevicePipeline, TfDataPipeline
+from vit_jax.data.pipeline import Batch, DevicePipeline, TfDataPipeline
 from vit_jax.models import VisionTransformer, flops
 from vit_jax.steps.plan import Plan
 from vit_jax.steps.schedules import Schedule
 from vit_jax.steps.state import TrainState
 from vit_jax.steps.step import train_step, train_steps
-from vit_jax.system.sharding import batch_sharding, put, put_local, replicated
+from vit_jax.system.sharding import batch_sharding, put_local, replicated
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,14 @@ def compile_phases(
     state: TrainState,
 ) -> tuple[Phase, ...]:
     """The run's phases in order, their steps compiled, as `traced_step` traces them."""
+    resident = isinstance(pipeline, DevicePipeline)
+    data = pipeline if resident else put_local(pipeline.batch_at(config.seed, 0), batch_sharding(mesh))
     several, phases = config.train.steps_per_call, []
     for start, size in config.train.sizes or ((0.0, config.model.image_size),):
         sized = module.clone(input_size=size)
         work = flops.training(dataclasses.replace(module.cfg, image_size=size))
         compiled = [
-            traced_step(config, sized, tx, schedule, plan, mesh, pipeline, state, count).lower().compile()
+            traced_step(config, sized, tx, schedule, plan, mesh, data, state, count).lower().compile()
             for count in ((1,) if several == 1 else (1, several))
         ]
         phases.append(Phase(start * plan.total, work, compiled[0], compiled[1] if several > 1 else None))
@@ -60,21 +62,20 @@ def traced_step(
     schedule: Schedule,
     plan: Plan,
     mesh: Mesh,
-    pipeline: DevicePipeline | TfDataPipeline,
+    data: DevicePipeline | Batch,
     state: TrainState,
     count: int = 1,
 ) -> Any:
     """`train_step`, or `train_steps` for a count above 1, traced: (state, data, pace) -> (state, metrics).
 
-    It is compiled by `.lower().compile()`; `.lower(lowering_platforms=("cuda",))` is the program for devices that
-    aren't at hand, where config and module were made for such a target (models/backend.py).
+    It is compiled by `.lower().compile()`. Config and module made for a target that isn't at hand (models/backend.py),
+    with a mesh of its devices, give the program for those.
 
-    `data` is the pipeline itself where it is resident, else one batch. `pace` (2,) float32 is for runs by the clock,
-    None for others. The state is given up (donated).
+    `data` is the pipeline itself where it is resident, else one batch; its arrays and those of the state may be shapes
+    (`shapes_of`). `pace` (2,) float32 is for runs by the clock, None for others. The state is given up (donated).
     """
-    resident = isinstance(pipeline, DevicePipeline)
-    sample = pipeline if resident else put_local(pipeline.batch_at(config.seed, 0), batch_sharding(mesh))
-    pace = None if plan.seconds is None else put(np.zeros(2, np.float32), replicated(mesh))
+    resident = isinstance(data, DevicePipeline)
+    pace = None if plan.seconds is None else jax.ShapeDtypeStruct((2,), np.float32, sharding=replicated(mesh))
     step = partial(
         train_step if count == 1 else partial(train_steps, count=count),
         fetch=(lambda data, seed, step: data.batch_at(seed, step)) if resident else (lambda data, seed, step: data),
@@ -85,4 +86,4 @@ def traced_step(
         mesh=mesh,
         total=plan.total,
     )
-    return jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).trace(state, sample, pace)
+    return jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).trace(state, data, pace)

@@ -1,5 +1,6 @@
 """Everything that a training step reads and writes, as one pytree."""
 
+from functools import partial
 from typing import Any
 
 import flax
@@ -11,7 +12,7 @@ from jax.sharding import Mesh
 from vit_jax.models import VisionTransformer
 from vit_jax.models.stems import image_shape
 from vit_jax.steps.optim import path_of
-from vit_jax.system.sharding import replicated
+from vit_jax.system.sharding import replicated, shapes_of
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -57,13 +58,22 @@ def create(
     if unknown := (fixed or {}).keys() - paths:
         raise ValueError(f"the module has no parameters {sorted(unknown)}")
 
-    def init(seed: jax.Array) -> TrainState:
-        params = init_params(module, seed)
-        params = jax.tree_util.tree_map_with_path(lambda path, x: (fixed or {}).get(path_of(path), x), params)
-        average = jax.tree.map(jnp.copy, params) if ema else None
-        return TrainState(jnp.zeros((), jnp.int32), seed, params, tx.init(params), empty_totals(), average)
-
+    init = partial(_init, module, tx, ema, fixed or {})
     return jax.jit(init, out_shardings=replicated(mesh))(jnp.uint32(seed))
+
+
+def abstract_state(module: VisionTransformer, tx: optax.GradientTransformation, ema: bool, mesh: Mesh) -> TrainState:
+    """Shapes and dtypes of such a state, computed without allocating it."""
+    return shapes_of(jax.eval_shape(partial(_init, module, tx, ema, {}), jnp.uint32(0)), replicated(mesh))
+
+
+def _init(
+    module: VisionTransformer, tx: optax.GradientTransformation, ema: bool, fixed: dict[str, Any], seed: jax.Array
+) -> TrainState:
+    params = init_params(module, seed)
+    params = jax.tree_util.tree_map_with_path(lambda path, x: fixed.get(path_of(path), x), params)
+    average = jax.tree.map(jnp.copy, params) if ema else None
+    return TrainState(jnp.zeros((), jnp.int32), seed, params, tx.init(params), empty_totals(), average)
 
 
 def with_params(state: TrainState, params: Any, mesh: Mesh) -> TrainState:

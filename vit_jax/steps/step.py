@@ -48,17 +48,20 @@ def train_step(
     place = state.step if pace is None else pace[0] + ahead * pace[1]
     key = jax.random.fold_in(states.keys(state.seed)[1], state.step)
     augment_key, dropout_key = jax.random.split(key)
-    batch = jax.lax.with_sharding_constraint(fetch(data, state.seed, state.step), batch_sharding(mesh))
-    images, targets = augment(
-        augment_key,
-        batch["image"],
-        batch["label"],
-        batch["parity"],
-        config.augment,
-        module.input_size or module.cfg.image_size,
-        ramp(config.augment.ramp, place, total),
-        1.0 - place / total,
-    )  # (B, S, S, 3)
+    # Scopes name the parts of the program where its memory's traffic is looked at (aot/hlo.py).
+    with jax.named_scope("fetch"):
+        batch = jax.lax.with_sharding_constraint(fetch(data, state.seed, state.step), batch_sharding(mesh))
+    with jax.named_scope("augment"):
+        images, targets = augment(
+            augment_key,
+            batch["image"],
+            batch["label"],
+            batch["parity"],
+            config.augment,
+            module.input_size or module.cfg.image_size,
+            ramp(config.augment.ramp, place, total),
+            1.0 - place / total,
+        )  # (B, S, S, 3)
     frozen = jax.tree.map(lambda share: share == 0, rates(config.optim, state.params))
     drop_path_share = ramp(module.cfg.drop_path_ramp, place, total)
 
@@ -75,8 +78,9 @@ def train_step(
 
     grads, sums = _gradients(loss_fn, state.params, images, targets, dropout_key, config.train.accumulate or 1)
     rate = jnp.asarray(schedule(place), jnp.float32)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params, learning_rate=rate)
-    params = optax.apply_updates(state.params, updates)
+    with jax.named_scope("update"):
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, learning_rate=rate)
+        params = optax.apply_updates(state.params, updates)
     count = jnp.float32(config.train.batch_size)
     metrics = {name: value / count for name, value in sums.items()}
     metrics["grad_norm"] = optax.tree.norm(grads)

@@ -1,5 +1,6 @@
 """One mesh of all devices: batches are split over it, state is on each device."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,9 +9,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 
-def make_mesh() -> Mesh:
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of these devices, which needn't be at hand; of all that are, unless given."""
     # JAX's default axis type, Explicit, asks for shardings of intermediates that linen modules don't give.
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    if devices is None:
+        return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -25,6 +29,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
     """A host array, the same in every process, as a global array; each device gets its own part."""
     return jax.make_array_from_callback(array.shape, sharding, lambda index: np.asarray(array[index]))
+
+
+def shapes_of(tree: Any, sharding: NamedSharding) -> Any:
+    """The shapes and dtypes of a tree's arrays, as they would lie in this sharding: for tracing without them."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 def put_local(batch: Any, sharding: NamedSharding) -> Any:

@@ -23,7 +23,7 @@ from vit_jax.steps.plan import Plan, plan_of, warmup_places
 from vit_jax.steps.schedules import Schedule, learning_rate
 from vit_jax.steps.state import TrainState
 from vit_jax.system.progress import say
-from vit_jax.system.sharding import make_mesh, put, replicated
+from vit_jax.system.sharding import put, replicated
 from vit_jax.training.resolve import is_resident
 
 _WHITENING_PIXELS = 5000 * 32 * 32  # from which the whitening layer is computed
@@ -43,12 +43,12 @@ class Pieces:
     tx: optax.GradientTransformationExtraArgs
 
 
-def pieces_of(config: Config, target: Target, num_train: int) -> Pieces:
-    """The pieces, for a target, of a resolved config whose train split has so many examples."""
+def pieces_of(config: Config, target: Target, mesh: Mesh, num_train: int) -> Pieces:
+    """The pieces, for a target and a mesh of its devices, of a resolved config whose train split has so many examples."""
     module, plan = create(config.model, target), plan_of(config, num_train)
     shapes = states.abstract_params(module)
     schedule = learning_rate(config.optim, plan.total, warmup_places(config, num_train))
-    return Pieces(make_mesh(), module, shapes, plan, schedule, optim.optimizer(config.optim, shapes))
+    return Pieces(mesh, module, shapes, plan, schedule, optim.optimizer(config.optim, shapes))
 
 
 def blank_state(config: Config, pieces: Pieces, fixed: dict[str, Any] | None = None) -> TrainState:

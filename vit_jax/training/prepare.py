@@ -25,6 +25,7 @@ from vit_jax.steps.phases import Phase, compile_phases
 from vit_jax.steps.plan import Due, Plan, due_of, reserve_of
 from vit_jax.steps.state import TrainState
 from vit_jax.system.progress import doing, say
+from vit_jax.system.sharding import make_mesh
 from vit_jax.training.pieces import Pipeline, blank_state, first_state, pieces_of, pipeline_of
 from vit_jax.training.resolve import with_data
 
@@ -90,7 +91,7 @@ def build(
     """
     entered = time.monotonic()
     num_train = len(parts.train.labels)
-    pieces = pieces_of(config, target, num_train)
+    pieces = pieces_of(config, target, make_mesh(), num_train)
     mesh, module, plan, shapes = pieces.mesh, pieces.module, pieces.plan, pieces.shapes
     report.say_run(run.path, config, module, shapes, parts, plan)
 

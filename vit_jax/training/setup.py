@@ -19,7 +19,7 @@ from vit_jax.models.backend import Target, target_at_hand
 from vit_jax.steps import step as steps
 from vit_jax.steps.schedules import Schedule
 from vit_jax.steps.state import TrainState
-from vit_jax.system.sharding import batch_sharding, put_local, replicated
+from vit_jax.system.sharding import batch_sharding, make_mesh, put_local, replicated
 from vit_jax.training.checks import check_config
 from vit_jax.training.pieces import Pipeline, first_state, pieces_of, pipeline_of
 from vit_jax.training.resolve import with_data
@@ -81,7 +81,7 @@ def setup(config: Config, target: Target | None = None) -> Setup:
     check_config(config, target)
     dataset = sources.load(config.data, config.model.image_size)
     config, parts = with_data(config, dataset, target)
-    pieces = pieces_of(config, target, len(parts.train.labels))
+    pieces = pieces_of(config, target, make_mesh(), len(parts.train.labels))
     pipeline = pipeline_of(config, parts, target, pieces.mesh)
     bound = {
         "module": pieces.module,

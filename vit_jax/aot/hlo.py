@@ -1,0 +1,198 @@
+"""What a compiled program reads and writes, and which collectives it has, by the text of its optimised HLO.
+
+XLA's own figure ("bytes accessed") isn't given for NVIDIA's GPUs and is one number; this counts by the same rule (what
+each operation that is not fused into another reads and writes, the slices of what is only sliced) and by the part of
+the program. It is an upper bound of the memory's traffic: what stays in a cache between two operations is counted.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+_BITS = {"pred": 8, "token": 0, "opaque": 0}  # others have them in their names: f32, bf16, u8, f8e4m3fn
+_ARRAY = re.compile(r"\b(pred|token|opaque|[a-z]+\d+(?:e\d+m\d+\w*)?)\[([\d,<=]*)\](?:\{([^}]*)\})?")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+
+# They give names to what is in memory already, or are the ends of what a -start began.
+_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"}
+_SLICING = {"dynamic-slice", "slice", "gather"}
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
+
+
+@dataclass(frozen=True)
+class Instruction:
+    name: str
+    kind: str  # "fusion"
+    shape: str  # the type of what it gives
+    size: int  # bytes of that
+    operands: tuple[str, ...]
+    rest: str  # of the line: what it calls, its metadata
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes that one operation reads and writes, and where it comes from."""
+
+    name: str
+    kind: str
+    scope: str  # JAX's name stack: "jit(train_step)/jvp(VisionTransformer)/block_00/mlp/dense_0/dot_general"
+    size: float
+
+
+Program = dict[str, list[Instruction]]  # computations by name; "" is the entry
+
+
+def parse(text: str) -> Program:
+    """The computations of a module's text (`compiled.as_text()`)."""
+    program: Program = {}
+    body: list[Instruction] = []
+    for line in text.splitlines():
+        if header := _COMPUTATION.match(line):
+            body = program.setdefault(header[2], [])
+            if header[1]:
+                program[""] = body
+        elif found := _INSTRUCTION.match(line):
+            operands, rest = _operands(found[4])
+            body.append(Instruction(found[1], found[3], found[2], shape_bytes(found[2]), operands, rest))
+    return program
+
+
+def shape_bytes(shape: str) -> int:
+    """ "(f32[2,3]{1,0}, u8[4])" -> 28: bytes that all arrays in it take in the device's memory, padded as it pads them.
+
+    Those that lie elsewhere, like a TPU's own scratch memory ("S(1)"), take none.
+    """
+    return sum(_array_bytes(*found) for found in _ARRAY.findall(shape))
+
+
+def _array_bytes(dtype: str, sides: str, layout: str) -> int:
+    if re.search(r"S\([1-9]\d*\)", layout):
+        return 0
+    match = re.match(r"[a-z]+(\d+)", dtype)
+    bits = _BITS[dtype] if dtype in _BITS else int(match[1]) if match else 0
+    shape = [int(side.strip("<=")) for side in sides.split(",") if side]
+    order, _, tiles = layout.partition(":")
+    if tile := re.match(r"T\((\d+(?:,\d+)*)\)", tiles):  # of the axes that change fastest
+        for axis, side in zip(re.findall(r"\d+", order), reversed(tile[1].split(",")), strict=False):
+            shape[int(axis)] = -(-shape[int(axis)] // int(side)) * int(side)
+    return -(-bits * math.prod(shape) // 8)
+
+
+def _operands(text: str) -> tuple[tuple[str, ...], str]:
+    """ "%a, f32[2]{0} %b), calls=%c" -> (("a", "b"), "calls=%c")"""
+    depth = 1
+    for i, letter in enumerate(text):
+        depth += (letter in "({[") - (letter in ")}]")
+        if not depth:
+            break
+    inside = re.sub(r"/\*.*?\*/", "", text[:i])
+    return tuple(re.findall(r"%([\w.\-]+)", inside)), text[i + 1 :]
+
+
+def traffic(program: Program) -> Iterator[Traffic]:
+    """Every operation of the program that reads or writes memory, those of a loop times its turns."""
+    yield from _traffic(program, program[""], 1)
+
+
+def _traffic(program: Program, body: list[Instruction], times: float) -> Iterator[Traffic]:
+    sizes = {one.name: one.size for one in body}
+    for one in body:
+        kind = one.kind
+        if kind in _FREE or kind.endswith("-done") or kind.endswith("-update"):
+            continue
+        if kind == "while":
+            turns = re.search(r'known_trip_count\D+"?(\d+)', one.rest)
+            inside = re.search(r"body=%?([\w.\-]+)", one.rest)
+            yield from _traffic(program, program[inside[1]] if inside else [], times * (int(turns[1]) if turns else 1))
+        elif kind == "conditional":
+            # The branch that does most.
+            branches = [list(_traffic(program, program[name], times)) for name in _called(one.rest)]
+            yield from max(branches, key=lambda branch: sum(each.size for each in branch), default=[])
+        elif kind in ("call", "async-start"):
+            for name in _called(one.rest):
+                yield from _traffic(program, program[name], times)
+        else:
+            yield Traffic(one.name, kind, scope_of(one.rest), times * _touched(program, one, sizes))
+
+
+def _called(rest: str) -> list[str]:
+    """The computations that an operation calls."""
+    found = re.findall(r"(?:calls|to_apply|\w+_computation|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)", rest)
+    return [name for text in found for name in re.findall(r"[\w.\-]+", text)]
+
+
+def scope_of(rest: str) -> str:
+    found = re.search(r'op_name="((?:[^"\\]|\\.)*)"', rest)
+    return found[1] if found else ""
+
+
+def _touched(program: Program, one: Instruction, sizes: dict[str, int]) -> int:
+    """Bytes that an operation reads and writes."""
+    read = [sizes.get(name, 0) for name in one.operands]
+    if one.kind in _SLICING:
+        return 2 * one.size + sum(read[1:])
+    if one.kind == "dynamic-update-slice":
+        return 2 * read[1]
+    if one.kind == "custom-call" and "ConcatBitcast" in one.rest:
+        return 0
+    if one.kind.endswith("-start"):
+        return _started(one, read)
+    if one.kind != "fusion":
+        return sum(read) + one.size
+    inside = program[_called(one.rest)[0]]
+    return sum(_read_of(inside, i, size) for i, size in enumerate(read)) + _written_of(inside, one.size)
+
+
+def _started(one: Instruction, read: list[int]) -> int:
+    """Of the beginning of an operation that runs beside others: its type names operands, results and a context."""
+    if one.kind.removesuffix("-start") in COLLECTIVES:
+        return 2 * sum(read)
+    source, moved, *_ = _ARRAY.findall(one.shape)
+    size = _array_bytes(*moved[:2], re.sub(r"S\(\d+\)", "", moved[2]))
+    return size * sum(bool(_array_bytes(*side)) for side in (source, moved))
+
+
+def _read_of(body: list[Instruction], number: int, size: int) -> int:
+    """Of a fusion's operand, so many bytes large: those of it that are read, where nothing but slices of it are."""
+    name = next((one.name for one in body if one.kind == "parameter" and _number_of(one) == number), "")
+    users = [one for one in body if name in one.operands]
+    if users and all(one.kind in _SLICING and one.operands[0] == name for one in users):
+        return min(size, sum(one.size for one in users))
+    if users and all(one.kind == "dynamic-update-slice" and one.operands[0] == name for one in users):
+        return 0  # written in place
+    return size
+
+
+def _number_of(parameter: Instruction) -> int:
+    found = re.match(r"\s*(\d+)", parameter.rest)
+    return int(found[1]) if found else -1
+
+
+def _written_of(body: list[Instruction], size: int) -> int:
+    if body[-1].kind == "dynamic-update-slice":
+        return next(one.size for one in body if one.name == body[-1].operands[1])
+    return size
+
+
+def collectives(program: Program) -> Counter[str]:
+    """How many of each collective operation the program has, and the bytes that they take, as "all-reduce bytes"."""
+    found: Counter[str] = Counter()
+    for body in program.values() if "" not in program else [b for name, b in program.items() if name]:
+        sizes = {one.name: one.size for one in body}
+        for one in body:
+            kind = one.kind.removesuffix("-start")
+            if kind in COLLECTIVES:
+                found[kind] += 1
+                found[f"{kind} bytes"] += sum(sizes.get(name, 0) for name in one.operands)
+    return found
+
+
+def by_part(program: Program, part_of: Callable[[Traffic], str]) -> dict[str, float]:
+    """Bytes of each part of the program, the largest first."""
+    total: Counter[str] = Counter()
+    for one in traffic(program):
+        total[part_of(one)] += one.size
+    return dict(total.most_common())

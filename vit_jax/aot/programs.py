@@ -1,0 +1,121 @@
+"""The programs that a run of a config would compile, for devices that needn't be here."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from vit_jax.aot.machines import Machine
+from vit_jax.aot.topology import devices_of
+from vit_jax.config import Config
+from vit_jax.data import sources
+from vit_jax.data.dataset import DataSet, Examples
+from vit_jax.data.pipeline import Batch, DevicePipeline
+from vit_jax.errors import UserError
+from vit_jax.evaluation.evaluate import batch_on, traced_evaluation
+from vit_jax.models import flops
+from vit_jax.steps import state as states
+from vit_jax.steps.phases import traced_step
+from vit_jax.system.sharding import batch_sharding, make_mesh, replicated
+from vit_jax.training.checks import check_config
+from vit_jax.training.pieces import Pieces, pieces_of
+from vit_jax.training.resolve import is_resident, with_data
+
+
+@dataclass(frozen=True)
+class Traced:
+    """One program before it is compiled."""
+
+    name: str  # "step", "20 steps", "step at 24 px", "evaluation"
+    trace: Callable[[], Any]  # jax.stages.Traced
+    flops: int  # by our count, of one device
+    images: int  # that it takes, over all devices
+    steps: int  # of training in it; 0: an evaluation
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run on a machine would compile and keep."""
+
+    config: Config  # resolved
+    machine: Machine
+    programs: tuple[Traced, ...]
+    state_bytes: int  # on each device: parameters, moments, averages
+    data_bytes: int  # likewise: the resident train images, or one batch
+
+
+def run_on(config: Config, machine: Machine, batch_size: int | None = None) -> Run:
+    """The programs of a config on a machine; `batch_size` in the place of its own. Compiles nothing.
+
+    Raises UserError as the start of a run there would. Of CIFAR no image is read: shapes are enough.
+    """
+    if batch_size is not None:
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=batch_size))
+    check_config(config, machine.target)
+    dataset = shapes_of_data(config) or sources.load(config.data, config.model.image_size)
+    config, parts = with_data(config, dataset, machine.target)
+    mesh = make_mesh(devices_of(machine))
+    pieces = pieces_of(config, machine.target, mesh, len(parts.train.labels))
+    state = states.abstract_state(pieces.module, pieces.tx, config.train.ema is not None, mesh)
+    data = _data(config, parts.train, machine, mesh)
+    count = batch_on(mesh, config)
+    evaluation = Traced(
+        "evaluation",
+        lambda: traced_evaluation(pieces.module, config, mesh, state.params, parts.train.images.shape[1:]),
+        flops.forward(pieces.module.cfg) * count // machine.devices,
+        count,
+        0,
+    )
+    split = 1 if isinstance(data, DevicePipeline) else machine.devices
+    programs = (*_steps(config, pieces, data, state), evaluation)
+    return Run(config, machine, programs, _bytes(state), _bytes(data) // split)
+
+
+def shapes_of_data(config: Config) -> DataSet | None:
+    """Images that all are one black pixel in memory, of the shapes of a data set that is known; None for others."""
+    classes = {"cifar10": 10, "cifar100": 100}.get(config.data.name)
+    if classes is None:
+        return None
+    splits = {
+        name: Examples(np.broadcast_to(np.uint8(0), (size, 32, 32, 3)), np.broadcast_to(np.int32(0), (size,)))
+        for name, size in sources.SIZES[config.data.name].items()
+    }
+    return DataSet(config.data.name, tuple(map(str, range(classes))), splits)
+
+
+def _data(config: Config, train: Examples, machine: Machine, mesh: Mesh) -> DevicePipeline | Batch:
+    """Shapes of what a step reads its images from."""
+    if is_resident(config, train, machine.target):
+        everywhere = replicated(mesh)
+        arrays = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere) for x in train)
+        return DevicePipeline(*arrays, config.train.batch_size, everywhere)
+    shapes = {"image": (train.images.shape[1:], np.uint8), "label": ((), np.int32), "parity": ((), np.bool_)}
+    return {
+        name: jax.ShapeDtypeStruct((config.train.batch_size, *shape), dtype, sharding=batch_sharding(mesh))
+        for name, (shape, dtype) in shapes.items()
+    }
+
+
+def _steps(config: Config, pieces: Pieces, data: Any, state: Any) -> list[Traced]:
+    """The steps of all phases: one, and `steps_per_call` at once."""
+    found, several = [], config.train.steps_per_call
+    for _, size in config.train.sizes or ((0.0, config.model.image_size),):
+        module = pieces.module.clone(input_size=size)
+        work = flops.training(dataclasses.replace(pieces.module.cfg, image_size=size)) * config.train.batch_size
+        for count in (1,) if several == 1 else (1, several):
+            name = ("step" if count == 1 else f"{count} steps") + (f" at {size} px" if config.train.sizes else "")
+
+            def trace(module: Any = module, count: int = count) -> Any:
+                plan, mesh = pieces.plan, pieces.mesh
+                return traced_step(config, module, pieces.tx, pieces.schedule, plan, mesh, data, state, count)
+
+            found.append(Traced(name, trace, count * work // pieces.mesh.size, config.train.batch_size * count, count))
+    return found
+
+
+def _bytes(tree: Any) -> int:
+    return sum(x.size * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree))
