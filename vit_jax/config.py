@@ -100,7 +100,7 @@ class ModelConfig:
     drop_path: float = 0.0  # stochastic depth: rate of the last block, growing linearly from 0
     drop_path_ramp: str = "constant"  # linear: the rates grow from 0 over the run
     attention: str = (
-        "auto"  # xla: plain | chunked: few examples at a time | cudnn: fused, bfloat16 | auto (models/backend.py)
+        "auto"  # xla: plain | recomputed: weights not kept | chunked: few examples at a time | cudnn: fused | auto
     )
     remat: bool = False  # recompute each block in the backward pass: less memory, more time
     init: str = "vit"  # initial values: vit | keras2 (models/inits.py)

@@ -10,6 +10,7 @@ import numpy as np
 
 from vit_jax import models
 from vit_jax.config import Config
+from vit_jax.data.dataset import Examples
 from vit_jax.data.pipeline import DevicePipeline
 from vit_jax.models.backend import target_at_hand
 from vit_jax.steps import optim
@@ -53,7 +54,7 @@ def training_with_program(config: Config) -> tuple[Callable[[], float], Program]
     random, everywhere = np.random.RandomState(0), replicated(mesh)
     images = random.randint(256, size=(max(STORED, config.train.batch_size), 32, 32, 3)).astype(np.uint8)
     labels = random.randint(config.model.num_classes, size=len(images)).astype(np.int32)
-    pipeline = DevicePipeline(put(images, everywhere), put(labels, everywhere), config.train.batch_size, everywhere)
+    pipeline = DevicePipeline.of(Examples(images, labels), config.train.batch_size, everywhere)
     traced = traced_step(config, module, tx, schedule, Plan(10_000, None), mesh, pipeline, state)
     step_fn = traced.lower().compile()
     count = states.count(state.params)

@@ -42,13 +42,14 @@ def _device(images: np.ndarray, labels: np.ndarray, batch_size: int, augmented: 
 
     from vit_jax.config import AugmentConfig
     from vit_jax.data.augment import augment
+    from vit_jax.data.dataset import Examples
     from vit_jax.data.pipeline import DevicePipeline
     from vit_jax.steps.cpu import cores
-    from vit_jax.system.sharding import make_mesh, put, replicated
+    from vit_jax.system.sharding import make_mesh, replicated
 
     jax.config.update("jax_num_cpu_devices", cores())
     everywhere = replicated(make_mesh())
-    pipeline = DevicePipeline(put(images, everywhere), put(labels, everywhere), batch_size, everywhere)
+    pipeline = DevicePipeline.of(Examples(images, labels), batch_size, everywhere)
     cfg = AugmentConfig(mean=(0.5,) * 3, std=(0.25,) * 3, crop_padding=4, flip=True)
 
     @jax.jit

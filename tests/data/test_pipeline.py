@@ -53,7 +53,7 @@ def test_host_and_device_agree(seed, step):
 def test_both_pipelines_give_the_same_batches():
     pytest.importorskip("tensorflow")
     everywhere = replicated(make_mesh())
-    device = DevicePipeline(jnp.asarray(EXAMPLES.images), jnp.asarray(EXAMPLES.labels), 8, everywhere)
+    device = DevicePipeline.of(EXAMPLES, 8, everywhere)
     streamed = TfDataPipeline(EXAMPLES, batch_size=8)
     for seed, step in ((0, 0), (3, 4), (3, 10_000_000)):
         a, b = device.batch_at(seed, step), streamed.batch_at(seed, step)
@@ -87,7 +87,7 @@ def test_parity_begins_at_random_and_turns_in_every_epoch(pipeline):
         batch_at = TfDataPipeline(Examples(images, labels), batch_size).batch_at
     else:
         everywhere = replicated(make_mesh())
-        batch_at = DevicePipeline(jnp.asarray(images), jnp.asarray(labels), batch_size, everywhere).batch_at
+        batch_at = DevicePipeline.of(Examples(images, labels), batch_size, everywhere).batch_at
     epochs = np.zeros((3, n), bool)
     for step in range(9):
         batch = batch_at(3, step)

@@ -80,7 +80,19 @@ def test_chunked_attention(rate, size, dtype, tolerance):
     qkv, words = normal(0, 12, 5, 3, 2, 8, dtype=dtype), jnp.array([7, 11], jnp.uint32)
     agree(
         lambda qkv: attention.chunked(qkv, words, rate, size),
-        lambda qkv: attention.plain(qkv, words, rate),
+        lambda qkv: attention.plain(*attention.split(qkv), words, rate),
+        qkv,
+        tolerance=tolerance,
+    )
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.05)])
+def test_attention_with_recomputed_weights(rate, dtype, tolerance):
+    qkv, words = normal(0, 12, 5, 3, 2, 8, dtype=dtype), jnp.array([7, 11], jnp.uint32)
+    agree(
+        lambda qkv: attention.recomputed(*attention.split(qkv), words, rate),
+        lambda qkv: attention.plain(*attention.split(qkv), words, rate),
         qkv,
         tolerance=tolerance,
     )
@@ -101,17 +113,16 @@ def test_chunked_attention_over_devices_sends_nothing_between_them(rate):
     text = fast.lower(spread).compile().as_text()
     for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
         assert collective not in text
-    plain = gradient(lambda qkv: attention.plain(qkv, jnp.array([7, 11], jnp.uint32), rate))
+    plain = gradient(lambda qkv: attention.plain(*attention.split(qkv), jnp.array([7, 11], jnp.uint32), rate))
     np.testing.assert_allclose(fast(spread), plain(qkv), atol=1e-5)
 
 
 def test_scores_far_apart_do_not_overflow():
     qkv, words = normal(0, 8, 5, 3, 2, 8) * 100, jnp.zeros(2, jnp.uint32)  # scores up to 100,000
-
-    def loss(qkv):
-        return attention.chunked(qkv, words, 0.0, 4).sum()
-
-    np.testing.assert_allclose(
-        attention.chunked(qkv, words, 0.0, 4), attention.plain(qkv, words, 0.0), rtol=1e-4, atol=1e-2
-    )
-    assert jnp.isfinite(jax.grad(loss)(qkv)).all()
+    plain = attention.plain(*attention.split(qkv), words, 0.0)
+    for other in (
+        lambda qkv: attention.chunked(qkv, words, 0.0, 4),
+        lambda qkv: attention.recomputed(*attention.split(qkv), words, 0.0),
+    ):
+        np.testing.assert_allclose(other(qkv), plain, rtol=1e-4, atol=1e-2)
+        assert jnp.isfinite(jax.grad(lambda qkv, other=other: other(qkv).sum())(qkv)).all()

@@ -13,13 +13,14 @@ from jax.sharding import AxisType
 from vit_jax import models
 from vit_jax.config import AugmentConfig, Config, ModelConfig, OptimConfig, TrainConfig
 from vit_jax.data.augment import preprocess
+from vit_jax.data.dataset import Examples
 from vit_jax.data.pipeline import DevicePipeline
 from vit_jax.steps import optim
 from vit_jax.steps import state as states
 from vit_jax.steps.losses import cross_entropy
 from vit_jax.steps.schedules import learning_rate
 from vit_jax.steps.step import eval_step, train_step, train_steps
-from vit_jax.system.sharding import put, replicated
+from vit_jax.system.sharding import replicated
 
 CONFIG = Config(
     augment=AugmentConfig(mean=(0.5,) * 3, std=(0.25,) * 3, flip=True, crop_padding=1),
@@ -42,7 +43,7 @@ def states_of(config=CONFIG, devices=1, steps=3):
     tx = optim.optimizer(config.optim, states.abstract_params(module))
     state = states.create(module, tx, config.seed, mesh, ema=config.train.ema is not None)
     everywhere = replicated(mesh)
-    data = DevicePipeline(put(IMAGES, everywhere), put(LABELS, everywhere), config.train.batch_size, everywhere)
+    data = DevicePipeline.of(Examples(IMAGES, LABELS), config.train.batch_size, everywhere)
     step = partial(
         train_step,
         fetch=lambda data, seed, step: data.batch_at(seed, step),
@@ -83,7 +84,7 @@ def test_metrics_are_those_of_the_batch_before_the_update():
     params = jax.jit(module.init)(states.keys(jnp.uint32(0))[0], jnp.zeros((1, 8, 8, 3)))["params"]
     no_augmentation = dataclasses.replace(CONFIG.augment, flip=False, crop_padding=0)
     _, history = run(dataclasses.replace(CONFIG, augment=no_augmentation), steps=1)
-    data = DevicePipeline(jnp.asarray(IMAGES), jnp.asarray(LABELS), 16, replicated(mesh_of(1)))
+    data = DevicePipeline.of(Examples(IMAGES, LABELS), 16, replicated(mesh_of(1)))
     batch = jax.jit(lambda data: data.batch_at(0, 0))(data)
     x = jax.jit(lambda images: preprocess(images, CONFIG.augment, 8))(batch["image"])
 
@@ -191,7 +192,7 @@ def test_a_run_by_the_clock_takes_its_place_from_outside():
     mesh, module = mesh_of(1), models.create(CONFIG.model)
     schedule = learning_rate(CONFIG.optim, 10, 2)
     tx = optim.optimizer(CONFIG.optim, states.abstract_params(module))
-    data = DevicePipeline(jnp.asarray(IMAGES), jnp.asarray(LABELS), 16, replicated(mesh))
+    data = DevicePipeline.of(Examples(IMAGES, LABELS), 16, replicated(mesh))
     bound = {
         "fetch": lambda data, seed, step: data.batch_at(seed, step),
         "module": module,

@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,5 +109,3 @@ def part_of(one: hlo.Traffic) -> str:
     if any(re.match(r"block_\d+|norm", name) for name in names):
         return f"norms and sums{direction}"
     return "rest"
-
-

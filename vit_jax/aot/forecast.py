@@ -1,6 +1,5 @@
 """Does a run fit, and how fast can it be at most? From the figures of its compiled programs."""
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -88,7 +87,7 @@ def _next(tried: dict[int, list[Forecast]], run: Run, unit: int) -> int:
     most = {size: max(one.needed for one in found) for size, found in tried.items()}
     fixed = run.state_bytes + run.data_bytes
     if len(most) == 1:
-        (size, needed), = most.items()
+        ((size, needed),) = most.items()
         guess = size * (run.machine.memory - fixed) / max(needed - fixed, 1)
         # Beyond all that is known, with some care.
         return int(0.97 * guess // unit) * unit
@@ -112,5 +111,3 @@ def estimated_batch(run: Run, found: list[Forecast]) -> int:
     training = [one for one, program in zip(found, run.programs, strict=True) if program.steps]
     needed = max(one.needed for one in training) - fixed
     return int(run.config.train.batch_size * (run.machine.memory - fixed) / max(needed, 1) // unit) * unit
-
-

@@ -83,13 +83,14 @@ def _array_bytes(dtype: str, sides: str, layout: str) -> int:
 
 def _operands(text: str) -> tuple[tuple[str, ...], str]:
     """ "%a, f32[2]{0} %b), calls=%c" -> (("a", "b"), "calls=%c")"""
-    depth = 1
-    for i, letter in enumerate(text):
-        depth += (letter in "({[") - (letter in ")}]")
-        if not depth:
-            break
-    inside = re.sub(r"/\*.*?\*/", "", text[:i])
-    return tuple(re.findall(r"%([\w.\-]+)", inside)), text[i + 1 :]
+    depth, end = 1, 0
+    while depth and end < len(text):
+        depth += (text[end] in "({[") - (text[end] in ")}]")
+        end += 1
+    inside, rest = text[: end - 1], text[end:]
+    if inside.isdecimal():  # a parameter's
+        return (inside,), rest
+    return tuple(re.findall(r"%([\w.\-]+)", re.sub(r"/\*.*?\*/", "", inside))), rest
 
 
 def traffic(program: Program) -> Iterator[Traffic]:
@@ -99,6 +100,7 @@ def traffic(program: Program) -> Iterator[Traffic]:
 
 def _traffic(program: Program, body: list[Instruction], times: float) -> Iterator[Traffic]:
     sizes = {one.name: one.size for one in body}
+    users = {name: one for one in reversed(body) for name in one.operands}
     for one in body:
         kind = one.kind
         if kind in _FREE or kind.endswith("-done") or kind.endswith("-update"):
@@ -115,7 +117,7 @@ def _traffic(program: Program, body: list[Instruction], times: float) -> Iterato
             for name in _called(one.rest):
                 yield from _traffic(program, program[name], times)
         else:
-            yield Traffic(one.name, kind, scope_of(one.rest), times * _touched(program, one, sizes))
+            yield Traffic(one.name, kind, _scope_of(one, users), times * _touched(program, one, sizes))
 
 
 def _called(rest: str) -> list[str]:
@@ -124,9 +126,15 @@ def _called(rest: str) -> list[str]:
     return [name for text in found for name in re.findall(r"[\w.\-]+", text)]
 
 
-def scope_of(rest: str) -> str:
-    found = re.search(r'op_name="((?:[^"\\]|\\.)*)"', rest)
-    return found[1] if found else ""
+def _scope_of(one: Instruction, users: dict[str, Instruction]) -> str:
+    """Its own; of one that only brings data to where they are used, that of the first to use them."""
+    for _ in range(8):
+        if found := re.search(r'op_name="((?:[^"\\]|\\.)*)"', one.rest):
+            return found[1]
+        if one.name not in users:
+            break
+        one = users[one.name]
+    return ""
 
 
 def _touched(program: Program, one: Instruction, sizes: dict[str, int]) -> int:
@@ -157,18 +165,13 @@ def _started(one: Instruction, read: list[int]) -> int:
 
 def _read_of(body: list[Instruction], number: int, size: int) -> int:
     """Of a fusion's operand, so many bytes large: those of it that are read, where nothing but slices of it are."""
-    name = next((one.name for one in body if one.kind == "parameter" and _number_of(one) == number), "")
+    name = next((one.name for one in body if one.kind == "parameter" and one.operands == (str(number),)), "")
     users = [one for one in body if name in one.operands]
     if users and all(one.kind in _SLICING and one.operands[0] == name for one in users):
         return min(size, sum(one.size for one in users))
     if users and all(one.kind == "dynamic-update-slice" and one.operands[0] == name for one in users):
         return 0  # written in place
     return size
-
-
-def _number_of(parameter: Instruction) -> int:
-    found = re.match(r"\s*(\d+)", parameter.rest)
-    return int(found[1]) if found else -1
 
 
 def _written_of(body: list[Instruction], size: int) -> int:

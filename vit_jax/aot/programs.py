@@ -1,6 +1,7 @@
 """The programs that a run of a config would compile, for devices that needn't be here."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,6 @@ from vit_jax.config import Config
 from vit_jax.data import sources
 from vit_jax.data.dataset import DataSet, Examples
 from vit_jax.data.pipeline import Batch, DevicePipeline
-from vit_jax.errors import UserError
 from vit_jax.evaluation.evaluate import batch_on, traced_evaluation
 from vit_jax.models import flops
 from vit_jax.steps import state as states
@@ -72,6 +72,7 @@ def run_on(config: Config, machine: Machine, batch_size: int | None = None) -> R
     )
     split = 1 if isinstance(data, DevicePipeline) else machine.devices
     programs = (*_steps(config, pieces, data, state), evaluation)
+    config = dataclasses.replace(config, model=pieces.module.cfg)  # with the attention that it takes there
     return Run(config, machine, programs, _bytes(state), _bytes(data) // split)
 
 
@@ -91,8 +92,10 @@ def _data(config: Config, train: Examples, machine: Machine, mesh: Mesh) -> Devi
     """Shapes of what a step reads its images from."""
     if is_resident(config, train, machine.target):
         everywhere = replicated(mesh)
-        arrays = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere) for x in train)
-        return DevicePipeline(*arrays, config.train.batch_size, everywhere)
+        count, *shape = train.images.shape
+        images = jax.ShapeDtypeStruct((count, math.prod(shape)), np.uint8, sharding=everywhere)
+        labels = jax.ShapeDtypeStruct((count,), np.int32, sharding=everywhere)
+        return DevicePipeline(images, labels, tuple(shape), config.train.batch_size, everywhere)
     shapes = {"image": (train.images.shape[1:], np.uint8), "label": ((), np.int32), "parity": ((), np.bool_)}
     return {
         name: jax.ShapeDtypeStruct((config.train.batch_size, *shape), dtype, sharding=batch_sharding(mesh))

@@ -24,8 +24,8 @@ def settle_environment(machines: list[Machine]) -> None:
         module, extra = _NEEDED[machine.platform]
         if not _is_installed(module):
             raise UserError(
-                f"--target={machine.name}: its compiler isn't installed; install it, on a machine without such a device "
-                f"too: VIT_JAX_ACCELERATOR={extra} ./scripts/setup.sh, or pip install 'vit-jax[{extra}]'"
+                f"--target={machine.name}: its compiler isn't installed; machines without such a device can have it: "
+                f"VIT_JAX_ACCELERATOR={extra} ./scripts/setup.sh, or pip install 'vit-jax[{extra}]'"
             )
     jax.config.update("jax_platforms", "cpu")
     # Without a GPU, XLA can't try which of its algorithms is the fastest.

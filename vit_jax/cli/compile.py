@@ -15,7 +15,7 @@ from vit_jax.config import Config
 from vit_jax.errors import UserError
 from vit_jax.system.progress import doing, percent, say, say_table
 
-_HEADER = ("program", "needs", "of", "traffic", "GFLOPs", "by FLOPs", "by bytes", "MFU at most", "images/s at most")
+_HEADER = ("program", "GiB", "GB moved", "GFLOPs", "ms by FLOPs", "ms by bytes", "MFU <=", "images/s <=")
 
 
 def machines_of(names: list[str]) -> list[Machine]:
@@ -56,17 +56,19 @@ def _compile(program: Any, one: Machine) -> Figures:
 
 def _say(run: Run, found: list[Forecast], searched: bool) -> None:
     one, batch = run.machine, run.config.train.batch_size
-    devices = f"{one.devices} x {one.device_kind}" if one.devices > 1 else one.device_kind
-    title = f"\n{one.name}: {devices}, {batch} images a step, {run.config.model.dtype}, {run.config.model.attention}"
-    say_table(title + " attention; figures are of one device", [_cells(each) for each in found], _HEADER)
+    model, devices = run.config.model, f"{one.devices} x " if one.devices > 1 else ""
+    say(
+        f"\n{one.name}: {devices}{one.device_kind}, {batch:,} images a step, {model.dtype}, attention {model.attention}"
+    )
+    say_table("Of one device", [_cells(each) for each in found], _HEADER)
     step = found[0]
     figures = step.figures
     if figures.missing:
         say(f"The step does not fit: the compiler found no way to make it {_gib(figures.missing)} smaller.")
     else:
         say(
-            f"The step's memory: state {_gib(run.state_bytes)}, images {_gib(run.data_bytes)}, temporaries "
-            f"{_gib(figures.temporaries)}; {_verdict(found)}."
+            f"Memory of the step: state {_gib(run.state_bytes)}, images {_gib(run.data_bytes)}, temporaries "
+            f"{_gib(figures.temporaries)}; of {_gib(one.memory)}, {_verdict(found)}."
         )
     if searched:
         say(f"The largest batch seen to fit: {batch:,} images.")
@@ -79,12 +81,14 @@ def _say(run: Run, found: list[Forecast], searched: bool) -> None:
         kinds = [(kind, n) for kind, n in figures.collectives.items() if not kind.endswith(" bytes")]
         told = ", ".join(f"{n} {kind} ({figures.collectives[f'{kind} bytes'] / 2**20:.1f} MiB)" for kind, n in kinds)
         say(f"Collectives of the step: {told}.")
-    counts = [f"{label} {value / 1e9:,.0f} {unit}" for label, value, unit in (
-        ("GFLOPs", figures.xla_flops, "G"), ("bytes accessed", figures.xla_bytes, "GB")) if value]  # fmt: skip
-    xla = f"XLA's own counts: {', '.join(counts)}." if counts else "XLA gives no counts of its own for it."
-    say(f"{xla} Compiled in {', '.join(f'{each.figures.seconds:.0f} s' for each in found)}.")
+    if figures.xla_flops and figures.xla_bytes:
+        say(
+            f"XLA's own counts of the step: {figures.xla_flops / 1e9:,.1f} GFLOPs; {figures.xla_bytes / 1e9:.2f} GB "
+            "accessed, those in scratch memory included."
+        )
+    say(f"Compiled in {', '.join(f'{each.figures.seconds:.0f} s' for each in found)}.")
     if one.platform == "gpu":
-        say("Of a GPU's memory JAX takes three quarters, which are counted here (XLA_PYTHON_CLIENT_MEM_FRACTION).")
+        say("Of a GPU's memory, the three quarters that JAX takes are counted (XLA_PYTHON_CLIENT_MEM_FRACTION).")
 
 
 def _verdict(found: list[Forecast]) -> str:
@@ -97,15 +101,19 @@ def _verdict(found: list[Forecast]) -> str:
 def _cells(one: Forecast) -> tuple[str, ...]:
     return (
         one.program,
-        _gib(one.needed),
-        _gib(one.capacity),
-        f"{one.figures.traffic / 1e9:.2f} GB",
-        f"{one.flops / 1e9:,.0f}",
-        f"{1e3 * one.seconds_by_flops:.2f} ms" if one.seconds_by_flops else "-",
-        f"{1e3 * one.seconds_by_bytes:.2f} ms",
+        _number(one.needed / GIB),
+        _number(one.figures.traffic / 1e9),
+        _number(one.flops / 1e9),
+        _number(1e3 * one.seconds_by_flops) if one.seconds_by_flops else "-",
+        _number(1e3 * one.seconds_by_bytes),
         percent(one.utilization) if one.utilization else "-",
         f"{one.images / one.seconds:,.0f}" if one.seconds else "-",
     )
+
+
+def _number(value: float) -> str:
+    """With three digits, about."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.3g}"
 
 
 def _gib(size: float) -> str:

@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding
 
 from vit_jax.data.dataset import Examples
 from vit_jax.system.hashing import fmix32
+from vit_jax.system.sharding import put
 from vit_jax.system.tensorflow import import_tensorflow
 
 MAX_EXAMPLES = 2**32  # of a run: example numbers are uint32
@@ -73,13 +74,24 @@ def parity_at(seed: Any, step: Any, index: Any, n: int) -> Any:
 
 
 class DevicePipeline(flax.struct.PyTreeNode):
-    """The whole train split in every device's memory; a batch is a gather inside the compiled step."""
+    """The whole train split in every device's memory; a batch is a gather inside the compiled step.
 
-    images: jax.Array  # (N, H, W, 3) uint8
+    Each image is one row: with axes as short as three channels, a TPU would copy all of them in every step.
+    """
+
+    images: jax.Array  # (N, H*W*3) uint8
     labels: jax.Array  # (N,) int32
+    image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)  # (H, W, 3)
     batch_size: int = flax.struct.field(pytree_node=False)
     # Of the indices: on every device, so that the loop that computes them needs no word from the others.
     everywhere: NamedSharding = flax.struct.field(pytree_node=False)
+
+    @classmethod
+    def of(cls, examples: Examples, batch_size: int, everywhere: NamedSharding) -> "DevicePipeline":
+        """Puts the examples, the same on every host, on all devices."""
+        images, labels = examples
+        rows = put(images.reshape(len(images), -1), everywhere)  # (N, H*W*3)
+        return cls(rows, put(labels, everywhere), images.shape[1:], batch_size, everywhere)
 
     def batch_at(self, seed: jax.Array | int, step: jax.Array | int) -> Batch:
         """The batch of `step`; both numbers may be traced."""
@@ -87,7 +99,8 @@ class DevicePipeline(flax.struct.PyTreeNode):
         index = indices_at_on_device(jnp.asarray(seed), jnp.asarray(step), n, self.batch_size)  # (B,)
         index = jax.lax.with_sharding_constraint(index, self.everywhere)
         parity = parity_at(jnp.uint32(seed), jnp.uint32(step), index, n)
-        return {"image": self.images[index], "label": self.labels[index], "parity": parity}
+        images = self.images[index].reshape(self.batch_size, *self.image_shape)  # (B, H, W, 3)
+        return {"image": images, "label": self.labels[index], "parity": parity}
 
 
 class TfDataPipeline:

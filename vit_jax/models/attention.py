@@ -16,33 +16,84 @@ import jax.numpy as jnp
 from vit_jax.models.dropout import index_of, keep
 
 
-def weights_of(qkv: jax.Array) -> jax.Array:
-    """qkv (B, N, 3, K, E) -> attention weights (B, K, N, N) float32.
+def split(qkv: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """qkv (B, N, 3, K, E) -> queries, keys and values, (B, N, K, E) each.
+
+    Split where the last axis is long: a TPU pads short ones to 128, and the gradients of slices would be padded to the
+    size of the whole, and added.
+    """
+    b, n, _, heads, e = qkv.shape
+    parts = jax.lax.split(qkv.reshape(b, n, -1), (heads * e,) * 3, axis=2)  # (B, N, K*E) each
+    q, k, v = (part.reshape(b, n, heads, e) for part in parts)
+    return q, k, v
+
+
+def weights_of(q: jax.Array, k: jax.Array) -> jax.Array:
+    """q, k (B, N, K, E) -> attention weights (B, K, N, N) float32.
 
     Scores and softmax are in float32: in bfloat16 they cost three times the error.
     """
-    q, k = qkv[:, :, 0], qkv[:, :, 1]  # (B, N, K, E) each
     scores = jnp.einsum("bnke,bmke->bknm", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
     return jax.nn.softmax(scores)  # (B, K, N, N)
 
 
-def plain(qkv: jax.Array, words: jax.Array, rate: float) -> jax.Array:
-    """qkv (B, N, 3, K, E) -> (B, N, K, E). `rate` of the weights is dropped, by the mask of `words` (2,) uint32."""
-    weights = weights_of(qkv)
-    if rate:
-        weights = jnp.where(keep(words, rate, index_of(weights.shape)), weights / (1 - rate), 0)
-    return jnp.einsum("bknm,bmke->bnke", weights.astype(qkv.dtype), qkv[:, :, 2])  # (B, N, K, E)
+def plain(q: jax.Array, k: jax.Array, v: jax.Array, words: jax.Array, rate: float) -> jax.Array:
+    """q, k, v (B, N, K, E) -> (B, N, K, E). `rate` of the weights is dropped, by the mask of `words` (2,) uint32."""
+    weights = weights_of(q, k)
+    return jnp.einsum("bknm,bmke->bnke", _dropped(weights, words, rate).astype(v.dtype), v)  # (B, N, K, E)
 
 
-def cudnn(qkv: jax.Array) -> jax.Array:
-    """qkv (B, N, 3, K, E) half precision -> (B, N, K, E) by cuDNN's fused kernel, on an NVIDIA GPU."""
-    q, k, v = (qkv[:, :, i] for i in range(3))  # (B, N, K, E) each
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def recomputed(q: jax.Array, k: jax.Array, v: jax.Array, words: jax.Array, rate: float) -> jax.Array:
+    """As `plain`, but without the weights among what is kept for the backward pass: that computes them again.
+
+    Their (N, N) for each head in float32 would be most of what a TPU writes and reads in a whole block.
+    """
+    return _recomputed_forward(q, k, v, words, rate)[0]
+
+
+def _recomputed_forward(q: jax.Array, k: jax.Array, v: jax.Array, words: jax.Array, rate: float) -> Any:
+    # Else XLA leaves the rounding of normalised queries and keys out, and keeps them at twice the size.
+    q, k, v = jax.lax.optimization_barrier((q, k, v))
+    scores = jnp.einsum("bnke,bmke->bknm", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+    top = scores.max(axis=-1, keepdims=True)  # (B, K, N, 1)
+    p = jnp.exp(scores - top)  # (B, K, N, N)
+    total = p.sum(axis=-1, keepdims=True)  # (B, K, N, 1)
+    out = jnp.einsum("bknm,bmke->bnke", _dropped(p / total, words, rate).astype(v.dtype), v)  # (B, N, K, E)
+    return out, (q, k, v, words, out, top + jnp.log(total))
+
+
+def _dropped(weights: jax.Array, words: jax.Array, rate: float) -> jax.Array:
+    """(B, K, N, N), `rate` of them 0 and the others scaled up."""
+    return jnp.where(keep(words, rate, index_of(weights.shape)), weights / (1 - rate), 0) if rate else weights
+
+
+def _recomputed_backward(rate: float, saved: Any, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+    q, k, v, words, out, log_total = saved
+    scale = q.shape[-1] ** -0.5
+    scores = jnp.einsum("bnke,bmke->bknm", q * scale, k, preferred_element_type=jnp.float32)
+    p = jnp.exp(scores - log_total)  # (B, K, N, N)
+    dp = jnp.einsum("bnke,bmke->bknm", g, v, preferred_element_type=jnp.float32)  # (B, K, N, N)
+    dv = jnp.einsum("bknm,bnke->bmke", _dropped(p, words, rate).astype(g.dtype), g)  # (B, N, K, E)
+    # The softmax subtracts each row's sum of p * dp, which is that of out * g.
+    row = (g.astype(jnp.float32) * out).sum(axis=-1).swapaxes(1, 2)[..., None]  # (B, K, N, 1)
+    ds = (p * (_dropped(dp, words, rate) - row)).astype(q.dtype)  # (B, K, N, N)
+    dq = jnp.einsum("bknm,bmke->bnke", ds, k) * scale  # (B, N, K, E)
+    dk = jnp.einsum("bknm,bnke->bmke", ds, q) * scale  # (B, N, K, E)
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv, None
+
+
+recomputed.defvjp(_recomputed_forward, _recomputed_backward)
+
+
+def cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """q, k, v (B, N, K, E) half precision -> (B, N, K, E) by cuDNN's fused kernel, on an NVIDIA GPU."""
     return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def chunked(qkv: jax.Array, words: jax.Array, rate: float, size: int) -> jax.Array:
-    """As `plain`, `size` examples at a time; B must be a multiple of `size`.
+    """As `plain` of the parts of qkv (B, N, 3, K, E), `size` examples at a time; B must be a multiple of `size`.
 
     Each chunk takes every (B / size)-th example. So where the batch is split over devices in equal runs, and `size`
     is a multiple of their number, every device works on its own examples in every chunk.

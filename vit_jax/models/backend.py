@@ -40,14 +40,23 @@ class Compute:
     """How a module computes: what was decided for its target. Parameters, always float32, don't depend on it."""
 
     dtype: Any = jnp.float32
-    barriers: bool = False  # whether `barrier` is one
+    barriers: bool = False  # whether XLA is kept from fusing as it likes (`barrier`)
+    rounds_saved: bool = False  # whether what is kept for the backward pass is kept in `dtype`, not in float32
     devices: int = 1  # over which a batch is split
     forward_mode: bool = False  # operations as plain formulas, which have derivatives of every mode
 
 
 def compute_for(dtype: Any, target: Target, forward_mode: bool) -> Compute:
-    # XLA's choice of what to fuse is worse than none on a CPU alone.
-    return Compute(dtype, target.platform == "cpu" and not forward_mode, target.devices, forward_mode)
+    return Compute(
+        dtype,
+        # XLA's choice of what to fuse is worse than none on a CPU alone.
+        barriers=target.platform == "cpu" and not forward_mode,
+        # XLA leaves roundings to bfloat16 out where it can. For a TPU it then keeps the MLP's hidden values at twice
+        # the size; for a GPU it keeps what they are computed from, and saying otherwise costs one more copy.
+        rounds_saved=target.platform == "tpu" and not forward_mode,
+        devices=target.devices,
+        forward_mode=forward_mode,
+    )
 
 
 def compute_dtype(name: str, target: Target) -> Any:
@@ -65,6 +74,8 @@ def attention(cfg: ModelConfig, dtype: Any, target: Target) -> str:
         return "xla"
     if target.platform == "cpu":
         return "chunked"
+    if target.platform == "tpu":
+        return "recomputed"
     # cuDNN's fused attention: NVIDIA's GPUs from Ampere on.
     fits = dtype == jnp.bfloat16 and cfg.head_dim % 8 == 0 and cfg.head_dim <= 128 and not cfg.attention_dropout
     return "cudnn" if target.platform == "gpu" and target.compute_capability >= 8 and fits else "xla"

@@ -12,7 +12,7 @@ _CHOICES = {
     "drop_path_ramp": ("constant", "linear"),
     "init": ("vit", "keras2"),
     "activation": ("gelu", "gelu_tanh", "relu"),
-    "attention": ("auto", "xla", "chunked", "cudnn"),
+    "attention": ("auto", "xla", "recomputed", "chunked", "cudnn"),
     "dtype": ("float32", "bfloat16", "auto"),
 }
 _STEM_CHOICES = {

@@ -66,27 +66,29 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array, angles: np.ndarray | None) -> tuple[jax.Array, jax.Array | None]:
         cfg = self.cfg
         qkv = Dense((3, cfg.heads, cfg.head_dim), self.compute, inits.qkv(cfg), name="qkv")(x)  # (B, N, 3, K, E)
-        if cfg.qk_norm or angles is not None:
-            q, k, v = (qkv[:, :, i] for i in range(3))  # (B, N, K, E) each
-            if cfg.qk_norm:  # Henry et al. 2020; per head, as in ViT-22B (Dehghani et al. 2023)
-                q = LayerNorm(cfg.norm_eps, self.compute, name="q_norm")(q)
-                k = LayerNorm(cfg.norm_eps, self.compute, name="k_norm")(k)
-            if angles is not None:
-                q, k = rotate(q, angles), rotate(k, angles)
-            qkv = jnp.stack([q, k, v], axis=2)  # (B, N, 3, K, E)
+        q, k, v = attention.split(qkv)  # (B, N, K, E) each
+        if cfg.qk_norm:  # Henry et al. 2020; per head, as in ViT-22B (Dehghani et al. 2023)
+            q = LayerNorm(cfg.norm_eps, self.compute, name="q_norm")(q)
+            k = LayerNorm(cfg.norm_eps, self.compute, name="k_norm")(k)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
 
         rate = cfg.attention_dropout if self.train else 0.0
         words = words_of(self.make_rng("dropout")) if rate else jnp.zeros(2, jnp.uint32)
         if cfg.attention == "cudnn" and not self.is_initializing():  # parameters are made where there is no cuDNN, too
-            out = attention.cudnn(qkv)  # (B, N, K, E)
+            out = attention.cudnn(q, k, v)  # (B, N, K, E)
         elif cfg.attention == "chunked":
             size = backend.attention_chunk(len(x), cfg.heads, x.shape[1], self.compute.devices)
+            if cfg.qk_norm or angles is not None:
+                qkv = jnp.stack([q, k, v], axis=2)  # (B, N, 3, K, E)
             out = attention.chunked(qkv, words, rate, size)
+        elif cfg.attention == "recomputed":
+            out = attention.recomputed(q, k, v, words, rate)
         else:
-            out = attention.plain(qkv, words, rate)
+            out = attention.plain(q, k, v, words, rate)
         out = out.reshape(*x.shape[:2], cfg.heads * cfg.head_dim)  # (B, N, K*E)
         # The weights are for pictures: a compiled function that doesn't give them back never computes them.
-        weights = attention.weights_of(qkv) if cfg.attention != "cudnn" else None
+        weights = attention.weights_of(q, k) if cfg.attention != "cudnn" else None
         return Dense((x.shape[-1],), self.compute, inits.attention_out(cfg), name="out")(out), weights
 
 

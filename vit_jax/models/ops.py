@@ -50,7 +50,7 @@ def gelu(x: jax.Array, compute: Compute) -> jax.Array:
 
     Only x is kept for the backward pass.
     """
-    return _plain_gelu(x) if compute.forward_mode else _gelu(x, compute.barriers)
+    return _plain_gelu(x) if compute.forward_mode else _gelu(x, compute.barriers, compute.rounds_saved)
 
 
 def _plain_gelu(x: jax.Array) -> jax.Array:
@@ -58,8 +58,8 @@ def _plain_gelu(x: jax.Array) -> jax.Array:
     return (x32 * _normal_cdf(x32)).astype(x.dtype)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _gelu(x: jax.Array, barriers: bool) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gelu(x: jax.Array, barriers: bool, rounds_saved: bool) -> jax.Array:
     return _plain_gelu(x)
 
 
@@ -67,11 +67,11 @@ def _normal_cdf(x: jax.Array) -> jax.Array:
     return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
-def _gelu_forward(x: jax.Array, barriers: bool) -> tuple[jax.Array, jax.Array]:
-    return _plain_gelu(x), x
+def _gelu_forward(x: jax.Array, barriers: bool, rounds_saved: bool) -> tuple[jax.Array, jax.Array]:
+    return _plain_gelu(x), barrier(x, rounds_saved)
 
 
-def _gelu_backward(barriers: bool, x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
+def _gelu_backward(barriers: bool, rounds_saved: bool, x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
     x, g = barrier((x, g), barriers)
     x32 = x.astype(jnp.float32)
     density = jnp.exp(-0.5 * x32 * x32) / math.sqrt(2 * math.pi)

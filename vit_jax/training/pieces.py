@@ -23,7 +23,7 @@ from vit_jax.steps.plan import Plan, plan_of, warmup_places
 from vit_jax.steps.schedules import Schedule, learning_rate
 from vit_jax.steps.state import TrainState
 from vit_jax.system.progress import say
-from vit_jax.system.sharding import put, replicated
+from vit_jax.system.sharding import replicated
 from vit_jax.training.resolve import is_resident
 
 _WHITENING_PIXELS = 5000 * 32 * 32  # from which the whitening layer is computed
@@ -44,7 +44,7 @@ class Pieces:
 
 
 def pieces_of(config: Config, target: Target, mesh: Mesh, num_train: int) -> Pieces:
-    """The pieces, for a target and a mesh of its devices, of a resolved config whose train split has so many examples."""
+    """The pieces, for a target and a mesh of its devices, of a resolved config with so many train examples."""
     module, plan = create(config.model, target), plan_of(config, num_train)
     shapes = states.abstract_params(module)
     schedule = learning_rate(config.optim, plan.total, warmup_places(config, num_train))
@@ -85,6 +85,5 @@ def pipeline_of(config: Config, parts: Parts, target: Target, mesh: Mesh) -> Pip
     examples = parts.train
     if is_resident(config, examples, target):
         everywhere = replicated(mesh)
-        images, labels = put(examples.images, everywhere), put(examples.labels, everywhere)
-        return DevicePipeline(images, labels, config.train.batch_size, everywhere)
+        return DevicePipeline.of(examples, config.train.batch_size, everywhere)
     return TfDataPipeline(examples, config.train.batch_size, jax.process_index(), jax.process_count())

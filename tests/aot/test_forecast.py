@@ -1,0 +1,110 @@
+"""Whether a run fits, how fast it can be, and the largest batch, from figures."""
+
+import dataclasses
+
+import pytest
+
+from vit_jax.aot.compiled import Figures
+from vit_jax.aot.forecast import estimated_batch, forecast, largest_batch
+from vit_jax.aot.machines import GIB, machine
+from vit_jax.aot.programs import Run, Traced
+from vit_jax.config import Config
+from vit_jax.errors import UserError
+
+STATE, DATA = GIB, GIB // 2
+
+
+def run_at(batch_size, target="h100"):
+    base = Config()
+    config = dataclasses.replace(
+        base,
+        train=dataclasses.replace(base.train, batch_size=batch_size),
+        model=dataclasses.replace(base.model, dtype="bfloat16"),
+    )
+    programs = (
+        Traced("step", None, 989 * 10**9, batch_size, 1),  # a millisecond of an H100
+        Traced("evaluation", None, 10**9, 500, 0),
+    )
+    return Run(config, machine(target), programs, STATE, DATA)
+
+
+def compiled(bytes_per_image, overhead=0):
+    """A compiler whose step's temporaries grow with the batch, unevenly if there is an `overhead`."""
+
+    def compile_(program, _):
+        if not program.steps:
+            return Figures(arguments=GIB // 4, temporaries=GIB, traffic=1e9)
+        temporaries = program.images * bytes_per_image + (overhead if program.images > 4000 else 0)
+        return Figures(arguments=STATE + DATA, temporaries=temporaries, traffic=3.35e10)
+
+    return compile_
+
+
+def test_roofline():
+    step, evaluation = forecast(run_at(1024), compiled(2**20))
+    assert step.seconds_by_flops == pytest.approx(1e-3)
+    assert step.seconds_by_bytes == pytest.approx(1e-2) == step.seconds
+    assert step.utilization == pytest.approx(0.1)
+    assert evaluation.utilization < 0.01
+
+
+def test_memory_is_judged_with_what_lies_beside():
+    step, evaluation = forecast(run_at(1024), compiled(2**20))
+    assert step.needed == STATE + DATA + GIB and step.fits
+    # The state and the images stay while a run evaluates; parameters are among the state.
+    assert evaluation.needed == STATE + DATA + GIB
+    assert not forecast(run_at(100_000), compiled(2**20))[0].fits
+
+
+def test_what_the_compiler_refuses_does_not_fit():
+    found = forecast(run_at(64, "v5e-1"), lambda program, _: Figures(missing=GIB))
+    assert not found[0].fits and found[0].needed == machine("v5e-1").memory + GIB
+
+
+@pytest.mark.parametrize("overhead", [0, 3 * GIB])
+@pytest.mark.parametrize("target", ["h100", "v5e-4"])
+def test_the_largest_batch_is_found_in_a_few_attempts(overhead, target):
+    attempts = []
+
+    def compile_(program, one):
+        attempts.append(program.images)
+        return compiled(2**20, overhead)(program, one)
+
+    run = run_at(1024, target)
+    best, found = largest_batch(lambda size: run_at(size, target), run, compile_)
+    unit = 8 * run.machine.devices
+    most = (run.machine.memory - STATE - DATA - overhead) // 2**20 // unit * unit
+    assert best == most if not overhead else 0.95 * most <= best <= most
+    assert all(one.fits for one in found)
+    assert len(set(attempts) - {500}) <= 5
+
+
+def test_no_batch_fits():
+    best, found = largest_batch(run_at, run_at(1024), _never)
+    assert (best, found) == (0, [])
+
+
+def _never(program, _):
+    return Figures(arguments=100 * GIB, temporaries=program.images)
+
+
+def test_the_estimate_is_of_what_grows():
+    run = run_at(1024)
+    assert estimated_batch(run, forecast(run, compiled(2**20))) == (run.machine.memory - STATE - DATA) // 2**20 // 8 * 8
+
+
+@pytest.mark.parametrize(
+    ("name", "devices", "platform"),
+    [("h100", 1, "gpu"), ("h100x8", 8, "gpu"), ("a100-80x2", 2, "gpu"), ("v5e-16", 16, "tpu"), ("v5p-8", 4, "tpu"),
+     ("v6e", 1, "tpu"), ("rtx4090", 1, "gpu"), ("v5e-256", 256, "tpu")],
+)  # fmt: skip
+def test_machines_by_name(name, devices, platform):
+    found = machine(name)
+    assert (found.devices, found.platform) == (devices, platform)
+    assert found.target.devices == devices
+
+
+@pytest.mark.parametrize("name", ["h300", "v5e-3", "h100x0", "v5ex4", ""])
+def test_a_machine_that_is_not_known(name):
+    with pytest.raises(UserError, match=f"--target={name}: (not known; there are h100|there is no slice of 3)"):
+        machine(name)

@@ -1,0 +1,93 @@
+"""What a program moves, by the text of its HLO."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from vit_jax.aot import hlo
+from vit_jax.aot.compiled import part_of
+
+PROGRAM = """HloModule jit_step, is_scheduled=true
+
+%fused.1 (param_0: f32[100,4], param_1: s32[]) -> f32[1,4] {
+  %param_0 = f32[100,4]{1,0} parameter(0)
+  %param_1 = s32[] parameter(1)
+  %constant.1 = s32[] constant(0)
+  ROOT %slice.1 = f32[1,4]{1,0} dynamic-slice(%param_0, %param_1, %constant.1), dynamic_slice_sizes={1,4}
+}
+
+%fused.2 (param_0.2: f32[100,4], param_1.2: f32[1,4], param_2.2: s32[]) -> f32[100,4] {
+  %param_0.2 = f32[100,4]{1,0} parameter(0)
+  %param_1.2 = f32[1,4]{1,0} parameter(1)
+  %param_2.2 = s32[] parameter(2)
+  %constant.2 = s32[] constant(0)
+  ROOT %update.2 = f32[100,4]{1,0} dynamic-update-slice(%param_0.2, %param_1.2, %param_2.2, %constant.2)
+}
+
+%body (arg: (s32[], f32[100,4])) -> (s32[], f32[100,4]) {
+  %arg = (s32[], f32[100,4]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%arg), index=0
+  %all = f32[100,4]{1,0} get-tuple-element(%arg), index=1
+  %row = f32[1,4]{1,0} fusion(%all, %i), kind=kLoop, calls=%fused.1, control-predecessors={%i}, metadata={op_name="jit(step)/augment/slice"}
+  %next = f32[100,4]{1,0} fusion(%all, %row, %i), kind=kLoop, calls=%fused.2, metadata={op_name="jit(step)/update/set"}
+  ROOT %result = (s32[], f32[100,4]{1,0}) tuple(%i, %next)
+}
+
+%condition (arg.1: (s32[], f32[100,4])) -> pred[] {
+  %arg.1 = (s32[], f32[100,4]{1,0}) parameter(0)
+  ROOT %less = pred[] constant(false)
+}
+
+ENTRY %main (p0: f32[100,4], p1: bf16[256,64,64]) -> f32[100,4] {
+  %p0 = f32[100,4]{1,0} parameter(0)
+  %p1 = bf16[256,64,64]{2,1,0:T(8,128)(2,1)} parameter(1)
+  %zero = s32[] constant(0)
+  %start = (s32[], f32[100,4]{1,0}) tuple(%zero, %p0)
+  %loop = (s32[], f32[100,4]{1,0}) while(%start), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"7"}}
+  %out = f32[100,4]{1,0} get-tuple-element(%loop), index=1
+  %near-start = (bf16[256,64,64]{2,1,0:T(8,128)(2,1)}, bf16[256,64,64]{2,1,0:T(8,128)(2,1)S(1)}, u32[]{:S(2)}) copy-start(%p1)
+  %near = bf16[256,64,64]{2,1,0:T(8,128)(2,1)S(1)} copy-done(%near-start)
+  %square = bf16[256,64,64]{2,1,0:T(8,128)(2,1)S(1)} multiply(%near, %near), metadata={op_name="jit(step)/jvp(VisionTransformer)/block_00/mlp/mul"}
+  ROOT %sum = f32[100,4]{1,0} all-reduce(%out), replica_groups={{0,1}}, to_apply=%add, metadata={op_name="jit(step)/transpose(jvp(VisionTransformer))/block_00/attention/qkv/dot"}
+}
+"""  # noqa: E501 - as XLA writes it
+
+
+def test_bytes_of_a_program_by_part():
+    """Slices count as what they take, loops by their turns, what lies in scratch memory not at all."""
+    parts = hlo.by_part(hlo.parse(PROGRAM), part_of)
+    assert parts == {
+        "mlp": 256 * 64 * 128 * 2,  # brought near once: rows of 64 are padded to 128
+        "attention backward": 2 * 1600,
+        "augment": 7 * (16 + 4 + 16),
+        "update": 7 * (16 + 4 + 16),
+    }
+
+
+def test_collectives():
+    assert hlo.collectives(hlo.parse(PROGRAM)) == {"all-reduce": 1, "all-reduce bytes": 1600}
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ("f32[2,3]{1,0}", 24),
+        ("pred[5]", 5),
+        ("(f32[2]{0}, bf16[4]{0}, u8[])", 17),
+        ("f32[]{:T(256)}", 4),
+        ("bf16[3,5]{0,1:T(8,128)(2,1)}", 128 * 8 * 2),  # the axis of 3 changes fastest
+        ("f32[8,128]{1,0:T(8,128)S(1)}", 0),
+        ("f8e4m3fn[16]", 16),
+        ("s4[3]", 2),
+        ("token[]", 0),
+    ],
+)
+def test_sizes_of_types(shape, size):
+    assert hlo.shape_bytes(shape) == size
+
+
+def test_a_real_program_is_read():
+    """Of a matmul, its inputs and its result; whatever XLA calls them here."""
+    x = jnp.ones((64, 64))
+    text = jax.jit(lambda x: x @ x).lower(x).compile().as_text()
+    assert sum(one.size for one in hlo.traffic(hlo.parse(text))) == pytest.approx(3 * 64 * 64 * 4, rel=0.7)

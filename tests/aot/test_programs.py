@@ -1,0 +1,124 @@
+"""The programs that are compiled for devices that aren't here are those of a run."""
+
+import dataclasses
+import subprocess
+import sys
+from importlib import util
+
+import jax
+import numpy as np
+import pytest
+
+from configs import debug
+from vit_jax.aot import programs
+from vit_jax.aot.compiled import figures_of
+from vit_jax.aot.machines import Machine
+from vit_jax.config import from_config_dict
+from vit_jax.data import sources
+from vit_jax.evaluation.evaluate import traced_evaluation
+from vit_jax.main import main
+from vit_jax.models.backend import Target
+from vit_jax.steps.phases import traced_step
+from vit_jax.system.sharding import make_mesh
+from vit_jax.training.pieces import first_state, pieces_of, pipeline_of
+from vit_jax.training.resolve import with_data
+
+CPU = Machine("cpu", "cpu", "cpu", 1, 2**30, 1e10, "")
+CONFIG = from_config_dict(debug.get_config())
+CONFIG = dataclasses.replace(
+    CONFIG,
+    data=dataclasses.replace(CONFIG.data, name="fake"),
+    train=dataclasses.replace(CONFIG.train, steps_per_call=2, accumulate=1),
+)
+
+
+@pytest.fixture
+def cpu(monkeypatch):
+    """One of the devices that are here takes the place of one that isn't."""
+    monkeypatch.setattr(programs, "devices_of", lambda machine: jax.devices()[:1])
+
+
+@pytest.mark.parametrize("pipeline", ["device", "tfdata"])
+def test_programs_are_those_of_a_run(cpu, pipeline):
+    """Traced from shapes alone, the text is that of the programs that a run traces from its data and its state."""
+    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, pipeline=pipeline))
+    if pipeline == "tfdata":
+        pytest.importorskip("tensorflow")
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps_per_call=1))
+    run = programs.run_on(config, CPU)
+
+    target, mesh = Target("cpu"), make_mesh(jax.devices()[:1])
+    config, parts = with_data(config, sources.load(config.data, config.model.image_size), target)
+    pieces = pieces_of(config, target, mesh, len(parts.train.labels))
+    state, data = first_state(config, pieces, parts), pipeline_of(config, parts, target, mesh)
+    if pipeline == "tfdata":
+        data = data.batch_at(0, 0)
+    traced = [
+        traced_step(config, pieces.module, pieces.tx, pieces.schedule, pieces.plan, mesh, data, state, count)
+        for count in ((1, 2) if pipeline == "device" else (1,))
+    ]
+    traced.append(traced_evaluation(pieces.module, config, mesh, state.params, parts.train.images.shape[1:]))
+    ours = [program.trace() for program in run.programs]
+    assert [one.jaxpr.pretty_print() for one in ours] == [one.jaxpr.pretty_print() for one in traced]
+
+    assert [program.name for program in run.programs][0] == "step"
+    assert run.state_bytes == sum(x.nbytes for x in jax.tree.leaves(state))
+    assert run.data_bytes == sum(np.asarray(x).nbytes for x in jax.tree.leaves(data))
+
+
+def test_figures_are_kept_and_belong_to_the_program(cpu, tmp_path):
+    run = programs.run_on(CONFIG, CPU)
+    evaluation = run.programs[-1]
+    first = figures_of(evaluation, CPU, str(tmp_path))
+    assert first.arguments > 0 and first.traffic > first.arguments / 2 and first.xla_flops > 0
+    assert evaluation.flops / first.xla_flops == pytest.approx(1, abs=0.3)  # XLA counts norms and activations, too
+    assert figures_of(evaluation, CPU, str(tmp_path)) == first  # the seconds, too: it was not compiled again
+    assert len(list(tmp_path.rglob("*.json"))) == 1
+    other = dataclasses.replace(CONFIG, eval=dataclasses.replace(CONFIG.eval, batch_size=100))
+    assert figures_of(programs.run_on(other, CPU).programs[-1], CPU, str(tmp_path)) != first
+    assert len(list(tmp_path.rglob("*.json"))) == 2
+
+
+def test_cifar_needs_no_image(cpu, monkeypatch):
+    monkeypatch.setattr(sources, "load", lambda *_: pytest.fail("the data were asked for"))
+    for name, classes in (("cifar10", 10), ("cifar100", 100)):
+        config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, name=name))
+        run = programs.run_on(config, CPU, 64)
+        assert run.config.model.num_classes == classes
+        assert run.config.train.batch_size == 64 == run.programs[0].images
+        assert run.data_bytes == 45_000 * (32 * 32 * 3 + 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=debug"], "error: --target is missing"),
+        (["--target=h100"], "error: --config is missing: what to compile"),
+        (["--config=debug", "--target=h1000"], "error: --target=h1000: not known; there are h100, "),
+        (["--config=debug", "--target=h100", "--batch=0"], "error: --batch: a whole number above 0, or largest"),
+        (["--config=debug", "--target=h100", "--workdir=x"], "error: --workdir doesn't belong to --mode=compile"),
+    ],
+)
+def test_mistakes(arguments, message, capsys):
+    assert main(["vit-jax", "compile", *arguments]) == 2
+    found = capsys.readouterr().err
+    assert found.startswith(message) and found.count("\n") == 1
+
+
+def test_what_compiles_for_a_target_must_be_installed(monkeypatch, capsys):
+    monkeypatch.setattr("vit_jax.aot.topology.util.find_spec", lambda name: None)
+    assert main(["vit-jax", "compile", "--config=debug", "--target=v5e-4"]) == 2
+    found = capsys.readouterr().err
+    assert "VIT_JAX_ACCELERATOR=tpu ./scripts/setup.sh" in found and found.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("target", "module"), [("h100", "jax_cuda13_plugin"), ("v5e-4", "libtpu")])
+def test_a_step_is_compiled_for_a_device_that_is_not_here(target, module, tmp_path):
+    if util.find_spec(module) is None:
+        pytest.skip(f"{module} isn't installed")
+    command = ["compile", "--config=debug", f"--target={target}", f"--json={tmp_path}/found.json"]
+    done = subprocess.run([sys.executable, "-m", "vit_jax.main", *command], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert "all programs fit" in done.stdout and "evaluation" in done.stdout
+    assert (tmp_path / "found.json").exists()
