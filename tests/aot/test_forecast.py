@@ -25,7 +25,7 @@ def run_at(batch_size, target="h100"):
         Traced("step", None, 989 * 10**9, batch_size, 1),  # a millisecond of an H100
         Traced("evaluation", None, 10**9, 500, 0),
     )
-    return Run(config, machine(target), programs, STATE, DATA)
+    return Run(config, machine(target), programs, STATE, DATA, 1_000_000)
 
 
 def compiled(bytes_per_image, overhead=0):
@@ -77,6 +77,12 @@ def test_the_largest_batch_is_found_in_a_few_attempts(overhead, target):
     assert best == most if not overhead else 0.95 * most <= best <= most
     assert all(one.fits for one in found)
     assert len(set(attempts) - {500}) <= 5
+
+
+def test_a_batch_is_no_larger_than_the_train_split():
+    run = dataclasses.replace(run_at(1024), num_train=5000)
+    best, _ = largest_batch(lambda size: dataclasses.replace(run_at(size), num_train=5000), run, compiled(2**20))
+    assert best == 5000 == estimated_batch(run, forecast(run, compiled(2**20)))
 
 
 def test_no_batch_fits():

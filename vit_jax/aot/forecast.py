@@ -67,14 +67,15 @@ def largest_batch(at: Callable[[int], Run], run: Run, compile_: Compile) -> tupl
     """The largest batch of training that was seen to fit, in steps of 8 images a device, and its programs.
 
     `at` gives the run with another batch size, `run` is the one with the config's own. Between batches that were
-    compiled, memory is taken to grow evenly; the last ones are compiled. 0 where not even 8 a device fit.
+    compiled, memory is taken to grow evenly; the last ones are compiled. At most the train split; 0 where not even 8 a
+    device fit.
     """
     unit = 8 * run.machine.devices
     tried: dict[int, list[Forecast]] = {}
     batch = max(run.config.train.batch_size // unit, 1) * unit
     for _ in range(_ATTEMPTS):
         tried[batch] = forecast(at(batch), compile_)
-        batch = _next(tried, run, unit)
+        batch = min(_next(tried, run, unit), run.num_train // unit * unit)
         if batch in tried or batch == 0:
             break
     fitting = [size for size, found in tried.items() if all(one.fits for one in found)]
@@ -109,5 +110,6 @@ def estimated_batch(run: Run, found: list[Forecast]) -> int:
     """About the largest batch that fits, from one compiled: what isn't state or data grows with the batch."""
     unit, fixed = 8 * run.machine.devices, run.state_bytes + run.data_bytes
     training = [one for one, program in zip(found, run.programs, strict=True) if program.steps]
-    needed = max(one.needed for one in training) - fixed
-    return int(run.config.train.batch_size * (run.machine.memory - fixed) / max(needed, 1) // unit) * unit
+    growing = max(max(one.needed for one in training) - fixed, 1)
+    most = run.config.train.batch_size * (run.machine.memory - fixed) / growing
+    return int(min(most, run.num_train) // unit) * unit

@@ -183,7 +183,9 @@ def _written_of(body: list[Instruction], size: int) -> int:
 def collectives(program: Program) -> Counter[str]:
     """How many of each collective operation the program has, and the bytes that they take, as "all-reduce bytes"."""
     found: Counter[str] = Counter()
-    for body in program.values() if "" not in program else [b for name, b in program.items() if name]:
+    for computation, body in program.items():
+        if not computation:  # the entry is there under its own name, too
+            continue
         sizes = {one.name: one.size for one in body}
         for one in body:
             kind = one.kind.removesuffix("-start")
