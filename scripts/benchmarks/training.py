@@ -22,7 +22,7 @@ class Contestant:
     name: str
     adapter: str  # of worker.ADAPTERS
     dtype: str
-    compiled: bool
+    compiled: bool | str  # a text: the mode of torch.compile
     needs: str  # the module without which it is absent
     environment: tuple[tuple[str, str], ...] = ()
 
@@ -38,6 +38,7 @@ CONTESTANTS = (
     Contestant("torch_eager_bf16", "torch", "bfloat16", False, "torch"),
     Contestant("torch_compile", "torch", "float32", True, "torch"),
     Contestant("torch_compile_bf16", "torch", "bfloat16", True, "torch"),
+    Contestant("torch_compile_bf16_graphs", "torch", "bfloat16", "reduce-overhead", "torch"),  # CUDA graphs
 )
 
 
