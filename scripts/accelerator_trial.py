@@ -5,8 +5,8 @@ python scripts/accelerator_trial.py run --seconds=480       there, in each call:
 python scripts/accelerator_trial.py run --rehearse          here: all of it on a CPU, as small as it gets
 
 In order: correctness without data, speed beside torch.compile, then the recipes on CIFAR-10 once its pieces are all
-there. Each part is a process of its own with a limit, and what it finds is on the disk at once: trial.jsonl, and
-trial.md for people, both in --work and in --out.
+there. Each part is a process of its own with a limit, and what it finds is on the disk at once: in --work, and in --out
+as trial.jsonl; at the end of a call come trial.md, for people, and logs.txt, the ends of what the parts printed.
 """
 
 import argparse
@@ -63,9 +63,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         run_parts(wanted, record, args.seconds, environment_of(places), args.work / "logs")
     finally:
-        text = report.write(args.work / "trial.md", parts, record)
-        if args.out.resolve() != args.work.resolve():
-            shutil.copy(args.work / "trial.md", args.out)
+        text = report.write(args.out / "trial.md", parts, record)
+        report.write_tails(args.out / "logs.txt", args.work / "logs")
     print(text)
     return int(any(record.status(part.name) != "done" for part in parts))
 

@@ -32,6 +32,12 @@ def write(path: Path, parts: Sequence[Part], record: Record) -> str:
     return text
 
 
+def write_tails(path: Path, logs: Path, characters: int = 4000) -> None:
+    """Puts the ends of all logs into one file: few files come back from the machine."""
+    tails = [f"=== {log.stem}\n{log.read_text(errors='replace')[-characters:]}\n" for log in sorted(logs.glob("*.log"))]
+    path.write_text("".join(tails))
+
+
 def _facts(event: dict[str, Any]) -> str:
     return ", ".join(f"{k} {v}" for k, v in event.items() if k not in ("event", "part") and v not in (None, False))
 
