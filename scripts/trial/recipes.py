@@ -26,6 +26,11 @@ def trained_for(wanted: float, seconds: float, besides: float) -> float:
     return possible
 
 
+def name_of(config: str, length: float, wanted: float) -> str:
+    """A shorter run is no result of the recipe, whose schedule follows its time."""
+    return config if length == wanted else f"{config} for {length:g} s, not its {wanted:g} s"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
@@ -51,8 +56,7 @@ def main() -> int:
     if code:
         return code
     results = json.loads((workdir / "results.json").read_text())
-    # A shorter run is no result of the recipe, whose schedule follows its time.
-    name = args.config if length == args.train else f"{args.config} for {length:g} s, not its {args.train:g} s"
+    name = name_of(args.config, length, args.train)
     say(run=name, seed=args.seed, **{key: results[key] for key in FIGURES if results.get(key) is not None})
     return 0
 

@@ -56,10 +56,8 @@ class Record:
 
     def status(self, part: str) -> str | None:
         """How the part ended the last time; "cut" if its call was over first; None if it was never begun."""
-        ends, starts = self.of(part, "end"), self.of(part, "start")
-        if not starts:
-            return None
-        return ends[-1]["status"] if len(ends) == len(starts) else CUT
+        events = [e for e in self.events if e["part"] == part and e["event"] in ("start", "end")]
+        return events[-1].get("status", CUT) if events else None
 
     def is_settled(self, part: str) -> bool:
         """Whether another call leaves the part alone."""

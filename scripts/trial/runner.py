@@ -53,7 +53,7 @@ def run_parts(
 
 
 def _run(part: Part, allowed: float, record: Record, environment: Mapping[str, str], log: Path) -> tuple[str, str]:
-    command = [sys.executable, *(word.format(seconds=int(allowed)) for word in part.command)]
+    command = [sys.executable, *(word.replace("{seconds}", str(int(allowed))) for word in part.command)]
     with log.open("w") as file:
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -65,8 +65,9 @@ def _run(part: Part, allowed: float, record: Record, environment: Mapping[str, s
             for line in process.stdout:
                 file.write(line)
                 file.flush()
-                if line.startswith(ROW):
-                    record.add("row", part.name, row=json.loads(line.removeprefix(ROW)))
+                with contextlib.suppress(ValueError):  # a row that its part could not end
+                    if line.startswith(ROW):
+                        record.add("row", part.name, row=json.loads(line.removeprefix(ROW)))
 
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
