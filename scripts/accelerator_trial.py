@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from trial import report  # noqa: E402 - after the path
 from trial.child import REPOSITORY  # noqa: E402
-from trial.parts import Places, parts_of  # noqa: E402
+from trial.parts import ON_EACH_MACHINE, Places, parts_of  # noqa: E402
 from trial.record import Record  # noqa: E402
 from trial.runner import run_parts  # noqa: E402
 
@@ -52,11 +52,11 @@ def run(args: argparse.Namespace) -> int:
     for piece in places.carried.glob("*/pieces/*.npz"):  # the next call may not carry it again
         if not (places.pieces / piece.name).exists():
             shutil.copy(piece, places.pieces)
-    kept = places.work / "pack.json"
-    for packed in places.packed():
-        shutil.copy(packed, kept)
-    total = json.loads(kept.read_text())["pieces"] if kept.exists() else None
-    record = Record(places.work, args.out, places.carried / "trial.jsonl")
+    for name in ("pack.json", "predicted.json"):
+        for carried in places.carried.glob(f"*/{name}"):
+            shutil.copy(carried, places.work)
+    total = json.loads(places.pack.read_text())["pieces"] if places.pack.exists() else None
+    record = Record(places.work, args.out, places.carried / "trial.jsonl", anew=ON_EACH_MACHINE)
     parts = parts_of(places, total)
     wanted = [part for part in parts if not args.parts or part.name in args.parts.split(",")]
     record.add("call", seconds=args.seconds, rehearsal=args.rehearse, pieces=len(list(places.pieces.glob("*.npz"))))

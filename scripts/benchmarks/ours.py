@@ -29,8 +29,8 @@ def training(config: Config, compiled: bool) -> tuple[Callable[[], float], int]:
 
     `compiled` is for peers: ours always is.
     """
-    step, program = training_with_program(config)
-    return step, program.params
+    call, program = training_with_program(config)
+    return lambda: float(np.ravel(call())[-1]), program.params
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,11 @@ class Program:
         return self.compiled.as_text()
 
 
-def training_with_program(config: Config) -> tuple[Callable[[], float], Program]:
-    """A function that makes one call of config.train.steps_per_call steps, and its compiled program."""
+def training_with_program(config: Config) -> tuple[Callable[[], jax.Array], Program]:
+    """A function that starts one call of config.train.steps_per_call steps, and its compiled program.
+
+    It gives the loss, () float32 or that of each of several steps, and does not wait for it.
+    """
     use_cpu_cores(config)
     mesh, target = make_mesh(), target_at_hand()
     module, config = models.create(config.model, target), with_micro_batches(config, target)
@@ -60,11 +63,11 @@ def training_with_program(config: Config) -> tuple[Callable[[], float], Program]
     count = states.count(state.params)
     carried = [state]
 
-    def step() -> float:
+    def call() -> jax.Array:
         carried[0], metrics = step_fn(carried[0], pipeline, None)
-        return float(np.ravel(metrics["loss"])[-1])  # (several,), or a number of a single step
+        return metrics["loss"]
 
-    return step, Program(count, step_fn)
+    return call, Program(count, step_fn)
 
 
 def inference(config: Config, compiled: bool) -> tuple[Callable[[], float], int]:

@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--site", type=Path, required=True, help="where packages go; on PYTHONPATH already")
     args = parser.parse_args()
     taken = install(sorted(args.carried.glob("*/wheels/*.whl")), args.site)
-    packs = sorted(args.carried.glob("*/pack.json"))
+    packs = sorted(args.carried.glob("*/pack.json"))  # the working tree comes without its history
     commit = json.loads(packs[0].read_text())["commit"] if packs else None
 
     from vit_jax.runs import folder  # noqa: F401 - what a run imports is there, or this part says what isn't

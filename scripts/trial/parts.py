@@ -5,6 +5,7 @@ from pathlib import Path
 
 from trial.runner import Part
 
+ON_EACH_MACHINE = ("machine", "data")  # what they do lies on it
 SEEDS = 3  # of sprint; record has what is left
 
 
@@ -28,8 +29,13 @@ class Places:
     def cache(self) -> Path:
         return self.work / "cache"
 
-    def packed(self) -> list[Path]:
-        return sorted(self.carried.glob("*/pack.json"))
+    @property
+    def pack(self) -> Path:
+        return self.work / "pack.json"
+
+    @property
+    def predicted(self) -> Path:
+        return self.work / "predicted.json"
 
     def has_data(self) -> bool:
         return any(self.cache.glob("cifar10-*/index.json"))
@@ -74,8 +80,7 @@ def _correctness(places: Places) -> list[Part]:
 
 def _speed(places: Places) -> list[Part]:
     rehearse = ("--rehearse",) if places.rehearse else ()
-    files = sorted(places.carried.glob("*/predicted.json"))
-    predicted = (f"--predicted={files[0]}",) if files else ()
+    predicted = (f"--predicted={places.predicted}",) if places.predicted.exists() else ()
     recipes = [("debug", "2")] if places.rehearse else [("sprint", "1,20,5"), ("record", "1")]
     parts = [
         Part("beside_torch", "vit_s4's step in bfloat16 beside torch.compile's: MFU and ratio",

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ class Record:
     {"event": "call" | "start" | "row" | "end", "part": NAME, "at": TIME, ...}; an end has status, seconds and why.
     """
 
-    def __init__(self, work: Path, out: Path, before: Path | None = None):
-        """`before`: the trial.jsonl of an earlier machine, for one where there is none yet."""
+    def __init__(self, work: Path, out: Path, before: Path | None = None, anew: Collection[str] = ()):
+        """`before`: the trial.jsonl of an earlier machine, for one without; the parts `anew` run on each."""
         self._file, self._out = work / "trial.jsonl", out
         work.mkdir(parents=True, exist_ok=True)
         out.mkdir(parents=True, exist_ok=True)
         if before and before.exists() and not self._file.exists():
-            shutil.copy(before, self._file)
+            lines = [line for line in before.read_text().splitlines() if json.loads(line)["part"] not in anew]
+            self._file.write_text("".join(f"{line}\n" for line in lines))
         self.events = [json.loads(line) for line in self._lines()]
         self._copy()
 

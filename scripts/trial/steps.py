@@ -30,19 +30,28 @@ def configured(name: str, steps_per_call: int, augmented: bool, dtype: str) -> C
     )
 
 
+BLOCKS = 5
+
+
 def measure(config: Config, seconds: float) -> tuple[float, float, int]:
-    """The median seconds of a step (each call is waited for), those until the first was done, and the calls timed."""
+    """The median seconds of a step over BLOCKS, those until the first step was done, and the calls in a block.
+
+    The calls of a block, of about `seconds`, are started one after the other and only the last is waited for, as
+    training does.
+    """
     begun = time.perf_counter()
     call, _ = ours.training_with_program(config)
-    call()
+    call().block_until_ready()
     ready = time.perf_counter() - begun
-    call()
-    times: list[float] = []
-    while sum(times) < seconds or len(times) < 3:
+
+    def block(calls: int) -> float:
         before = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - before)
-    return statistics.median(times) / config.train.steps_per_call, ready, len(times)
+        losses = [call() for _ in range(calls)]
+        losses[-1].block_until_ready()
+        return (time.perf_counter() - before) / calls
+
+    calls = max(round(seconds / block(2)), 1)
+    return statistics.median(block(calls) for _ in range(BLOCKS)) / config.train.steps_per_call, ready, calls
 
 
 def main() -> None:
@@ -52,7 +61,7 @@ def main() -> None:
     parser.add_argument("--predicted")
     parser.add_argument("--rehearse", action="store_true")
     args = parser.parse_args()
-    dtype, seconds = ("float32", 0.05) if args.rehearse else ("bfloat16", 3.0)
+    dtype, seconds = ("float32", 0.01) if args.rehearse else ("bfloat16", 0.6)
     first, *others = [int(count) for count in args.calls.split(",")]
     # Without augmentation second: the most that a part which is cut off can have told.
     with_augmentation = None
@@ -62,7 +71,12 @@ def main() -> None:
         batch, kind = config.train.batch_size, jax.devices()[0].device_kind
         work = flops.training(config.model) * batch
         row = {"config": args.config, "batch": batch, "steps_per_call": count, "augmented": augmented}
-        row |= {"ms_per_step": 1e3 * step, "images_per_second": batch / step, "calls": calls, "ready_seconds": ready}
+        row |= {
+            "ms_per_step": 1e3 * step,
+            "images_per_second": batch / step,
+            "calls_in_a_block": calls,
+            "ready_seconds": ready,
+        }
         row["mfu"] = flops.utilization(work / step, kind, jax.device_count(), dtype)
         if augmented and count == first:
             with_augmentation = step

@@ -15,7 +15,7 @@ sys.path.insert(0, str(SCRIPTS))
 
 from trial import beside_torch, machine, pack, recipes, report  # noqa: E402 - after the path
 from trial.child import beside_prediction, predicted  # noqa: E402
-from trial.parts import Places, parts_of  # noqa: E402
+from trial.parts import ON_EACH_MACHINE, Places, parts_of  # noqa: E402
 from trial.record import Record  # noqa: E402
 from trial.runner import Part, run_parts  # noqa: E402
 
@@ -90,9 +90,11 @@ def test_what_does_not_fit_or_lacks_its_data_is_left_to_a_later_call_and_said(tm
 
 
 def test_a_new_machine_takes_up_what_came_back_from_the_last(tmp_path):
-    call(tmp_path / "old", part("first", ROW))
-    record = Record(tmp_path / "new", tmp_path / "out", tmp_path / "old" / "out" / "trial.jsonl")
+    call(tmp_path / "old", part("machine", ROW), part("first", ROW))
+    file = tmp_path / "old" / "out" / "trial.jsonl"
+    record = Record(tmp_path / "new", tmp_path / "out", file, anew=ON_EACH_MACHINE)
     assert record.is_settled("first") and record.rows("first") == [{"found": 1}]
+    assert not record.is_settled("machine")  # packages are to be unpacked there, too
 
 
 def test_the_order_is_correctness_then_speed_then_recipes_that_wait_for_all_pieces(tmp_path):
