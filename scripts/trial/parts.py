@@ -72,24 +72,26 @@ def _correctness(places: Places) -> list[Part]:
     work = f"--work={places.work / 'repeats'}"
     return [
         Part("gradients", f"gradients: {fused} against plain, bfloat16 against float32",
-             ("-m", "trial.gradients", *rehearse), 60, 120),
+             ("-m", "trial.gradients", *rehearse), 80, 150),
         Part("repeats", "the deterministic preset bit for bit; killed and gone on",
-             ("-m", "trial.repeats", work, *rehearse), 90, 180),
+             ("-m", "trial.repeats", work, *rehearse), 80, 180),
     ]  # fmt: skip
 
 
 def _speed(places: Places) -> list[Part]:
     rehearse = ("--rehearse",) if places.rehearse else ()
     predicted = (f"--predicted={places.predicted}",) if places.predicted.exists() else ()
-    recipes = [("debug", "2")] if places.rehearse else [("sprint", "1,20,5"), ("record", "1")]
+    recipes = (
+        [("debug", "2", 10, 60)] if places.rehearse else [("sprint", "1,20,5", 100, 200), ("record", "1", 80, 160)]
+    )
     parts = [
         Part("beside_torch", "vit_s4's step in bfloat16 beside torch.compile's: MFU and ratio",
-             ("-m", "trial.beside_torch", *predicted, *rehearse), 120, 240),
+             ("-m", "trial.beside_torch", *predicted, *rehearse), 150, 240),
     ]  # fmt: skip
     parts += [
         Part(f"steps_{name}", f"{name}'s step: steps in a call, augmentation's share, roofline",
-             ("-m", "trial.steps", f"--config={name}", f"--calls={calls}", *predicted, *rehearse), 70, 150)
-        for name, calls in recipes
+             ("-m", "trial.steps", f"--config={name}", f"--calls={calls}", *predicted, *rehearse), least, most)
+        for name, calls, least, most in recipes
     ]  # fmt: skip
     scaling = Part("cores", "our step on the machine's CPU cores", ("-m", "trial.cores", *rehearse), 50, 100)
     return [*parts, scaling]
