@@ -37,8 +37,9 @@ CONTESTANTS = (
     Contestant("torch_eager", "torch", "float32", False, "torch"),
     Contestant("torch_eager_bf16", "torch", "bfloat16", False, "torch"),
     Contestant("torch_compile", "torch", "float32", True, "torch"),
+    # By CUDA graphs; Triton comes with PyTorch's builds for GPUs.
+    Contestant("torch_compile_bf16_graphs", "torch", "bfloat16", "reduce-overhead", "triton"),
     Contestant("torch_compile_bf16", "torch", "bfloat16", True, "torch"),
-    Contestant("torch_compile_bf16_graphs", "torch", "bfloat16", "reduce-overhead", "torch"),  # CUDA graphs
 )
 
 

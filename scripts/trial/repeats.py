@@ -32,7 +32,7 @@ def arguments(workdir: Path, size: tuple[tuple[str, ...], int, int]) -> list[str
     given, every, steps = size
     return [
         *given, f"--workdir={workdir}", DETERMINISTIC, "--config.data.name=fake",
-        f"--config.train.length={steps} steps", f"--config.eval.every={steps} steps",
+        f"--config.train.length={steps} steps", "--config.data.validation=", "--config.data.test=",
         f"--config.checkpoint.every={every} steps", "--config.checkpoint.keep_latest=100",
     ]  # fmt: skip
 
