@@ -44,21 +44,8 @@ class Places:
 def parts_of(places: Places, total_pieces: int | None) -> list[Part]:
     """All parts; `total_pieces` is how many the data was cut into, None where nothing was carried."""
     with_data = total_pieces is not None or not places.rehearse
-    parts = [_machine(places), *_correctness(places), *_speed(places)]
-    if with_data:
-        needed = total_pieces or 1
-        parts.append(
-            Part(
-                "data",
-                f"CIFAR-10 from its {needed} pieces",
-                (str(Path(__file__).parents[1] / "carry_data.py"), "join", f"--pieces={places.pieces}"),
-                10,
-                60,
-                lambda: len(list(places.pieces.glob("*.npz"))) == needed,
-                "all pieces",
-            )  # fmt: skip
-        )
-    return parts + _recipes(places, with_data)
+    data = [_data(places, total_pieces or 1)] if with_data else []
+    return [_machine(places), *_correctness(places), *_speed(places), *data, *_recipes(places, with_data)]
 
 
 def _machine(places: Places) -> Part:
@@ -81,9 +68,9 @@ def _correctness(places: Places) -> list[Part]:
 def _speed(places: Places) -> list[Part]:
     rehearse = ("--rehearse",) if places.rehearse else ()
     predicted = (f"--predicted={places.predicted}",) if places.predicted.exists() else ()
-    recipes = (
-        [("debug", "2", 10, 60)] if places.rehearse else [("sprint", "1,20,5", 100, 200), ("record", "1", 80, 160)]
-    )
+    recipes = [("sprint", "1,20,5", 100, 200), ("record", "1", 80, 160)]  # (config, --calls, expected, most)
+    if places.rehearse:
+        recipes = [("debug", "2", 10, 60)]
     parts = [
         Part("beside_torch", "vit_s4's step in bfloat16 beside torch.compile's: MFU and ratio",
              ("-m", "trial.beside_torch", *predicted, *rehearse), 150, 240),
@@ -95,6 +82,14 @@ def _speed(places: Places) -> list[Part]:
     ]  # fmt: skip
     scaling = Part("cores", "our step on the machine's CPU cores", ("-m", "trial.cores", *rehearse), 50, 100)
     return [*parts, scaling]
+
+
+def _data(places: Places, pieces: int) -> Part:
+    def ready() -> bool:
+        return len(list(places.pieces.glob("*.npz"))) == pieces
+
+    command = (str(Path(__file__).parents[1] / "carry_data.py"), "join", f"--pieces={places.pieces}")
+    return Part("data", f"CIFAR-10 from its {pieces} pieces", command, 10, 60, ready, "all pieces")
 
 
 def _recipes(places: Places, with_data: bool) -> list[Part]:

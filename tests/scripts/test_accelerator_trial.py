@@ -13,7 +13,7 @@ import pytest
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from trial import beside_torch, machine, pack, recipes, report  # noqa: E402 - after the path
+from trial import beside_torch, machine, pack, recipes, repeats, report  # noqa: E402 - after the path
 from trial.child import beside_prediction, predicted  # noqa: E402
 from trial.parts import ON_EACH_MACHINE, Places, parts_of  # noqa: E402
 from trial.record import Record  # noqa: E402
@@ -174,6 +174,8 @@ def test_the_rehearsal_runs_every_part_and_a_second_call_has_nothing_to_do(tmp_p
     record = Record(tmp_path / "work", tmp_path / "out")
     held = [row["held"] for name in ("gradients", "repeats") for row in record.rows(name)]
     assert len(held) >= 4 and all(held)
+    straight = tmp_path / "work" / "repeats" / "straight"
+    assert repeats.digest(straight, 4) != repeats.digest(straight, 24)  # what is compared does tell states apart
     assert record.rows("beside_torch")[0]["seconds_per_step"] > 0 and record.rows("cores")[0]["cores"] == 1
     assert {row["augmented"] for row in record.rows("steps_debug")} == {True, False}
     assert record.rows("sprint_0")[0]["num_examples"] == 128
