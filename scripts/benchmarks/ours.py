@@ -30,8 +30,8 @@ def training(config: Config, compiled: bool) -> tuple[Callable[[], float], int]:
 
     `compiled` is for peers: ours always is.
     """
-    step, program = training_with_program(config)
-    return step, program.params
+    call, program = training_with_program(config)
+    return lambda: float(np.ravel(call())[-1]), program.params
 
 
 @dataclass(frozen=True)
@@ -43,28 +43,32 @@ class Program:
         return self.compiled.as_text()
 
 
-def training_with_program(config: Config) -> tuple[Callable[[], float], Program]:
-    """A function that runs one step of training, and its compiled program."""
+def training_with_program(config: Config) -> tuple[Callable[[], jax.Array], Program]:
+    """A function that starts one call of config.train.steps_per_call steps, and its compiled program.
+
+    It gives the loss, () float32 or that of each of several steps, and does not wait for it.
+    """
     use_cpu_cores(config)
     mesh, target = make_mesh(), target_at_hand()
     module, config = models.create(config.model, target), with_micro_batches(config, target)
     schedule = learning_rate(config.optim, 10_000, 0)
     tx = optim.optimizer(config.optim, states.abstract_params(module))
-    state = states.create(module, tx, config.seed, mesh)
+    state = states.create(module, tx, config.seed, mesh, ema=config.train.ema is not None)
     random, everywhere = np.random.RandomState(0), replicated(mesh)
     images = random.randint(256, size=(max(STORED, config.train.batch_size), 32, 32, 3)).astype(np.uint8)
     labels = random.randint(config.model.num_classes, size=len(images)).astype(np.int32)
     pipeline = DevicePipeline.of(Examples(images, labels), config.train.batch_size, everywhere)
-    traced = traced_step(config, module, tx, schedule, Plan(10_000, None), mesh, pipeline, state)
+    plan, several = Plan(10_000, None), config.train.steps_per_call
+    traced = traced_step(config, module, tx, schedule, plan, mesh, pipeline, state, several)
     step_fn = traced.lower().compile()
     count = states.count(state.params)
     carried = [state]
 
-    def step() -> float:
+    def call() -> jax.Array:
         carried[0], metrics = step_fn(carried[0], pipeline, None)
-        return float(metrics["loss"])
+        return metrics["loss"]
 
-    return step, Program(count, step_fn)
+    return call, Program(count, step_fn)
 
 
 def inference(config: Config, compiled: bool) -> tuple[Callable[[], float], int]:

@@ -80,19 +80,25 @@ class ViT(nn.Module):
         return self.head(x.flatten(1) if self.flatten else x.mean(1))
 
 
-def _model(config: Config, compiled: bool) -> tuple[nn.Module, torch.Tensor, torch.device, int]:
-    """The model, a random batch, the device and the number of trained parameters."""
+def _model(config: Config, compiled: bool | str) -> tuple[nn.Module, torch.Tensor, torch.device, int]:
+    """The model, a random batch, the device and the number of trained parameters.
+
+    `compiled` is whether by torch.compile, or its mode.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # What stays float32 is multiplied in TF32, as XLA does on a GPU unless told otherwise.
+    torch.set_float32_matmul_precision("high" if device.type == "cuda" else "highest")
     torch.manual_seed(0)
     layout = torch.channels_last if config.model.stem.kind == "conv" else torch.contiguous_format
     model = ViT(config.model).to(device).to(memory_format=layout)
     shape = (config.train.batch_size, 3, config.model.image_size, config.model.image_size)
     images = torch.randn(shape, device=device).to(memory_format=layout)
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return (torch.compile(model) if compiled else model), images, device, count
+    mode = compiled if isinstance(compiled, str) else None
+    return (torch.compile(model, mode=mode) if compiled else model), images, device, count
 
 
-def training(config: Config, compiled: bool) -> tuple[Callable[[], float], int]:
+def training(config: Config, compiled: bool | str) -> tuple[Callable[[], float], int]:
     """A function that runs one step of training and returns its loss; the number of parameters."""
     model, images, device, count = _model(config, compiled)
     labels = torch.from_numpy(np.random.RandomState(1).randint(config.model.num_classes, size=len(images))).to(device)
@@ -115,7 +121,7 @@ def training(config: Config, compiled: bool) -> tuple[Callable[[], float], int]:
     return step, count
 
 
-def inference(config: Config, compiled: bool) -> tuple[Callable[[], float], int]:
+def inference(config: Config, compiled: bool | str) -> tuple[Callable[[], float], int]:
     """A function that computes the logits of one batch."""
     model, images, device, count = _model(config, compiled)
     model.eval()

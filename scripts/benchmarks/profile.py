@@ -36,11 +36,11 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     config = config_of(args.model, args.batch, args.dtype or "float32", augment=True)
     step, program = ours.training_with_program(config)
     for _ in range(args.warmup):
-        step()
+        step().block_until_ready()
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             for _ in range(args.steps):
-                step()
+                step().block_until_ready()
         files = sorted(Path(folder).rglob("*.trace.json.gz"))
         events = json.loads(gzip.decompress(files[-1].read_bytes()))["traceEvents"]
     return table(events, program.text(), args.steps * jax.device_count())

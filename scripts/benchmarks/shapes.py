@@ -47,6 +47,7 @@ def config_of(model: str, batch_size: int | None, dtype: str, augment: bool = Fa
         config.augment.crop_padding, config.augment.flip = 0, False
         config.augment.rotate = config.augment.zoom = 0.0
     config.train.batch_size = batch_size or config.train.batch_size
+    config.train.steps_per_call = 1  # a step is what is timed
     config.optim.warmup = "0 steps"
     return _typed(config)
 

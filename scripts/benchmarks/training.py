@@ -22,7 +22,7 @@ class Contestant:
     name: str
     adapter: str  # of worker.ADAPTERS
     dtype: str
-    compiled: bool
+    compiled: bool | str  # a text: the mode of torch.compile
     needs: str  # the module without which it is absent
     environment: tuple[tuple[str, str], ...] = ()
 
@@ -37,6 +37,8 @@ CONTESTANTS = (
     Contestant("torch_eager", "torch", "float32", False, "torch"),
     Contestant("torch_eager_bf16", "torch", "bfloat16", False, "torch"),
     Contestant("torch_compile", "torch", "float32", True, "torch"),
+    # By CUDA graphs; Triton comes with PyTorch's builds for GPUs.
+    Contestant("torch_compile_bf16_graphs", "torch", "bfloat16", "reduce-overhead", "triton"),
     Contestant("torch_compile_bf16", "torch", "bfloat16", True, "torch"),
 )
 
