@@ -50,8 +50,8 @@ def download(names: list[str], python: str, folder: Path) -> None:
 def pack(folder: Path, python: str, limit: float, predicted: list[Path]) -> list[Path]:
     """Fills folder/1, folder/2 and so on, each to be carried by the call of that number; gives them.
 
-    `predicted` are files of `vit-jax compile --json`. `limit` is what a call may carry in all, in MiB, the working tree included. Raises UserError where the data isn't
-    prepared or the wheels can't be fetched.
+    `predicted` are files of `vit-jax compile --json`. `limit` is what a call may carry in all, in MiB, the working tree
+    included. Raises UserError where the data isn't prepared or the wheels can't be fetched.
     """
     shutil.rmtree(folder, ignore_errors=True)
     first = folder / "1"
