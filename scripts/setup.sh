@@ -90,13 +90,16 @@ if [[ ! -x .venv/bin/python || "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]]; th
   started=$SECONDS
   if command -v uv >/dev/null 2>&1; then
     uv venv --quiet --clear --python "$python" .venv
-    uv pip install --quiet --python .venv/bin/python --require-hashes -r "$lock"
-    uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
+    install=(uv pip install --quiet --python .venv/bin/python)
   else
     "$python" -m venv --clear .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+    install=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
   fi
+  # What builds the few packages without a wheel comes first, also by hash: pip would fetch it without.
+  awk '/^(setuptools|wheel)==/, !/\\$/' "$lock" >.venv/build.lock
+  "${install[@]}" --require-hashes -r .venv/build.lock
+  "${install[@]}" --require-hashes --no-build-isolation -r "$lock"
+  "${install[@]}" --no-deps --no-build-isolation -e .
   echo "$wanted" >"$stamp"
   echo "Ready after $((SECONDS - started)) s."
 fi

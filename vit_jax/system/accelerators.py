@@ -36,16 +36,23 @@ class Answer(NamedTuple):
 
 def ask(*command: str, timeout: float = _PATIENCE) -> Answer:
     """What a program prints."""
+    name = Path(command[0]).name
+    pipe = subprocess.PIPE
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout)
-    except subprocess.TimeoutExpired:
-        return Answer(trouble=f"{Path(command[0]).name} does not answer within {timeout:g} s")
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, errors="replace"
+        )
     except OSError as error:
-        return Answer(trouble=f"{Path(command[0]).name} can't be run: {error.strerror}")
-    if done.returncode:
-        said = next((line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()), "")
-        return Answer(trouble=f"{Path(command[0]).name} fails{f': {said[:200]}' if said else ''}")
-    return Answer(done.stdout)
+        return Answer(trouble=f"{name} can't be run: {error.strerror}")
+    try:
+        out, err = child.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        child.kill()  # and not waited for: what hangs in a driver doesn't end
+        return Answer(trouble=f"{name} does not answer within {timeout:g} s")
+    if child.returncode:
+        said = next((line.strip() for line in (out + err).splitlines() if line.strip()), "")
+        return Answer(trouble=f"{name} fails{f': {said[:200]}' if said else ''}")
+    return Answer(out)
 
 
 def nvidia_smi(root: Path) -> str | None:
