@@ -96,7 +96,7 @@ if [[ ! -x .venv/bin/python || "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]]; th
     install=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
   fi
   # What builds the few packages without a wheel comes first, also by hash: pip would fetch it without.
-  awk '/^(setuptools|wheel)==/, !/\\$/' "$lock" >.venv/build.lock
+  awk '/^setuptools==/, !/\\$/' "$lock" >.venv/build.lock
   "${install[@]}" --require-hashes -r .venv/build.lock
   "${install[@]}" --require-hashes --no-build-isolation -r "$lock"
   "${install[@]}" --no-deps --no-build-isolation -e .
