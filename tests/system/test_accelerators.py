@@ -1,5 +1,6 @@
 """The build of JAX is chosen by the driver, the GPU and the PCI cards, whatever nvidia-smi does."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import time
 import pytest
 
 from vit_jax.system import accelerators
-from vit_jax.system.accelerators import best_build, cuda_build, tpu_chips
+from vit_jax.system.accelerators import be_quiet_without_accelerator, best_build, cuda_build, tpu_chips
 
 SLEEP = shutil.which("sleep")
 
@@ -125,3 +126,17 @@ def test_the_file_runs_where_nothing_is_installed(machine):
     file = accelerators.__file__
     done = subprocess.run([sys.executable, "-I", "-S", file], capture_output=True, text=True, check=True)
     assert done.stdout == "cuda13 NVIDIA driver 580.1\n"
+
+
+def test_a_cuda_build_is_quiet_only_where_no_gpu_is(machine, monkeypatch):
+    name = "JAX_SKIP_CUDA_CONSTRAINTS_CHECK"
+    monkeypatch.setenv(name, "to be restored")
+    for device in ("nvidia0", "nvidiactl", "dxg"):
+        monkeypatch.delenv(name)
+        (machine / "dev").mkdir(exist_ok=True)
+        (machine / "dev" / device).touch()
+        be_quiet_without_accelerator(machine)
+        assert name not in os.environ, device
+        (machine / "dev" / device).unlink()
+        be_quiet_without_accelerator(machine)
+        assert os.environ[name]

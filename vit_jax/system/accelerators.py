@@ -4,10 +4,12 @@ scripts/setup.sh runs this file before anything is installed, so it imports the 
 of a network.
 """
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,6 +100,22 @@ def best_build(root: Path, timeout: float = _PATIENCE) -> Build:
     if build.name == "cpu" and (chips := tpu_chips(root)):
         return Build("tpu", f"{chips} TPU chip{'s' if chips > 1 else ''}")
     return build
+
+
+def be_quiet_without_accelerator(root: Path = Path("/")) -> None:
+    """Has JAX's builds for accelerators compute quietly on the CPU of a machine that has none. Before JAX starts one.
+
+    They do so by themselves, but only after trying, with tracebacks (CUDA) and errors (TPU) that are of no concern.
+    `root` is where /dev and /sys lie.
+    """
+    if not any((root / "dev" / name).exists() for name in ("nvidia0", "nvidiactl", "dxg")):  # by which JAX decides
+        os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+    chips = tpu_chips(root) or any(root.glob("dev/accel*")) or any(root.glob("dev/vfio/[0-9]*"))
+    if find_spec("libtpu") and not find_spec("jax_plugins") and not chips:
+        import jax
+
+        if not jax.config.jax_platforms:
+            jax.config.update("jax_platforms", "cpu")
 
 
 def _nvidia_build(root: Path, timeout: float) -> Build:
