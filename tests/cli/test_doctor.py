@@ -13,17 +13,22 @@ from vit_jax.cli.doctor.finding import size
 from vit_jax.cli.doctor.machine import huge_pages, processors_and_memory, working_folder
 from vit_jax.cli.doctor.probe import Probe, probe
 from vit_jax.cli.doctor.settings import settings
-from vit_jax.cli.doctor.versions import installed_versions, libraries, needs
+from vit_jax.cli.doctor.versions import installed_versions, libraries, needs, setup_with_tensorflow
 
 ON_CPU = Probe(platform="cpu", kinds=("cpu",), deviation=1e-7, seconds=0.01)
 ON_GPU = ON_CPU._replace(platform="gpu", kinds=("NVIDIA H100 80GB HBM3",), capability=9.0)
 H100 = Gpu("NVIDIA H100 80GB HBM3", "580.82", 81_559, 4, parted=False)
+OLDER = H100._replace(driver="550.1")
 OTHERS = (
     "optax orbax-checkpoint numpy ml-collections absl-py rich tensorflow-cpu tensorflow-datasets importlib-resources"
 )
 OTHERS += " clu tensorboard matplotlib pillow scikit-learn vit-jax"
 LIBRARIES = {"jax": "0.10.2", "jaxlib": "0.10.2", "flax": "0.12.8"} | dict.fromkeys(OTHERS.split(), "1.0")
-NEEDS = {"jaxlib": [("jax", "<=0.10.2,>=0.10.1")], "jax": [("vit-jax", "<0.11,>=0.10.2")]}
+NEEDS = {
+    "jaxlib": [("jax", "<=0.10.2,>=0.10.1")],
+    "libtpu": [("jax", "==0.0.42.*")],
+    "jax": [("vit-jax", "<0.11,>=0.10.2")],
+}
 
 
 def bad(findings):
@@ -91,8 +96,10 @@ def test_a_process_that_breaks_is_explained(script, found, remedy, tmp_path, mon
 @pytest.mark.parametrize(
     ("env", "nvidia", "more", "status", "found", "remedy"),
     [
-        ({}, Nvidia(True, (H100,)), {}, "problem", "without CUDA", '"jax[cuda13]==0.10.2"'),
-        ({}, Nvidia(True, (H100._replace(driver="550.1"),)), {}, "problem", "without CUDA", '"jax[cuda12]==0.10.2"'),
+        ({}, Nvidia(True, (H100,)), {}, "problem", "without CUDA", "VIT_JAX_ACCELERATOR=cuda13 ./scripts/setup.sh"),
+        ({}, Nvidia(True, (OLDER,)), {}, "problem", "without CUDA", "VIT_JAX_ACCELERATOR=cuda12 ./scripts/setup.sh"),
+        ({}, Nvidia(True, (H100,), capability=7.0), {}, "problem", "without CUDA", "VIT_JAX_ACCELERATOR=cuda12 "),
+        ({}, Nvidia(True, (OLDER,)), {"jax-cuda13-plugin": "0.10.2"}, "problem", "for cuda13", "ACCELERATOR=cuda12 "),
         ({}, Nvidia(True, (H100._replace(driver="470.1"),)), {}, "problem", "470.1", "newer"),
         ({}, Nvidia(True), {}, "problem", "nvidia-smi doesn't answer", "driver"),
         ({}, Nvidia(True, (H100._replace(parted=True),)), {}, "problem", "MIG", "nvidia-smi mig"),
@@ -105,6 +112,34 @@ def test_a_gpu_that_jax_does_not_use_is_noticed(env, nvidia, more, status, found
     findings = devices(ON_CPU._replace(said="no CUDA here"), nvidia, LIBRARIES | more, env)
     finding = bad(findings)["devices"]
     assert finding.status == status and found in finding.found and remedy in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("env", "more", "status", "found", "remedy"),
+    [
+        (
+            {},
+            {},
+            "problem",
+            "4 TPU chips are here: JAX is installed without libtpu",
+            "VIT_JAX_ACCELERATOR=tpu ./scripts",
+        ),
+        ({}, {"libtpu": "0.0.42.1"}, "problem", "libtpu doesn't start. It says: no CUDA here", "lsof"),
+        ({"JAX_PLATFORMS": "cpu"}, {}, "warning", "JAX_PLATFORMS=cpu says so", "unset JAX_PLATFORMS"),
+    ],
+)
+def test_a_tpu_that_jax_does_not_use_is_noticed(env, more, status, found, remedy):
+    nothing = Nvidia(present=False)
+    findings = devices(ON_CPU._replace(said="no CUDA here"), nothing, LIBRARIES | more, env, tpus=4)
+    finding = bad(findings)["devices"]
+    assert finding.status == status and found in finding.found and remedy in finding.remedy
+    assert not bad(devices(ON_CPU._replace(platform="tpu", kinds=("TPU v5 lite",)), nothing, LIBRARIES, {}, tpus=1))
+
+
+def test_a_tpu_that_another_program_has_is_explained():
+    seen = Probe(error="starting a device fails with RuntimeError: The TPU is already in use by process with pid 7")
+    (finding,) = devices(seen, Nvidia(present=False), LIBRARIES, {}, tpus=1)
+    assert finding.status == "problem" and "lsof" in finding.remedy
 
 
 def test_what_is_wrong_around_a_gpu_in_use():
@@ -131,10 +166,11 @@ def test_gpus_are_known_from_their_driver_or_their_file(tmp_path, monkeypatch):
     smi = tmp_path / "nvidia-smi"
     listed = "GPU 0: NVIDIA H100 (UUID: GPU-1)\n  MIG 1g.10gb Device 0: (UUID: MIG-1)\n"
     table = "NVIDIA H100, 580.82, 81559, [N/A], Enabled\n"
-    smi.write_text(f'#!/bin/sh\ncase "$1" in -L) printf "{listed}";; *) printf "{table}";; esac\n')
+    cases = f'-L) printf "{listed}";; *compute_cap) echo 9.0;; *) printf "{table}"'
+    smi.write_text(f'#!/bin/sh\ncase "$1" in {cases};; esac\n')
     smi.chmod(0o755)
     gpu = Gpu("NVIDIA H100", "580.82", 81_559, None, parted=True)
-    assert nvidia_gpus(tmp_path) == Nvidia(True, (gpu,), instances=1)
+    assert nvidia_gpus(tmp_path) == Nvidia(True, (gpu,), instances=1, capability=9.0)
 
 
 def test_what_fits_is_fine():
@@ -143,7 +179,17 @@ def test_what_fits_is_fine():
 
 def test_versions_here_are_found():
     installed = installed_versions()
-    assert installed["jax"] and any(who == "jax" for who, _ in needs(installed)["jaxlib"])
+    found = needs(installed)
+    assert installed["jax"] and all(any(who == "jax" for who, _ in found[name]) for name in ("jaxlib", "libtpu"))
+
+
+def test_python_3_14_has_one_word_about_all_that_needs_tensorflow():
+    without = ("tensorflow-cpu", "tensorflow-datasets", "importlib-resources", "clu", "tensorboard")
+    installed = {name: version for name, version in LIBRARIES.items() if name not in without}
+    (finding,) = bad(libraries(installed, NEEDS, "3.14.2")).values()
+    assert finding.what == "tensorflow" and finding.status == "warning" and "TensorBoard" in finding.found
+    assert "VIT_JAX_PYTHON=/path/to/python3.13 ./scripts/setup.sh" in finding.remedy
+    assert "VIT_JAX_PYTHON" not in setup_with_tensorflow("3.13.9") and "setup.sh" in setup_with_tensorflow("3.13.9")
 
 
 def test_whatever_is_declared_is_looked_for():
@@ -167,12 +213,13 @@ def test_what_is_missing_is_a_problem_only_where_runs_need_it():
     ("changed", "python", "what", "status", "found"),
     [
         ({}, "3.10.2", "Python", "problem", "3.11"),
-        ({}, "3.14.0", "Python", "warning", "3.14.0"),
+        ({}, "3.15.0", "Python", "warning", "3.15.0"),
         ({"jax": "0.11.1", "jaxlib": "0.11.1"}, "3.12.1", "jax and flax", "problem", "0.12.12"),
         ({"jax": "0.11.1", "jaxlib": "0.11.1", "flax": "0.12.12"}, "3.11.9", "jax and Python", "problem", "3.12"),
         ({"jaxlib": "0.11.0"}, "3.11.9", "jaxlib", "problem", "jax needs jaxlib<=0.10.2,>=0.10.1"),
         ({"jax": "0.9"}, "3.11.9", "jax", "warning", "vit-jax needs jax<0.11,>=0.10.2"),
         ({"tensorflow": "2.21"}, "3.11.9", "tensorflow", "warning", "overwrite"),
+        ({"libtpu": "0.0.30"}, "3.11.9", "libtpu", "warning", "jax needs libtpu==0.0.42.*"),
         ({"jax-cuda12-plugin": "0.9.1"}, "3.11.9", "CUDA", "problem", "0.9.1 doesn't fit jaxlib 0.10.2"),
         ({name: "0.10.2" for name in ("jax-cuda12-plugin", "jax-cuda13-plugin")}, "3.11.9", "CUDA", "warning", "both"),
     ],

@@ -131,6 +131,11 @@ def _bad_pairs(installed: Mapping[str, str], python: str) -> list[Finding]:
     return findings
 
 
+def setup_with_tensorflow(python: str) -> str:
+    """What installs TensorFlow, too: for Python 3.14 it has no wheel."""
+    return _OTHER_PYTHON if numbers(python) >= (3, 14) else SETUP
+
+
 def setup_for(accelerator: str) -> str:
     """The command that installs JAX for cpu, cuda12, cuda13 or tpu into .venv."""
     return f"VIT_JAX_ACCELERATOR={accelerator} ./scripts/setup.sh"
