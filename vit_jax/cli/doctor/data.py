@@ -96,14 +96,8 @@ def cifar(name: str, root: Path, places: list[Path], installed: Container[str]) 
     found = f"prepared in {folder}, not decoded" if folder else nowhere
     if missing:
         found += f", and {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
-        return [
-            Finding(
-                status,
-                title,
-                found,
-                f"{setup_with_tensorflow(platform.python_version())}; or {sources.ways_around(name, tfds=False)}",
-            )
-        ]
+        install = setup_with_tensorflow(platform.python_version())
+        return [Finding(status, title, found, f"{install}; or {sources.ways_around(name, tfds=False)}")]
     remedy = f"the first run that uses it downloads it, some 160 MiB; without a network, {sources.ways_around(name)}"
     return [Finding(status, title, found, remedy)]
 
