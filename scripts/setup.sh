@@ -54,6 +54,8 @@ newest() {
 accelerator="${VIT_JAX_ACCELERATOR:-}" why="as VIT_JAX_ACCELERATOR says"
 [[ -z "$accelerator" || "$accelerator" =~ $accelerators ]] ||
   refuse "VIT_JAX_ACCELERATOR=$accelerator: it is cpu, cuda12, cuda13 or tpu"
+[[ "${accelerator:-cpu}" == cpu || "$(uname -s)" == Linux ]] ||
+  refuse "VIT_JAX_ACCELERATOR=$accelerator: JAX has that build for Linux only; leave it out"
 
 # A .venv that is in use keeps its Python and its accelerator: what else comes to the machine must not rebuild it, nor a
 # node of a cluster that has no GPU.
@@ -77,8 +79,12 @@ elif [[ -z "$accelerator" ]]; then
   read -r accelerator why < <("$python" -I vit_jax/system/accelerators.py)
 fi
 
-lock="requirements-$accelerator.lock"
-[[ "$accelerator" != cpu ]] || lock=requirements.lock
+case "$accelerator" in
+  cpu) lock=requirements.lock size="2.8 GB" ;;
+  tpu) lock=requirements-tpu.lock size="3.4 GB" ;;
+  cuda12) lock=requirements-cuda12.lock size="7.3 GB" ;;
+  cuda13) lock=requirements-cuda13.lock size="6.5 GB" ;;
+esac
 wanted="$accelerator
 $(cat "$lock" setup.cfg pyproject.toml | cksum) $PWD $("$python" -VV)"
 if [[ ! -x .venv/bin/python || "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]]; then
@@ -86,7 +92,7 @@ if [[ ! -x .venv/bin/python || "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]]; th
   [[ "$(version "$python")" != "Python 3.14."* ]] ||
     echo "  TensorFlow has no wheel for it: reading from TensorFlow Datasets and TensorBoard are left out."
   echo "JAX for $accelerator: $why. To choose: VIT_JAX_ACCELERATOR=cpu|cuda12|cuda13|tpu"
-  echo "Setting up .venv (once; downloads some 600 MB) ..."
+  echo "Setting up .venv, once; it takes $size on the disk ..."
   started=$SECONDS
   if command -v uv >/dev/null 2>&1; then
     uv venv --quiet --clear --python "$python" .venv

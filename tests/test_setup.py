@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-TOOLS = ("awk", "bash", "cat", "cksum", "dirname", "env", "head", "ls", "mkdir", "rm", "sh", "sort")
+TOOLS = ("awk", "bash", "cat", "cksum", "dirname", "env", "head", "ls", "mkdir", "rm", "sh", "sort", "uname")
 
 # A Python of another version, which otherwise does what this one does.
 PYTHON = """#!/bin/sh
@@ -187,6 +187,13 @@ def test_the_accelerator_that_is_named_is_taken_and_then_kept(machine):
 def test_an_accelerator_that_is_none_is_refused(machine):
     printed = machine.set_up(code=2, VIT_JAX_ACCELERATOR="nonsense")
     assert printed == "error: VIT_JAX_ACCELERATOR=nonsense: it is cpu, cuda12, cuda13 or tpu\n"
+
+
+def test_other_systems_have_the_cpu_only(machine):
+    machine.without("uname")
+    machine.program("uname", "#!/bin/sh\necho Darwin\n")
+    printed = machine.set_up(code=2, VIT_JAX_ACCELERATOR="cuda13")
+    assert printed == "error: VIT_JAX_ACCELERATOR=cuda13: JAX has that build for Linux only; leave it out\n"
 
 
 def test_an_install_that_failed_is_begun_again(machine):
