@@ -66,7 +66,7 @@ def libraries(installed: Mapping[str, str], needs: Needs, python: str) -> list[F
     """A finding for Python and each library, then those for pairs that don't work."""
     own = [name for name, by in needs.items() if any(who == "vit-jax" for who, _ in by)]
     names = dict.fromkeys((*_NEEDED, *_WITHOUT, *(name for name in own if name != "tensorflow-cpu")))
-    names |= dict.fromkeys(name for name in ("libtpu",) if name in installed)
+    names |= dict.fromkeys(name for name in (*CUDA_PLUGINS, "libtpu") if name in installed)
     findings = [_python(python)]
     if numbers(python) >= (3, 14) and not {"tensorflow", "tensorflow-cpu"} & installed.keys():
         names = dict.fromkeys(name for name in names if name not in _WITH_TENSORFLOW or name in installed)
