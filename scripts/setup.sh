@@ -31,13 +31,13 @@ version() { "$1" --version 2>/dev/null || echo none; }
 
 # Where an interpreter may be, the newest first: in PATH, then in the folders of pyenv, uv, mise and asdf.
 candidates() {
-  local minor
+  local minor home="${HOME:-}"
   for minor in 3.14 3.13 3.12 3.11; do
     echo "python$minor"
-    ls -1 "${PYENV_ROOT:-$HOME/.pyenv}/versions/$minor".*"/bin/python$minor" \
-      "${UV_PYTHON_INSTALL_DIR:-$HOME/.local/share/uv/python}/cpython-$minor".*"/bin/python$minor" \
-      "$HOME/.local/share/mise/installs/python/$minor".*"/bin/python$minor" \
-      "${ASDF_DATA_DIR:-$HOME/.asdf}/installs/python/$minor".*"/bin/python$minor" 2>/dev/null | sort -rV || true
+    ls -1 "${PYENV_ROOT:-$home/.pyenv}/versions/$minor".*"/bin/python$minor" \
+      "${UV_PYTHON_INSTALL_DIR:-$home/.local/share/uv/python}/cpython-$minor".*"/bin/python$minor" \
+      "$home/.local/share/mise/installs/python/$minor".*"/bin/python$minor" \
+      "${ASDF_DATA_DIR:-$home/.asdf}/installs/python/$minor".*"/bin/python$minor" 2>/dev/null | sort -rV || true
   done
   echo python3
 }

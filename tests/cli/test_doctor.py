@@ -64,11 +64,11 @@ def test_it_starts_where_jax_does_not(process, tmp_path, monkeypatch):
 
 
 def test_a_platform_that_is_not_here_is_explained():
-    env = {**os.environ, "JAX_PLATFORMS": "cuda"}
+    env = {**os.environ, "JAX_PLATFORMS": "nowhere"}
     seen = probe(env)
     (finding,) = devices(seen, Nvidia(present=False), LIBRARIES, env)
     assert finding.status == "problem" and "starting a device" in finding.found
-    assert finding.remedy.startswith("unset JAX_PLATFORMS, which is cuda")
+    assert finding.remedy.startswith("unset JAX_PLATFORMS, which is nowhere")
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def be_quiet_without_accelerator(root: Path = Path("/")) -> None:
     if find_spec("libtpu") and not find_spec("jax_plugins") and not chips:
         import jax
 
-        if not jax.config.jax_platforms:
+        if not jax.config.values["jax_platforms"]:
             jax.config.update("jax_platforms", "cpu")
 
 
@@ -139,7 +139,8 @@ def _nvidia_build(root: Path, timeout: float) -> Build:
 
 
 def _major(driver: str) -> int:
-    return int(re.match(r"\d*", driver)[0] or 0)
+    match = re.match(r"\d+", driver)
+    return int(match[0]) if match else 0
 
 
 def _content(file: Path) -> str:
