@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -140,3 +141,28 @@ def test_a_cuda_build_is_quiet_only_where_no_gpu_is(machine, monkeypatch):
         (machine / "dev" / device).unlink()
         be_quiet_without_accelerator(machine)
         assert os.environ[name]
+
+
+@pytest.mark.parametrize(
+    ("files", "modules", "platforms", "kept"),
+    [
+        ((), {"libtpu"}, None, "cpu"),
+        ((), {"libtpu"}, "tpu", None),  # as the user says
+        ((), {"libtpu", "jax_plugins"}, None, None),  # a GPU may be here
+        ((), set(), None, None),
+        (("dev/accel0",), {"libtpu"}, None, None),  # in a container that doesn't show PCI cards
+        (("dev/vfio/0",), {"libtpu"}, None, None),
+        (("dev/vfio/vfio",), {"libtpu"}, None, "cpu"),  # any machine with virtualization has it
+    ],
+)
+def test_a_tpu_build_keeps_to_the_cpu_only_where_no_tpu_is(machine, monkeypatch, files, modules, platforms, kept):
+    monkeypatch.setenv("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+    for file in files:
+        (machine / file).parent.mkdir(parents=True)
+        (machine / file).touch()
+    told = {}
+    config = SimpleNamespace(values={"jax_platforms": platforms}, update=told.__setitem__)
+    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(config=config))
+    monkeypatch.setattr(accelerators, "find_spec", lambda name: name in modules or None)
+    be_quiet_without_accelerator(machine)
+    assert told.get("jax_platforms") == kept
