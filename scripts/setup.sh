@@ -88,7 +88,7 @@ esac
 wanted="$accelerator
 $(cat "$lock" setup.cfg pyproject.toml | cksum) $PWD $("$python" -VV)"
 if [[ ! -x .venv/bin/python || "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]]; then
-  echo "$(version "$python"), $which ($python). To choose: VIT_JAX_PYTHON=/path/to/python3.13"
+  echo "$(version "$python"), $which ($python). To choose: VIT_JAX_PYTHON=/path/to/python"
   [[ "$(version "$python")" != "Python 3.14."* ]] ||
     echo "  TensorFlow has no wheel for it: reading from TensorFlow Datasets and TensorBoard are left out."
   echo "JAX for $accelerator: $why. To choose: VIT_JAX_ACCELERATOR=cpu|cuda12|cuda13|tpu"
