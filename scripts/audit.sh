@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks every version in requirements.lock against the known vulnerabilities of osv.dev, with pip-audit in a
-# temporary environment that is removed afterwards. Nothing of the lock is installed. Needs a network.
+# Checks every version in requirements*.lock against the known vulnerabilities of osv.dev, with pip-audit in a
+# temporary environment that is removed afterwards. Nothing of the locks is installed. Needs a network.
 # Arguments go to pip-audit, e.g. ./scripts/audit.sh --ignore-vuln=ID
 # Exit code: 0 nothing known, 1 vulnerabilities (listed), 3 the audit could not be done.
 set -euo pipefail
@@ -11,7 +11,7 @@ trap 'rm -rf "$folder"' EXIT
 python="${VIT_JAX_PYTHON:-python3}"
 
 give_up() { # the step that failed; its output is in $folder/said
-  echo "error: requirements.lock was not audited: $1: $(grep -v '^ *$' "$folder/said" | tail -n 1 | cut -c 1-300)" >&2
+  echo "error: requirements*.lock were not audited: $1: $(grep -v '^ *$' "$folder/said" | tail -n 1 | cut -c 1-300)" >&2
   exit 3
 }
 
@@ -20,11 +20,12 @@ give_up() { # the step that failed; its output is in $folder/said
   >"$folder/said" 2>&1 || give_up "pip-audit can't be installed"
 
 # pip-audit passes over the requirements of other machines and Python versions. So the markers are taken off, and
-# the second version of a package goes into a second file: one file may name a package only once.
+# the second version of a package goes into a second file: one file may name a package only once. What several locks
+# have, the first gives.
 awk -v folder="$folder" '
-  /^[A-Za-z0-9]/ { split($0, parts, "=="); part = ++seen[parts[1]]; sub(/ ; [^\\]*/, " ") }
-  /^[A-Za-z0-9]|^ +--hash/ { print > (folder "/lock." part) }
-' requirements.lock
+  /^[A-Za-z0-9]/ { new = !had[$1]++; split($1, parts, "=="); if (new) part = ++seen[parts[1]]; sub(/ ; [^\\]*/, " ") }
+  new && /^([A-Za-z0-9]| +--hash)/ { print > (folder "/lock." part) }
+' requirements*.lock
 
 code=0
 for lock in "$folder"/lock.*; do

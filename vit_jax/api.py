@@ -30,6 +30,7 @@ from vit_jax.runs import metrics
 from vit_jax.runs.folder import RunFolder
 from vit_jax.runs.results import Results, of_test, of_validation
 from vit_jax.schema import with_overrides
+from vit_jax.system.accelerators import be_quiet_without_accelerator
 from vit_jax.system.compilation import use_cache
 from vit_jax.system.jobs import explaining
 from vit_jax.system.progress import say
@@ -52,6 +53,7 @@ _NOTHING: Overrides = MappingProxyType({})
 
 # Whatever is called first, a Predictor or a fit, JAX is told before it starts.
 settle_environment()
+be_quiet_without_accelerator()
 use_cache()
 
 

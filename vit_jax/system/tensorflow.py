@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 from types import ModuleType
 
 # What TensorFlow and what it imports set in the environment, the first two with our values; JAX sets the TPU's, too.
@@ -36,7 +37,13 @@ def import_tensorflow() -> ModuleType:
     Raises ImportError where it isn't installed.
     """
     settle_environment()
-    import tensorflow as tf
+    try:
+        import tensorflow as tf
+    except ModuleNotFoundError as error:
+        if error.name != "tensorflow" or sys.version_info < (3, 14):
+            raise
+        found = "it has no wheel for Python 3.14; VIT_JAX_PYTHON=/path/to/python3.13 ./scripts/setup.sh takes another"
+        raise ModuleNotFoundError(found, name="tensorflow") from error
 
     tf.config.set_visible_devices([], "GPU")
     return tf

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from vit_jax.config import Config
 from vit_jax.pretrained.start import with_model
 from vit_jax.steps.cpu import use_cpu_cores
+from vit_jax.system.accelerators import be_quiet_without_accelerator
 from vit_jax.system.compilation import use_cache, use_deterministic_ops
 from vit_jax.system.jobs import Peers, join
 from vit_jax.system.stop import StopRequest
@@ -28,6 +29,7 @@ def ready(
     UserError for a config that can't be, and RunError where the job's other processes don't come.
     """
     settle_environment()
+    be_quiet_without_accelerator()
     use_cache()
     if peers:
         with stop.unguarded() if stop else contextlib.nullcontext():

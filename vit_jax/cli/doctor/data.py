@@ -1,6 +1,7 @@
 """The cache of decoded data sets and compiled steps, and where CIFAR-10 and CIFAR-100 are."""
 
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from vit_jax.cli.doctor.finding import Finding, size
 from vit_jax.cli.doctor.machine import LEAST_DISK
-from vit_jax.cli.doctor.versions import SETUP
+from vit_jax.cli.doctor.versions import setup_with_tensorflow
 from vit_jax.data import cache, sources
 from vit_jax.system.disk import expanded
 
@@ -95,7 +96,8 @@ def cifar(name: str, root: Path, places: list[Path], installed: Container[str]) 
     found = f"prepared in {folder}, not decoded" if folder else nowhere
     if missing:
         found += f", and {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
-        return [Finding(status, title, found, f"{SETUP}; or {sources.ways_around(name, tfds=False)}")]
+        install = setup_with_tensorflow(platform.python_version())
+        return [Finding(status, title, found, f"{install}; or {sources.ways_around(name, tfds=False)}")]
     remedy = f"the first run that uses it downloads it, some 160 MiB; without a network, {sources.ways_around(name)}"
     return [Finding(status, title, found, remedy)]
 

@@ -16,6 +16,7 @@ from vit_jax.cli.doctor.settings import settings
 from vit_jax.cli.doctor.versions import installed_versions, libraries, needs
 from vit_jax.data import sources
 from vit_jax.errors import RunError
+from vit_jax.system.accelerators import tpu_chips
 from vit_jax.system.disk import cache_root
 from vit_jax.system.progress import doing, say
 
@@ -45,7 +46,7 @@ def _look(env: Mapping[str, str]) -> Iterator[Finding]:
     yield from libraries(installed, needs(installed), platform.python_version())
     with doing("Asking JAX for its devices"):
         seen, gpus = probe(env), nvidia_gpus()
-    yield from devices(seen, gpus, installed, env)
+    yield from devices(seen, gpus, installed, env, tpu_chips(Path("/")))
     yield from huge_pages(seen.platform, env, Path("/"), platform.libc_ver())
     yield from settings(env, cores())
     yield from processors_and_memory(Path("/"), cores())

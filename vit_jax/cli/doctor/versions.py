@@ -11,6 +11,8 @@ from vit_jax.cli.doctor.finding import Finding
 SETUP = "run ./scripts/setup.sh, which installs the locked versions into .venv"
 CUDA_PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin")
 
+_TRIED = ("3.11", "3.12", "3.13", "3.14")
+
 _NEEDED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "absl-py", "rich")
 _WITHOUT = {
     "tensorflow": "what isn't in the cache yet can't be read from TensorFlow Datasets, and images can't be streamed",
@@ -22,7 +24,9 @@ _WITHOUT = {
     "pillow": "folders of images and the embedded digits can't be read",
     "scikit-learn": "the embedded digits, which the quickstart trains on, can't be read",
 }
-_OTHER_PYTHON = "VIT_JAX_PYTHON=/path/to/python3.12 ./scripts/setup.sh"
+# What setup.cfg leaves out where TensorFlow has no wheel.
+_WITH_TENSORFLOW = ("tensorflow", "tensorflow-datasets", "importlib-resources", "clu", "tensorboard")
+_OTHER_PYTHON = "VIT_JAX_PYTHON=/path/to/python3.13 ./scripts/setup.sh"
 
 Needs = Mapping[str, list[tuple[str, str]]]
 
@@ -30,7 +34,7 @@ Needs = Mapping[str, list[tuple[str, str]]]
 def installed_versions() -> dict[str, str]:
     """Versions of the libraries that are installed here, by name, without importing them."""
     found = {}
-    names = {*_NEEDED, *_WITHOUT, "tensorflow-cpu", *CUDA_PLUGINS, "vit-jax"}
+    names = {*_NEEDED, *_WITHOUT, "tensorflow-cpu", *CUDA_PLUGINS, "libtpu", "vit-jax"}
     with contextlib.suppress(metadata.PackageNotFoundError):
         names |= {_name(text) for text in metadata.requires("vit-jax") or ()}
     for name in names:
@@ -52,7 +56,8 @@ def needs(installed: Mapping[str, str]) -> Needs:
     for who in installed:
         for text in metadata.requires(who) or ():
             requirement = Requirement(text)
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            extra = "tpu" if _name(text) == "libtpu" else ""  # which version of it fits, only that extra says
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
                 found.setdefault(_name(text), []).append((who, str(requirement.specifier)))
     return found
 
@@ -61,7 +66,13 @@ def libraries(installed: Mapping[str, str], needs: Needs, python: str) -> list[F
     """A finding for Python and each library, then those for pairs that don't work."""
     own = [name for name, by in needs.items() if any(who == "vit-jax" for who, _ in by)]
     names = dict.fromkeys((*_NEEDED, *_WITHOUT, *(name for name in own if name != "tensorflow-cpu")))
-    findings = [_python(python), *(_library(name, installed, needs) for name in names)]
+    names |= dict.fromkeys(name for name in (*CUDA_PLUGINS, "libtpu") if name in installed)
+    findings = [_python(python)]
+    if numbers(python) >= (3, 14) and not {"tensorflow", "tensorflow-cpu"} & installed.keys():
+        names = dict.fromkeys(name for name in names if name not in _WITH_TENSORFLOW or name in installed)
+        found = f"no wheel for Python {python}; {_WITHOUT['tensorflow']}; {_WITHOUT['tensorboard']}"
+        findings.append(Finding("warning", "tensorflow", found, _OTHER_PYTHON))
+    findings += [_library(name, installed, needs) for name in names]
     if not own:
         found = "which versions it needs isn't known: it is not installed, or packaging isn't"
         findings.append(Finding("warning", "vit-jax", found, SETUP))
@@ -69,11 +80,13 @@ def libraries(installed: Mapping[str, str], needs: Needs, python: str) -> list[F
 
 
 def _python(version: str) -> Finding:
-    number = numbers(version)[:2]
-    if number < (3, 11):
-        return Finding("problem", "Python", f"{version}; 3.11, 3.12 or 3.13 is needed", _OTHER_PYTHON)
-    if number > (3, 13):
-        return Finding("warning", "Python", f"{version}; 3.11, 3.12 and 3.13 have been tried", _OTHER_PYTHON)
+    minor = ".".join(version.split(".")[:2])
+    if numbers(version) < (3, 11):
+        found = f"{version}; {', '.join(_TRIED[:-1])} or {_TRIED[-1]} is needed"
+        return Finding("problem", "Python", found, _OTHER_PYTHON)
+    if minor not in _TRIED:
+        found = f"{version}; {', '.join(_TRIED[:-1])} and {_TRIED[-1]} have been tried"
+        return Finding("warning", "Python", found, _OTHER_PYTHON)
     return Finding("ok", "Python", f"{version}, {sys.executable}")
 
 
@@ -88,7 +101,8 @@ def _library(name: str, installed: Mapping[str, str], needs: Needs) -> Finding:
     if unmet:
         # This one surely doesn't import with another jax; others may well work.
         status = "problem" if name == "jaxlib" else "warning"
-        return Finding(status, name, f"{installed[name]}, but {'; '.join(unmet)}", SETUP)
+        remedy = setup_for("tpu") if name == "libtpu" else SETUP
+        return Finding(status, name, f"{installed[name]}, but {'; '.join(unmet)}", remedy)
     return Finding("ok", name, installed[name])
 
 
@@ -113,13 +127,18 @@ def _bad_pairs(installed: Mapping[str, str], python: str) -> list[Finding]:
     for name in plugins:
         if "jaxlib" in at and at[name] != at["jaxlib"]:
             found = f"{name} {installed[name]} doesn't fit jaxlib {installed['jaxlib']}: JAX won't use it"
-            findings.append(Finding("problem", "CUDA", found, install_cuda(name.split("-")[1], installed)))
+            findings.append(Finding("problem", "CUDA", found, setup_for(name.split("-")[1])))
     return findings
 
 
-def install_cuda(extra: str, installed: Mapping[str, str]) -> str:
-    """The command that installs JAX's `extra`, cuda12 or cuda13, beside the JAX that is here."""
-    return f'{sys.executable} -m pip install "jax[{extra}]=={installed.get("jax", "")}"'
+def setup_with_tensorflow(python: str) -> str:
+    """What installs TensorFlow, too: for Python 3.14 it has no wheel."""
+    return _OTHER_PYTHON if numbers(python) >= (3, 14) else SETUP
+
+
+def setup_for(accelerator: str) -> str:
+    """The command that installs JAX for cpu, cuda12, cuda13 or tpu into .venv."""
+    return f"VIT_JAX_ACCELERATOR={accelerator} ./scripts/setup.sh"
 
 
 def _name(requirement: str) -> str:
