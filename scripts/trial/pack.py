@@ -25,23 +25,29 @@ _MARGIN = 1.5  # MiB of a call's limit that stay free
 
 
 def locked(lock: str, python: str) -> list[str]:
-    """NAME==VERSION of WHEELS as requirements.lock has them for this Python, like "3.12"."""
+    """NAME==VERSION and the hashes of WHEELS as requirements.lock has them for this Python, like "3.12"."""
     found = []
-    for name, version, marker in re.findall(r"^([\w.-]+)==([^\s;\\]+)(?: ; ([^\\\n]+))?", lock, re.MULTILINE):
+    entry = r"^([\w.-]+)==([^\s;\\]+)(?: ; ([^\\\n]+))?((?:[ \\]*\n\s+--hash=\S+)*)"
+    for name, version, marker, hashes in re.findall(entry, lock, re.MULTILINE):
         environment = {"python_version": python, "python_full_version": f"{python}.0"}
         if name in WHEELS and (not marker or Marker(marker.strip()).evaluate(environment)):
-            found.append(f"{name}=={version}")
+            found.append(" ".join([f"{name}=={version}", *re.findall(r"--hash=\S+", hashes)]))
     if len(found) != len(WHEELS):
         raise UserError(f"requirements.lock names {len(found)} of the {len(WHEELS)} packages to carry: {found}")
     return found
 
 
-def download(names: list[str], python: str, folder: Path) -> None:
-    """Fetches wheels for x86-64 Linux; raises UserError with what pip said where it can't."""
+def download(entries: list[str], python: str, folder: Path) -> None:
+    """Fetches wheels for x86-64 Linux by hash; raises UserError with what pip said where it can't."""
     platforms = [f"--platform={platform}_x86_64" for platform in _PLATFORMS]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    command += [f"--python-version={python}", "--implementation=cp", *platforms, f"--dest={folder}", *names]
+    command += [f"--python-version={python}", "--implementation=cp", *platforms, f"--dest={folder}"]
+    folder.mkdir(parents=True)
+    wanted = folder / "requirements.txt"
+    wanted.write_text("\n".join(entries) + "\n")
+    command += ["--require-hashes", f"--requirement={wanted}"]
     done = subprocess.run(command, capture_output=True, text=True)
+    wanted.unlink()
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"the wheels can't be fetched ({said}); a network and pip in this Python are needed")

@@ -150,6 +150,7 @@ def test_wheels_are_those_of_the_lock_for_the_machine_s_python():
     names = pack.locked((SCRIPTS.parent / "requirements.lock").read_text(), "3.12")
     flax = {python: next(n for n in pack.locked(LOCK, python) if n.startswith("flax")) for python in ("3.11", "3.12")}
     assert len(names) == len(pack.WHEELS)
+    assert all(" --hash=sha256:" in name for name in names)
     assert flax == {"3.11": "flax==0.12.8", "3.12": "flax==0.12.12"}
 
 

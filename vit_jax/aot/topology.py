@@ -28,9 +28,10 @@ def settle_environment(machines: list[Machine]) -> None:
                 f"VIT_JAX_ACCELERATOR={extra} ./scripts/setup.sh, or pip install 'vit-jax[{extra}]'"
             )
     jax.config.update("jax_platforms", "cpu")
-    # Without a GPU, XLA can't try which of its algorithms is the fastest.
+    # Without a GPU, XLA can't try which of its matmuls is the fastest, and has none of its own for some shapes; cuBLAS,
+    # which it takes otherwise, has one for all.
     flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0".strip()
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false".strip()
     # Else libtpu asks a server of Google's cloud what it is part of, and won't be loaded twice on a machine.
     tpu = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-1"}
     for name, value in {**tpu, "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_MIN_LOG_LEVEL": "3"}.items():
