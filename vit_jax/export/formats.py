@@ -8,7 +8,7 @@ from vit_jax.config import ModelConfig
 NEEDS = {
     "jax": (("flatbuffers",), "pip install flatbuffers"),
     "onnx": (("onnx", "onnxruntime"), "pip install 'vit-jax[onnx]'"),
-    "savedmodel": (("tensorflow",), "pip install tensorflow"),
+    "savedmodel": (("tensorflow",), "pip install tensorflow, in Python 3.13 or older"),
 }
 NAMES = ("safetensors", "huggingface", "timm", *NEEDS)
 TIMM_POOLS = {"token": "token", "mean": "avg", "map": "map"}
