@@ -80,7 +80,9 @@ def grey(planes: jax.Array) -> jax.Array:
 def smoothed(padded: jax.Array, width: int) -> jax.Array:
     """As `enhanced`'s -> each pixel averaged with its neighbours, it 5 times as heavy; the border stays. float32."""
     n = padded.shape[-1] - 2 * width - 2
-    shifted = [padded[..., s : s + n].astype(jnp.float32) for row in range(3) for s in range(row * width, row * width + 3)]
+    shifted = [
+        padded[..., s : s + n].astype(jnp.float32) for row in range(3) for s in range(row * width, row * width + 3)
+    ]
     row, column = jnp.arange(n) // width, jnp.arange(n) % width
     inside = (row > 0) & (row < n // width - 1) & (column > 0) & (column < width - 1)  # (N,)
     return jnp.where(inside, jnp.round((sum(shifted) + 4 * shifted[4]) / 13), shifted[4])

@@ -16,39 +16,53 @@ _MOST_COMPARED = 8192
 
 
 def lookup(planes: jax.Array, index: jax.Array, offsets: tuple[int, ...] = (0,)) -> tuple[jax.Array, ...]:
-    """uint8 (R, C, M), up to 4 planes, at index (R, N) + each offset -> uint8 (R, C, N) for each; all from 0 to M - 1."""
-    gathered, compared = partial(_gathered, offsets=offsets), partial(_compared, offsets=offsets)
+    """(R, C, M), uint8 or float32, at index (R, N) + each offset -> (R, C, N) for each.
+
+    `index` is from 0 to M - 1. Where an offset leads beyond the last entry, any of the entries is given.
+    """
     if planes.shape[-1] > _MOST_COMPARED:
-        return gathered(planes, index)
-    return jax.lax.platform_dependent(planes, index, tpu=compared, default=gathered)
+        return gathered(planes, index, offsets)
+    forms = {"tpu": partial(compared, offsets=offsets), "default": partial(gathered, offsets=offsets)}
+    return jax.lax.platform_dependent(planes, index, **forms)
 
 
-def _gathered(planes: jax.Array, index: jax.Array, offsets: tuple[int, ...]) -> tuple[jax.Array, ...]:
+def gathered(planes: jax.Array, index: jax.Array, offsets: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    index = index.astype(jnp.int32)
+    last = planes.shape[-1] - 1
+    picks = [jnp.minimum(index + offset, last) if offset else index for offset in offsets]
+    if planes.dtype != jnp.uint8:
+        rows = planes.swapaxes(1, 2)  # (R, M, C)
+        found = [jnp.take_along_axis(rows, pick[..., None], axis=1, mode="promise_in_bounds") for pick in picks]
+        return tuple(pixels.swapaxes(1, 2) for pixels in found)
     shifts = 8 * jnp.arange(planes.shape[1], dtype=jnp.uint32)[:, None]
-    packed = (planes.astype(jnp.uint32) << shifts).sum(axis=1, dtype=jnp.uint32)  # (R, M): a gather for all planes
-    found = (jnp.take_along_axis(packed, index.astype(jnp.int32) + k, axis=1, mode="promise_in_bounds") for k in offsets)
-    return tuple((pixels[:, None, :] >> shifts).astype(jnp.uint8) for pixels in found)  # (R, C, N) each
+    packed = (planes.astype(jnp.uint32) << shifts).sum(axis=1, dtype=jnp.uint32)  # (R, M): one gather for all planes
+    found = [jnp.take_along_axis(packed, pick, axis=1, mode="promise_in_bounds") for pick in picks]
+    return tuple((pixels[:, None, :] >> shifts).astype(jnp.uint8) for pixels in found)
 
 
-def _compared(planes: jax.Array, index: jax.Array, offsets: tuple[int, ...]) -> tuple[jax.Array, ...]:
-    # One term of each sum isn't 0, and whole numbers to 255 are exact in bfloat16.
+def compared(planes: jax.Array, index: jax.Array, offsets: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    shifted = jnp.concatenate([jnp.roll(planes, -offset, axis=-1) for offset in offsets], axis=1)  # (R, K * C, M)
+    # One term of each sum isn't 0. Whole numbers to 255 are exact in bfloat16, any float32 is in three of them.
+    parts = [shifted.astype(jnp.float32)]
+    for _ in range(0 if planes.dtype == jnp.uint8 else 2):
+        head = jax.lax.reduce_precision(parts[-1], exponent_bits=8, mantissa_bits=7)
+        parts[-1:] = [head, parts[-1] - head]
+    values = jnp.concatenate(parts, axis=1).astype(jnp.bfloat16)
     entries = jnp.arange(planes.shape[-1], dtype=index.dtype)
     chosen = (index[:, None, :] == entries[:, None]).astype(jnp.bfloat16)  # (R, M, N), never in memory
-    shifted = jnp.concatenate([jnp.roll(planes, -k, axis=-1) for k in offsets], axis=1)  # (R, K * C, M)
-    values = jnp.einsum(
-        "rcm,rmn->rcn", shifted.astype(jnp.bfloat16), chosen, preferred_element_type=jnp.bfloat16
-    )  # (R, K * C, N)
-    return tuple(jnp.split(values.astype(jnp.uint8), len(offsets), axis=1))
+    found = jnp.einsum("rcm,rmn->rcn", values, chosen, preferred_element_type=jnp.bfloat16)
+    whole = sum(part.astype(jnp.float32) for part in jnp.split(found, len(parts), axis=1)).astype(planes.dtype)
+    return tuple(jnp.split(whole, len(offsets), axis=1))
 
 
 def histogram(values: jax.Array) -> jax.Array:
     """uint8 (R, N) -> int32 (R, 256), how many there are of each."""
-    return jax.lax.platform_dependent(values, tpu=_compared_counts, default=_scattered_counts)
+    return jax.lax.platform_dependent(values, tpu=compared_counts, default=scattered_counts)
 
 
-def _scattered_counts(values: jax.Array) -> jax.Array:
+def scattered_counts(values: jax.Array) -> jax.Array:
     return jax.vmap(lambda row: jnp.zeros(256, jnp.int32).at[row].add(1, mode="promise_in_bounds"))(values)
 
 
-def _compared_counts(values: jax.Array) -> jax.Array:
+def compared_counts(values: jax.Array) -> jax.Array:
     return (values[:, None, :] == jnp.arange(256, dtype=jnp.uint8)[:, None]).sum(axis=-1, dtype=jnp.int32)

@@ -1,4 +1,6 @@
-"""RandAugment and TrivialAugment: random operations for each image, in the compiled step. B batch, H/W pixels."""
+"""RandAugment and TrivialAugment: random operations for each image, in the compiled step. B batch, N = H*W pixels."""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,41 +11,65 @@ from vit_jax.data.colour import enhanced, mapped, value_table
 from vit_jax.data.geometry import from_planes, moved, to_planes
 
 
+class Drawn(NamedTuple):
+    """An operation for each image, (B,) each."""
+
+    number: jax.Array  # among the policy's; -1: none
+    magnitude: jax.Array  # 0 to 1
+    sign: jax.Array  # 1 or -1
+
+
 def apply_policy(key: jax.Array, images: jax.Array, cfg: AugmentConfig, strength: jax.Array | float = 1.0) -> jax.Array:
     """uint8 (B, H, W, 3) -> the same: `cfg.policy` of each image.
 
-    trivialaugment: one operation, its magnitude one of 31 evenly spaced; moved images stand on black, by whole pixels.
-    randaugment: `policy_operations` in turn, each with `policy_probability`, magnitudes normal about
-    `policy_magnitude`; moved images stand on the data's mean, as timm's, between pixels bilinear. `strength`
-    multiplies magnitudes and probabilities.
+    trivialaugment: one operation, its magnitude one of 31 evenly spaced. randaugment: `policy_operations` in turn, each
+    with `policy_probability`, magnitudes normal about `policy_magnitude`. `strength` multiplies magnitudes and
+    probabilities.
     """
-    b, h, w, _ = images.shape
-    trivial = cfg.policy == "trivialaugment"
-    known = operations.TRIVIAL if trivial else operations.random(h, w)
-    fill = (0.0, 0.0, 0.0) if trivial else tuple(255 * mean for mean in cfg.mean)
-    keys = key[None] if trivial else jax.random.split(key, cfg.policy_operations)
-    probability = 1.0 if trivial else cfg.policy_probability
+    _, height, width, _ = images.shape
+    drawn = draw(key, images.shape, cfg, strength)
 
-    def draw(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def operation(planes: jax.Array, drawn: Drawn) -> tuple[jax.Array, None]:
+        return operated(planes, drawn, cfg, height, width), None
+
+    planes, _ = jax.lax.scan(operation, to_planes(images), drawn)
+    return from_planes(planes, width)
+
+
+def draw(key: jax.Array, shape: tuple[int, ...], cfg: AugmentConfig, strength: jax.Array | float) -> Drawn:
+    """The operations of images of this shape, first to last: (operations, B) each."""
+    trivial = cfg.policy == "trivialaugment"
+    count = len(_operations(cfg, *shape[1:3]))
+    probability = (1.0 if trivial else cfg.policy_probability) * strength
+
+    def one(key: jax.Array) -> Drawn:
         which, how_much, side, chance = jax.random.split(key, 4)
         if trivial:
             magnitude = jax.random.randint(how_much, (), 0, 31) / 30
         else:
-            drawn = cfg.policy_magnitude + cfg.policy_std * jax.random.normal(how_much)
-            magnitude = jnp.clip(drawn, 0, 10) / 10
-        number = jax.random.randint(which, (), 0, len(known))
-        number = jnp.where(jax.random.bernoulli(chance, probability * strength), number, -1)
-        return number, magnitude * strength, jax.random.rademacher(side, (), jnp.float32)
+            magnitude = jnp.clip(cfg.policy_magnitude + cfg.policy_std * jax.random.normal(how_much), 0, 10) / 10
+        number = jnp.where(jax.random.bernoulli(chance, probability), jax.random.randint(which, (), 0, count), -1)
+        return Drawn(number, magnitude * strength, jax.random.rademacher(side, (), jnp.float32))
 
-    image_keys = jax.vmap(lambda key: jax.random.split(key, b))(keys)  # (operations, B)
-    drawn = jax.vmap(jax.vmap(draw))(image_keys)
+    keys = key[None] if trivial else jax.random.split(key, cfg.policy_operations)
+    return jax.vmap(jax.vmap(one))(jax.vmap(lambda key: jax.random.split(key, shape[0]))(keys))
 
-    def operation(planes: jax.Array, drawn: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        number, magnitude, sign = drawn
-        change = operations.change(number, known, magnitude, sign)
-        table = value_table(planes, change)
-        planes = mapped(moved(planes, change, w, fill, not trivial, halo=w + 1), table)
-        return enhanced(planes, change, w), None
 
-    planes, _ = jax.lax.scan(operation, to_planes(images), drawn)
-    return from_planes(planes, w)
+def operated(planes: jax.Array, drawn: Drawn, cfg: AugmentConfig, height: int, width: int) -> jax.Array:
+    """uint8 (B, 3, N) in and out: each image by the operation that was drawn for it.
+
+    Moved images stand on black, by whole pixels, in trivialaugment, as torchvision's; in randaugment on the data's
+    mean, as timm's, always bilinear.
+    """
+    trivial = cfg.policy == "trivialaugment"
+    fill = (0.0, 0.0, 0.0) if trivial else tuple(255 * mean for mean in cfg.mean)
+    change = operations.change(drawn.number, _operations(cfg, height, width), drawn.magnitude, drawn.sign)
+    # The order is free, as an image is changed by one of these at most. On a CPU the look-up, which XLA fuses with what
+    # comes before but not with the neighbours' sums after it, keeps each pixel from being moved nine times.
+    table = value_table(planes, change)
+    planes = mapped(moved(planes, change, width, fill, bilinear=not trivial, halo=width + 1), table)
+    return enhanced(planes, change, width)
+
+
+def _operations(cfg: AugmentConfig, height: int, width: int) -> tuple[operations.Operation, ...]:
+    return operations.TRIVIAL if cfg.policy == "trivialaugment" else operations.random(height, width)
