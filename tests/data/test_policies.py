@@ -1,6 +1,7 @@
 """RandAugment's and TrivialAugment's operations against Pillow's and one by one in NumPy, and the policies' draws."""
 
 import functools
+import itertools
 from collections import defaultdict
 
 import jax
@@ -120,9 +121,8 @@ def test_each_operation_is_that_of_a_single_image(name, shape):
     h, w = shape
     pictures = [picture[:h, :w] for picture in (PICTURE, FLAT, NOISE)]
     # No magnitude at which blends are whole numbers, whose float32 may be just below.
-    cases = [
-        (p, k, m, s) for p in range(3) for k in range(COUNTS[name]) for m in (0.0, 0.237, 0.523, 0.918) for s in (-1, 1)
-    ]
+    magnitudes = (0.0, 0.237, 0.523, 0.918)
+    cases = list(itertools.product(range(3), range(COUNTS[name]), magnitudes, (-1, 1)))
     which, *drawn = (jnp.asarray(column) for column in zip(*cases, strict=True))
     planes = geometry.to_planes(jnp.asarray(np.stack(pictures))[which])
     apply = jax.jit(lambda planes, *drawn: policies.operated(planes, policies.Drawn(*drawn), config(name), h, w))
@@ -174,12 +174,13 @@ def test_both_forms_of_counting_give_the_same():
 def policy(name):
     """A policy on 200 pictures, compiled once for all keys, strengths and probabilities."""
 
-    def apply(key, strength, probability):
-        cfg = AugmentConfig(policy=name, mean=(0.5, 0.5, 0.5), policy_probability=probability)
-        return policies.apply_policy(key, jnp.asarray([PICTURE] * 200), cfg, strength)
-
-    compiled = jax.jit(apply)
-    return lambda key, strength, probability=0.5: compiled(jax.random.key(key), strength, probability)
+    compiled = jax.jit(
+        lambda key, images, strength, probability: policies.apply_policy(
+            key, images, config(name, probability), strength
+        )
+    )
+    images = jnp.asarray([PICTURE] * 200)
+    return lambda key, strength, probability=0.5: compiled(jax.random.key(key), images, strength, probability)
 
 
 @pytest.mark.slow

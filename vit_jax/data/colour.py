@@ -1,6 +1,6 @@
-"""Values of images changed, each image in its own way (`operations.Change`), equal to Pillow's. B batch, N = H*W pixels.
+"""Values of images changed, each image in its own way (`operations.Change`), equal to Pillow's.
 
-Images are planes, uint8 (B, 3, N).
+Images are planes, uint8 (B, 3, N): B batch, N = H*W pixels.
 """
 
 import jax
@@ -80,9 +80,8 @@ def grey(planes: jax.Array) -> jax.Array:
 def smoothed(padded: jax.Array, width: int) -> jax.Array:
     """As `enhanced`'s -> each pixel averaged with its neighbours, it 5 times as heavy; the border stays. float32."""
     n = padded.shape[-1] - 2 * width - 2
-    shifted = [
-        padded[..., s : s + n].astype(jnp.float32) for row in range(3) for s in range(row * width, row * width + 3)
-    ]
+    shifts = [row * width + column for row in range(3) for column in range(3)]
+    shifted = [padded[..., shift : shift + n].astype(jnp.float32) for shift in shifts]  # (B, 3, N) each
     row, column = jnp.arange(n) // width, jnp.arange(n) % width
     inside = (row > 0) & (row < n // width - 1) & (column > 0) & (column < width - 1)  # (N,)
     return jnp.where(inside, jnp.round((sum(shifted) + 4 * shifted[4]) / 13), shifted[4])

@@ -66,8 +66,9 @@ def sample_bilinear(x: jax.Array, ys: jax.Array, xs: jax.Array) -> jax.Array:
     b, h, w, _ = x.shape
 
     def mirrored(place: jax.Array, size: int) -> jax.Array:  # ... 1 0 | 0 1 ... n-1 | n-1 n-2 ...
-        place = jnp.mod(place + 0.5, 2 * size)
-        return jnp.clip(jnp.minimum(place, 2 * size - place) - 0.5, 0, size - 1).reshape(b, -1)
+        period = 2 * size
+        place = place + 0.5 - period * jnp.floor((place + 0.5) / period)
+        return jnp.clip(jnp.minimum(place, period - place) - 0.5, 0, size - 1).reshape(b, -1)
 
     return from_planes(_between(to_planes(x), mirrored(ys, h), mirrored(xs, w), w), ys.shape[2])
 

@@ -27,10 +27,7 @@ def mix(
     b, h, w, _ = images.shape
 
     # One pass for whichever it is: a share of each pixel stays, that of mixup everywhere, or 0 in CutMix's box.
-    if cfg.mixup and cfg.cutmix:
-        blends = jax.random.bernoulli(kind_key)
-    else:
-        blends = jnp.bool_(cfg.mixup > 0)
+    blends = jax.random.bernoulli(kind_key) if cfg.mixup and cfg.cutmix else jnp.bool_(cfg.mixup > 0)
     concentration = jnp.where(blends, cfg.mixup, cfg.cutmix)
     drawn = jax.random.beta(weight_key, concentration, concentration)
     inside, outside_share = box(drawn, jax.random.randint(box_key, (2,), 0, jnp.array([h, w])), h, w)
