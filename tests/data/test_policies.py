@@ -136,6 +136,26 @@ def test_each_operation_is_that_of_a_single_image(name, shape):
         assert np.mean(np.array(differences) > 0) < 0.001, k
 
 
+@pytest.mark.parametrize("name", COUNTS)
+def test_draws_are_distributed_as_the_policies_say(name):
+    drawn = policies.draw(jax.random.key(0), (10_000, 32, 32, 3), config(name, 0.8), 0.5)
+    number, magnitude, sign = (np.asarray(x) for x in drawn)
+    assert number.shape == ((1 if name == "trivialaugment" else 2), 10_000)
+    chances = np.bincount(number.ravel() + 1, minlength=COUNTS[name] + 1) / number.size
+    probability = 0.5 if name == "trivialaugment" else 0.4
+    np.testing.assert_allclose(chances, [1 - probability] + [probability / COUNTS[name]] * COUNTS[name], atol=0.02)
+    assert (np.abs(sign) == 1).all() and abs(sign.mean()) < 0.04
+    if name == "trivialaugment":
+        values, counts = np.unique(np.round(magnitude / 0.5 * 30, 4), return_counts=True)
+        np.testing.assert_array_equal(values, np.arange(31))
+        np.testing.assert_allclose(counts / 10_000, 1 / 31, atol=0.008)
+    else:
+        magnitude = magnitude / 0.5 * 10
+        assert abs(np.median(magnitude) - 9) < 0.03 and abs(np.std(magnitude[magnitude < 9] - 9) - 0.30) < 0.02
+        assert abs((magnitude == 10).mean() - 0.0228) < 0.005  # two deviations away and more
+    assert abs(np.corrcoef(number[0][number[0] >= 0], sign[0][number[0] >= 0])[0, 1]) < 0.06
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COUNTS)
 def test_a_policy_is_its_operations_one_after_the_other(name):

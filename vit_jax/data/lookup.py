@@ -51,8 +51,8 @@ def compared(planes: jax.Array, index: jax.Array, offsets: tuple[int, ...]) -> t
     entries = jnp.arange(planes.shape[-1], dtype=index.dtype)
     chosen = (index[:, None, :] == entries[:, None]).astype(jnp.bfloat16)  # (R, M, N), never in memory
     found = jnp.einsum("rcm,rmn->rcn", values, chosen, preferred_element_type=jnp.bfloat16)
-    whole = sum(part.astype(jnp.float32) for part in jnp.split(found, len(parts), axis=1)).astype(planes.dtype)
-    return tuple(jnp.split(whole, len(offsets), axis=1))
+    whole = jnp.stack(jnp.split(found, len(parts), axis=1)).astype(jnp.float32).sum(axis=0)  # (R, K * C, N)
+    return tuple(jnp.split(whole.astype(planes.dtype), len(offsets), axis=1))
 
 
 def histogram(values: jax.Array) -> jax.Array:
