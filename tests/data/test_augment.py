@@ -134,7 +134,7 @@ def test_no_two_keys_of_a_step_are_equal(monkeypatch):
     monkeypatch.setattr(jax.random, "fold_in", None)  # a key of another way could equal one of these
     jax.block_until_ready(augment(jax.random.key(0), IMAGES[:3], LABELS[:3], PARITY[:3], ALL, 12))
     jax.effects_barrier()
-    assert len(seen) == 6 + 2 + 2 + 5 + 4 and len(set(seen)) == len(seen)
+    assert len(seen) >= 6 + 2 + 2 + 5 + 4 and len(set(seen)) == len(seen)
 
 
 @pytest.mark.slow

@@ -45,7 +45,8 @@ def value_table(planes: jax.Array, change: Change) -> jax.Array:
     for chosen, quotient in ((change.stretched, stretched(below, n)), (change.equalized, equalized(below, n))):
         use = (each(chosen) > 0) & (quotient[1] > 0)
         numerator, denominator = jnp.where(use, quotient[0], numerator), jnp.where(use, quotient[1], denominator)
-    # Whole numbers both: a half more takes the quotient away from where it would be rounded down.
+    # Whole numbers both: a half more takes the quotient away from where it would be rounded down. On a CPU it is also
+    # what XLA won't work out anew for each pixel that is looked up.
     return jnp.minimum((numerator + 0.5) / denominator, 255).astype(jnp.uint8)  # (B, 3, 256)
 
 

@@ -88,9 +88,9 @@ def moved(
     shift = jnp.stack([change.dy, change.dx], axis=-1)
     y, x = _sources(matrix, middle, shift, width, jnp.arange(-halo, n + halo))  # (B, N) each, the halo with them
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    # A pixel that comes from nowhere is looked up below the image, where there is nothing but `fill`.
+    # A pixel that comes from nowhere is looked up behind the image's last one, where `fill` is.
     behind = jnp.round(jnp.asarray(fill)).astype(planes.dtype)[:, None]
-    planes = jnp.concatenate([planes, jnp.broadcast_to(behind, (b, c, 2 * width))], axis=-1)
+    planes = jnp.concatenate([planes, jnp.broadcast_to(behind, (b, c, 1))], axis=-1)
     if not bilinear:
         index = jnp.where(inside, jnp.floor(y) * width + jnp.floor(x), n)
         return lookup(planes, index.astype(jnp.int32))[0]

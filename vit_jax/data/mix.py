@@ -25,7 +25,6 @@ def mix(
     """
     apply_key, kind_key, weight_key, box_key = jax.random.split(key, 4)
     b, h, w, _ = images.shape
-
     # One pass for whichever it is: a share of each pixel stays, that of mixup everywhere, or 0 in CutMix's box.
     blends = jax.random.bernoulli(kind_key) if cfg.mixup and cfg.cutmix else jnp.bool_(cfg.mixup > 0)
     concentration = jnp.where(blends, cfg.mixup, cfg.cutmix)
