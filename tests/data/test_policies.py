@@ -114,7 +114,7 @@ def config(name, probability=0.5):
 COUNTS = {"trivialaugment": 14, "randaugment": 15}
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (20, 28)])
+@pytest.mark.parametrize("shape", [(32, 32), pytest.param((20, 28), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", COUNTS)
 def test_each_operation_is_that_of_a_single_image(name, shape):
     """All in one batch, at several magnitudes and both signs, against NumPy."""
