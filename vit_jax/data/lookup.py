@@ -1,9 +1,8 @@
-"""Values picked and counted by number. R rows, C planes, M entries, N picks.
+"""Values picked and counted by number. R rows, C planes, M entries, N picks, K offsets.
 
 Both have two forms, one of which the compiler gets to see: that of the platform for which a program is lowered. Gathers
-and scatters are fast on CPUs and GPUs. A TPU takes its gathers entry by entry (256 times the bytes of the values), but
-comparisons and matrix products with what they give, which XLA fuses, are fast there; on a CPU they take a hundred times
-as long as the gather.
+and scatters are fast on CPUs and GPUs, but a TPU takes theirs entry by entry. Comparisons, and matrix products with
+what they give, are fast there, as XLA fuses them; a CPU would take tens of times as long for them.
 """
 
 from functools import partial
