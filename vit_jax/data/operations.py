@@ -1,6 +1,6 @@
 """The operations of RandAugment and TrivialAugment, each as what it changes of a few numbers. B batch.
 
-Every image goes through the same computations (`motion.py`, `colour.py`), which leave it as it is at the neutral
+Every image goes through the same computations (`geometry.py`, `colour.py`), which leave it as it is at the neutral
 numbers, so that a batch costs the same whatever its images' operations are.
 """
 
