@@ -7,6 +7,7 @@ python scripts/benchmark.py --mode=growth                     how a step's time 
 python scripts/benchmark.py --mode=startup                    from command to first step, cold and warm
 python scripts/benchmark.py --mode=memory                     resident memory over 20 epochs
 python scripts/benchmark.py --mode=augment --model=article    the step with and without its augmentation
+python scripts/benchmark.py --mode=policies                   RandAugment and TrivialAugment alone beside a matmul
 python scripts/benchmark.py --mode=profile --model=article    where the time of a step goes
 python scripts/benchmark.py --mode=matmul                     what the machine's own large matmuls reach
 
@@ -25,13 +26,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import growth, pipelines, profile, runs, table, training  # noqa: E402 - after the path
+from benchmarks import growth, pipelines, policies, profile, runs, table, training  # noqa: E402 - after the path
 from benchmarks.shapes import MODELS  # noqa: E402
 
 MODES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
     "train": training.train,
     "inference": training.inference,
     "augment": training.augment,
+    "policies": policies.measure,
     "matmul": training.matmul,
     "profile": profile.measure,
     "pipeline": pipelines.measure,

@@ -119,6 +119,7 @@ def test_a_step_is_measured_and_written_as_json_and_keras_trains_the_same_model(
     [
         (["--mode=inference", "--model=tiny", "--contestants=vit_jax_1", "--batch=1"], {"images_per_second"}),
         (["--mode=augment", "--model=tiny"], {"share"}),
+        (["--mode=policies", "--batch=4"], {"matmuls", "compile_seconds"}),
         (["--mode=matmul", "--model=tiny"], {"matmul_gflops", "share"}),
         (["--mode=profile", "--model=tiny"], {"part", "milliseconds"}),
         (["--mode=pipeline", "--batch=8"], {"pipeline", "images_per_second"}),

@@ -1,11 +1,14 @@
 """Augmentation against NumPy, TensorFlow and Keras. B batch, H/W pixels."""
 
+import dataclasses
+import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vit_jax.config import AugmentConfig
 from vit_jax.data.augment import augment, preprocess
@@ -107,3 +110,49 @@ def test_without_augmentation_training_sees_what_evaluation_sees():
     images, targets = augment(jax.random.key(0), IMAGES, LABELS, PARITY, PLAIN, 18)
     np.testing.assert_array_equal(images, preprocess(IMAGES, PLAIN, 18))
     np.testing.assert_array_equal(targets.label, LABELS)
+
+
+ALL = AugmentConfig(
+    PLAIN.mean, PLAIN.std, crop_padding=2, flip=True, policy="randaugment", rotate=0.1, zoom=0.1, cutout=2, erase=0.5,
+    mixup=0.8, cutmix=1.0,
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_no_two_keys_of_a_step_are_equal(monkeypatch):
+    """Each part's draws are its own."""
+    seen, split = [], jax.random.split
+
+    def watched(key, num=2):
+        keys = split(key, num)
+        jax.debug.callback(
+            lambda data: seen.extend(map(tuple, data.reshape(-1, 2).tolist())), jax.random.key_data(keys)
+        )
+        return keys
+
+    monkeypatch.setattr(jax.random, "split", watched)
+    monkeypatch.setattr(jax.random, "fold_in", None)  # a key of another way could equal one of these
+    jax.block_until_ready(augment(jax.random.key(0), IMAGES[:3], LABELS[:3], PARITY[:3], ALL, 12))
+    jax.effects_barrier()
+    assert len(seen) >= 6 + 2 + 2 + 5 + 4 and len(set(seen)) == len(seen)
+
+
+@pytest.mark.slow
+def test_devices_augment_their_images_by_themselves():
+    """Nothing but mixing, which takes its partners from the whole batch, has devices exchange anything."""
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    split, everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
+
+    def compiled(cfg):
+        apply = jax.jit(lambda key, *batch: augment(key, *batch, cfg, 12)[0], in_shardings=(everywhere, *[split] * 3))
+        return apply.lower(jax.random.key(0), IMAGES, LABELS, PARITY).compile()
+
+    exchanges = r"all-gather|all-to-all|all-reduce|reduce-scatter|collective-permute"
+    cfg = dataclasses.replace(ALL, mixup=0.0, cutmix=0.0)
+    program = compiled(cfg)
+    assert not re.search(exchanges, program.as_text())
+    assert re.search(exchanges, compiled(dataclasses.replace(PLAIN, mixup=1.0)).as_text())
+    placed = [jax.device_put(x, split) for x in (IMAGES, LABELS, PARITY)]
+    found = program(jax.device_put(jax.random.key(0), everywhere), *placed)
+    alone = jax.jit(lambda key, *batch: augment(key, *batch, cfg, 12)[0])
+    np.testing.assert_allclose(found, alone(jax.random.key(0), IMAGES, LABELS, PARITY), atol=1e-5)

@@ -38,16 +38,13 @@ def augment(
     decides on alternating flips. `strength` from 0 to 1 scales magnitudes and the probabilities of erasing and mixing;
     `left` is the part of the run that is left, on which `off_last` and `mix_off_last` depend.
     """
-    crop_key, affine_key = jax.random.split(key)
+    crop_key, affine_key, policy_key, cutout_key, erase_key, mix_key = jax.random.split(key, 6)
     on, mix_on = left > cfg.off_last, left > cfg.mix_off_last
-    policy_key, cutout_key, erase_key, mix_key = jax.random.split(jax.random.fold_in(key, 1), 4)
     if cfg.crop_padding or cfg.flip:
         mirrored = parity if cfg.alternate_flip else None
         images = crop_and_flip(crop_key, images, cfg.crop_padding, cfg.flip, mirrored)
     if cfg.policy != "none":
-        images = jax.lax.cond(
-            on, lambda x: apply_policy(policy_key, x, cfg, strength), lambda x: x.astype(jnp.float32), images
-        )
+        images = jax.lax.cond(on, lambda x: apply_policy(policy_key, x, cfg, strength), lambda x: x, images)
     x = preprocess(images, cfg, image_size)
     if cfg.rotate or cfg.zoom:
         x = rotate_and_zoom(affine_key, x, cfg.rotate * strength, cfg.zoom * strength)

@@ -1,78 +1,88 @@
-"""Operations on the colours of an image: float (H, W, 3), 0 to 255, in and out, equal to Pillow's up to rounding.
+"""Values of images changed, each image in its own way (`operations.Change`), equal to Pillow's.
 
-Those that take a factor blend with what a factor of 0 gives, as Pillow's ImageEnhance; 1 changes nothing.
+Images are planes, uint8 (B, 3, N): B batch, N = H*W pixels.
 """
 
 import jax
 import jax.numpy as jnp
 
-_LUMA = (19595.0, 38470.0, 7471.0)  # ITU-R 601-2 in 65536ths, Pillow's "L"; sums stay exact in float32
+from vit_jax.data.lookup import histogram, lookup
+from vit_jax.data.operations import Change
+
+_LUMA = (19595, 38470, 7471)  # ITU-R 601-2 in 65536ths, Pillow's "L"
 
 
-def _blend(degenerate: jax.Array, image: jax.Array, factor: jax.Array | float) -> jax.Array:
-    return jnp.clip(degenerate + factor * (image - degenerate), 0, 255)
+def mapped(planes: jax.Array, table: jax.Array) -> jax.Array:
+    """uint8 (B, 3, N), and what each value of each channel becomes, uint8 (B, 3, 256) -> uint8 (B, 3, N)."""
+    b, c, n = planes.shape
+    return lookup(table.reshape(b * c, 1, 256), planes.reshape(b * c, n))[0].reshape(b, c, n)
 
 
-def grey(image: jax.Array) -> jax.Array:
-    """(H, W, 3) -> (H, W, 1)."""
-    return jnp.floor(((image * jnp.asarray(_LUMA)).sum(axis=-1, keepdims=True) + 32768) / 65536)
+def enhanced(padded: jax.Array, change: Change, width: int) -> jax.Array:
+    """uint8 (B, 3, N + 2 * width + 2), in which a row and a pixel precede and follow the image -> uint8 (B, 3, N)."""
+    planes = padded[..., width + 1 : -width - 1]
+    smooth = (change.from_smooth > 0)[:, None, None]
+    degenerate = jnp.where(smooth, smoothed(padded, width), grey(planes)[:, None, :])  # (B, 3, N)
+    return blended(degenerate, planes, change.factor[:, None, None]).astype(jnp.uint8)
 
 
-def brightness(image: jax.Array, factor: jax.Array | float) -> jax.Array:
-    return _blend(jnp.zeros_like(image), image, factor)
+def value_table(planes: jax.Array, change: Change) -> jax.Array:
+    """What each value becomes where that depends on the image's values alone: uint8 (B, 3, 256)."""
+    b, c, n = planes.shape
+
+    def each(field: jax.Array) -> jax.Array:  # (B, 1, 1)
+        return field[:, None, None]
+
+    x = jnp.arange(256.0)
+    x = jnp.floor(x / each(change.step)) * each(change.step)
+    x = jnp.where(x < each(change.threshold), x, 255 - x)
+    x = jnp.where(x < 128, jnp.minimum(x + each(change.added), 255), x)  # as in AutoAugment's code
+    mean = jnp.floor(grey(planes).mean(axis=1) + 0.5) * change.about_mean
+    x = blended(each(mean), x, each(change.gain))
+    counts = histogram(planes.reshape(b * c, n)).reshape(b, c, 256)
+    below = jnp.cumsum(counts, axis=-1) - counts  # pixels of a lower value
+    numerator, denominator = x, jnp.float32(1)
+    for chosen, quotient in ((change.stretched, stretched(below, n)), (change.equalized, equalized(below, n))):
+        use = (each(chosen) > 0) & (quotient[1] > 0)
+        numerator, denominator = jnp.where(use, quotient[0], numerator), jnp.where(use, quotient[1], denominator)
+    # Whole numbers both: a half more takes the quotient away from where it would be rounded down. On a CPU it is also
+    # what XLA won't work out anew for each pixel that is looked up.
+    return jnp.minimum((numerator + 0.5) / denominator, 255).astype(jnp.uint8)  # (B, 3, 256)
 
 
-def contrast(image: jax.Array, factor: jax.Array | float) -> jax.Array:
-    return _blend(jnp.floor(grey(image).mean() + 0.5), image, factor)
+def stretched(below: jax.Array, pixels: int) -> tuple[jax.Array, jax.Array]:
+    """Numerators (..., 256) and denominators (..., 1) of values that take the whole range; 0 where there is one only.
+
+    `below` (..., 256) of so many pixels are under each value.
+    """
+    low = (below == 0).sum(axis=-1, keepdims=True) - 1  # the last under which there are none
+    high = (below < pixels).sum(axis=-1, keepdims=True) - 1
+    return jnp.maximum(jnp.arange(256) - low, 0) * 255, high - low
 
 
-def colour(image: jax.Array, factor: jax.Array | float) -> jax.Array:
-    return _blend(grey(image), image, factor)
+def equalized(below: jax.Array, pixels: int) -> tuple[jax.Array, jax.Array]:
+    """As `stretched`, of a flat histogram, by Pillow's integer rule."""
+    step = jnp.where(below < pixels, below, 0).max(axis=-1, keepdims=True) // 255
+    return step // 2 + below, step
 
 
-def sharpness(image: jax.Array, factor: jax.Array | float) -> jax.Array:
-    h, w, _ = image.shape
-    shifted = [image[i : h - 2 + i, j : w - 2 + j] for i in range(3) for j in range(3)]  # (H-2, W-2, 3) each
-    smooth = (sum(shifted) + 4 * shifted[4]) / 13
-    return _blend(image.at[1:-1, 1:-1].set(jnp.round(smooth)), image, factor)  # the border has no neighbours
+def blended(degenerate: jax.Array, x: jax.Array, factor: jax.Array) -> jax.Array:
+    """float32, whole: `degenerate` at factor 0, `x` at 1, and beyond; cut off, as Pillow's Image.blend."""
+    degenerate, x = degenerate.astype(jnp.float32), x.astype(jnp.float32)
+    return jnp.floor(jnp.clip(degenerate + factor * (x - degenerate), 0, 255))
 
 
-def posterize(image: jax.Array, bits: jax.Array | int) -> jax.Array:
-    """Keeps the highest `bits` of each value."""
-    step = 2.0 ** (8 - bits)
-    return jnp.floor(image / step) * step
+def grey(planes: jax.Array) -> jax.Array:
+    """uint8 (B, 3, N) -> int32 (B, N)."""
+    red, green, blue = (planes[:, i].astype(jnp.int32) * weight for i, weight in enumerate(_LUMA))
+    return (red + green + blue + 32768) >> 16
 
 
-def solarize(image: jax.Array, threshold: jax.Array | float) -> jax.Array:
-    """Inverts what is not below the threshold."""
-    return jnp.where(image < threshold, image, 255 - image)
-
-
-def solarize_add(image: jax.Array, amount: jax.Array | float) -> jax.Array:
-    """Adds to what is below 128, as in AutoAugment's code."""
-    return jnp.where(image < 128, jnp.clip(image + amount, 0, 255), image)
-
-
-def invert(image: jax.Array) -> jax.Array:
-    return 255 - image
-
-
-def autocontrast(image: jax.Array) -> jax.Array:
-    """Stretches each channel to the whole range."""
-    low, high = image.min(axis=(0, 1)), image.max(axis=(0, 1))  # (3,)
-    scale = 255 / jnp.maximum(high - low, 1)
-    return jnp.where(high > low, jnp.clip(jnp.floor((image - low) * scale + 1e-3), 0, 255), image)
-
-
-def equalize(image: jax.Array) -> jax.Array:
-    """Flattens each channel's histogram, by Pillow's integer rule."""
-
-    def channel(x: jax.Array) -> jax.Array:  # (H, W)
-        values = x.astype(jnp.int32)
-        histogram = jnp.zeros(256, jnp.int32).at[values.ravel()].add(1)
-        step = (values.size - histogram[values.max()]) // 255
-        before = jnp.cumsum(histogram) - histogram
-        table = jnp.clip((step // 2 + before) // jnp.maximum(step, 1), 0, 255)
-        return jnp.where(step > 0, table[values].astype(x.dtype), x)
-
-    return jax.vmap(channel, in_axes=2, out_axes=2)(image)
+def smoothed(padded: jax.Array, width: int) -> jax.Array:
+    """As `enhanced`'s -> each pixel averaged with its neighbours, it 5 times as heavy; the border stays. float32."""
+    n = padded.shape[-1] - 2 * width - 2
+    shifts = [row * width + column for row in range(3) for column in range(3)]
+    shifted = [padded[..., shift : shift + n].astype(jnp.float32) for shift in shifts]  # (B, 3, N) each
+    row, column = jnp.arange(n) // width, jnp.arange(n) % width
+    inside = (row > 0) & (row < n // width - 1) & (column > 0) & (column < width - 1)  # (N,)
+    return jnp.where(inside, jnp.round((sum(shifted) + 4 * shifted[4]) / 13), shifted[4])

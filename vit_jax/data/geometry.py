@@ -3,14 +3,16 @@
 import jax
 import jax.numpy as jnp
 
+from vit_jax.data.lookup import lookup
+from vit_jax.data.operations import Change
+
 
 def crop_and_flip(
     key: jax.Array, images: jax.Array, padding: int, flip: bool, mirrored: jax.Array | None = None
 ) -> jax.Array:
-    """Shifts each image by up to `padding` pixels, borders reflected, and mirrors half of them; any dtype.
+    """Shifts each image by up to `padding` pixels, borders reflected, and mirrors half of them; uint8 (B, H, W, 3).
 
-    The same as padding, cropping and flipping in turn, in one gather. `mirrored` (B,) bool says which, instead of
-    chance.
+    The same as padding, cropping and flipping in turn, at once. `mirrored` (B,) bool says which, instead of chance.
     """
     b, h, w, _ = images.shape
     shift_key, flip_key = jax.random.split(key)
@@ -25,8 +27,20 @@ def crop_and_flip(
     def reflect(i: jax.Array, n: int) -> jax.Array:  # edge pixel not repeated, as numpy.pad's "reflect"
         return (n - 1) - jnp.abs((n - 1) - jnp.abs(i))
 
-    batch = jnp.arange(b)[:, None, None]
-    return images[batch, reflect(rows, h)[:, :, None], reflect(cols, w)[:, None, :]]  # (B, H, W, 3)
+    index = (reflect(rows, h)[:, :, None] * w + reflect(cols, w)[:, None, :]).reshape(b, h * w)
+    return from_planes(lookup(to_planes(images), index)[0], w)
+
+
+def to_planes(images: jax.Array) -> jax.Array:
+    """(B, H, W, 3) -> (B, 3, H*W)."""
+    b, h, w, c = images.shape
+    return images.reshape(b, h * w, c).swapaxes(1, 2)
+
+
+def from_planes(planes: jax.Array, width: int) -> jax.Array:
+    """(B, 3, H*W) -> (B, H, W, 3)."""
+    b, c, n = planes.shape
+    return planes.swapaxes(1, 2).reshape(b, n // width, width, c)
 
 
 def rotate_and_zoom(key: jax.Array, x: jax.Array, rotate: float | jax.Array, zoom: float | jax.Array) -> jax.Array:
@@ -38,31 +52,76 @@ def rotate_and_zoom(key: jax.Array, x: jax.Array, rotate: float | jax.Array, zoo
     """
     b, h, w, _ = x.shape
     angle_key, zoom_key = jax.random.split(key)
-    angle = jax.random.uniform(angle_key, (b, 1, 1), minval=-rotate, maxval=rotate) * 2 * jnp.pi
-    scale = 1 + jax.random.uniform(zoom_key, (2, b, 1, 1), minval=-zoom, maxval=zoom)
+    angle = jax.random.uniform(angle_key, (b,), minval=-rotate, maxval=rotate) * 2 * jnp.pi
+    tall, wide = 1 + jax.random.uniform(zoom_key, (2, b), minval=-zoom, maxval=zoom)
     # From each output pixel back to where it comes from: undo the zoom, then the rotation.
-    dy = scale[0] * (jnp.arange(h)[:, None] - (h - 1) / 2)  # (B, H, 1)
-    dx = scale[1] * (jnp.arange(w)[None, :] - (w - 1) / 2)  # (B, 1, W)
-    ys = jnp.cos(angle) * dy + jnp.sin(angle) * dx + (h - 1) / 2  # (B, H, W)
-    xs = jnp.cos(angle) * dx - jnp.sin(angle) * dy + (w - 1) / 2
-    return sample_bilinear(x, ys, xs)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    matrix = jnp.stack([cos * tall, sin * wide, -sin * tall, cos * wide], axis=-1).reshape(b, 2, 2)
+    ys, xs = _sources(matrix, jnp.array([[h / 2, w / 2]]), jnp.zeros((1, 2)), w, jnp.arange(h * w))
+    return sample_bilinear(x, (ys - 0.5).reshape(b, h, w), (xs - 0.5).reshape(b, h, w))
 
 
 def sample_bilinear(x: jax.Array, ys: jax.Array, xs: jax.Array) -> jax.Array:
-    """x (B, H, W, C) at the real-valued places ys, xs (B, H', W'), mirrored beyond the borders."""
-    b, h, w, c = x.shape
-    flat = x.reshape(b, h * w, c)
-    y0, x0 = jnp.floor(ys), jnp.floor(xs)
+    """float32 x (B, H, W, C) at the real-valued places ys, xs (B, H', W'), mirrored beyond the borders."""
+    b, h, w, _ = x.shape
 
-    def tap(yi: jax.Array, xi: jax.Array) -> jax.Array:
-        def mirror(i: jax.Array, n: int) -> jax.Array:  # ... 1 0 | 0 1 ... n-1 | n-1 n-2 ...
-            i = i.astype(jnp.int32) % (2 * n)
-            return jnp.where(i < n, i, 2 * n - 1 - i)
+    def mirrored(place: jax.Array, size: int) -> jax.Array:  # ... 1 0 | 0 1 ... n-1 | n-1 n-2 ...
+        period = 2 * size
+        place = place + 0.5 - period * jnp.floor((place + 0.5) / period)
+        return jnp.clip(jnp.minimum(place, period - place) - 0.5, 0, size - 1).reshape(b, -1)
 
-        index = (mirror(yi, h) * w + mirror(xi, w)).reshape(b, -1, 1)  # (B, H'*W', 1)
-        return jnp.take_along_axis(flat, index, axis=1).reshape(*ys.shape, c)  # (B, H', W', C)
+    return from_planes(_between(to_planes(x), mirrored(ys, h), mirrored(xs, w), w), ys.shape[2])
 
-    fy, fx = (ys - y0)[..., None], (xs - x0)[..., None]
-    top = tap(y0, x0) * (1 - fx) + tap(y0, x0 + 1) * fx
-    bottom = tap(y0 + 1, x0) * (1 - fx) + tap(y0 + 1, x0 + 1) * fx
-    return top * (1 - fy) + bottom * fy
+
+def moved(
+    planes: jax.Array, change: Change, width: int, fill: tuple[float, ...], bilinear: bool, halo: int
+) -> jax.Array:
+    """uint8 (B, 3, N) -> uint8 (B, 3, halo + N + halo), each image by its own map, as Pillow's Image.transform.
+
+    `change`'s fields are (B,). `fill` (3,) stands where nothing came from. Between pixels are, unless `bilinear`, the
+    nearest ones. What is in the halo has no meaning.
+    """
+    b, c, n = planes.shape
+    height = n // width
+    matrix = jnp.stack([change.yy, change.yx, change.xy, change.xx], axis=-1).reshape(b, 2, 2)
+    middle = change.centred[:, None] * jnp.array([height / 2, width / 2])  # (B, 2)
+    shift = jnp.stack([change.dy, change.dx], axis=-1)
+    y, x = _sources(matrix, middle, shift, width, jnp.arange(-halo, n + halo))  # (B, N) each, the halo with them
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    # A pixel that comes from nowhere is looked up behind the image's last one, where `fill` is.
+    behind = jnp.round(jnp.asarray(fill)).astype(planes.dtype)[:, None]
+    planes = jnp.concatenate([planes, jnp.broadcast_to(behind, (b, c, 1))], axis=-1)
+    if not bilinear:
+        index = jnp.where(inside, jnp.floor(y) * width + jnp.floor(x), n)
+        return lookup(planes, index.astype(jnp.int32))[0]
+    y = jnp.where(inside, jnp.clip(y - 0.5, 0, height - 1), height)
+    return _between(planes, y, jnp.where(inside, jnp.clip(x - 0.5, 0, width - 1), 0), width).astype(jnp.uint8)
+
+
+def _sources(
+    matrix: jax.Array, middle: jax.Array, shift: jax.Array, width: int, place: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Rows and columns, (B, N) each, from which the pixels `place` (N,), counted row by row, come; corner (0, 0).
+
+    `matrix` (B, 2, 2) @ (row, column) from the `middle` (B, 2), plus `shift` (B, 2). As one product: XLA would
+    otherwise work them out anew for each use.
+    """
+    offset = middle + shift - jnp.einsum("bij,bj->bi", matrix, jnp.broadcast_to(middle, matrix.shape[:2]))
+    affine = jnp.concatenate([matrix, jnp.broadcast_to(offset, matrix.shape[:2])[..., None]], axis=-1)  # (B, 2, 3)
+    places = jnp.stack([place // width + 0.5, place % width + 0.5, jnp.ones_like(place)])  # (3, N)
+    found = jnp.einsum("bij,jn->bin", affine, places, precision="highest")
+    return found[:, 0], found[:, 1]
+
+
+def _between(planes: jax.Array, y: jax.Array, x: jax.Array, width: int) -> jax.Array:
+    """(B, C, N) at rows y and columns x (B, N'), both at least 0, where 0 is a pixel's centre -> float32 (B, C, N').
+
+    Between the four pixels around; what is right of the last column or below the last row counts nothing.
+    """
+    top, left = jnp.floor(y), jnp.floor(x)
+    index = (top * width + left).astype(jnp.int32)
+    taps = [tap.astype(jnp.float32) for tap in lookup(planes, index, (0, 1, width, width + 1))]
+    right, down = (x - left)[:, None, :], (y - top)[:, None, :]
+    # Of this form, so that between equal pixels nothing is rounded.
+    upper, lower = taps[0] + (taps[1] - taps[0]) * right, taps[2] + (taps[3] - taps[2]) * right
+    return upper + (lower - upper) * down

@@ -24,26 +24,17 @@ def mix(
     Where `cfg` has both, one of them is drawn for each batch, half and half. A batch is mixed with probability `share`.
     """
     apply_key, kind_key, weight_key, box_key = jax.random.split(key, 4)
-    partner = images[::-1]
     b, h, w, _ = images.shape
-
-    def blended() -> tuple[jax.Array, jax.Array]:
-        weight = jax.random.beta(weight_key, cfg.mixup, cfg.mixup)
-        return weight * images + (1 - weight) * partner, weight
-
-    def pasted() -> tuple[jax.Array, jax.Array]:
-        weight = jax.random.beta(weight_key, cfg.cutmix, cfg.cutmix)
-        centre = jax.random.randint(box_key, (2,), 0, jnp.array([h, w]))
-        inside, weight = box(weight, centre, h, w)
-        return jnp.where(inside[None, :, :, None], partner, images), weight
-
-    if cfg.mixup and cfg.cutmix:
-        mixed, weight = jax.lax.cond(jax.random.bernoulli(kind_key), blended, pasted)
-    else:
-        mixed, weight = blended() if cfg.mixup else pasted()
+    # One pass for whichever it is: a share of each pixel stays, that of mixup everywhere, or 0 in CutMix's box.
+    blends = jax.random.bernoulli(kind_key) if cfg.mixup and cfg.cutmix else jnp.bool_(cfg.mixup > 0)
+    concentration = jnp.where(blends, cfg.mixup, cfg.cutmix)
+    drawn = jax.random.beta(weight_key, concentration, concentration)
+    inside, outside_share = box(drawn, jax.random.randint(box_key, (2,), 0, jnp.array([h, w])), h, w)
+    weight = jnp.where(blends, drawn, outside_share)
+    stays = jnp.where(blends, drawn, ~inside)[:, :, None]  # (H, W, 1)
     on = jax.random.bernoulli(apply_key, share)
-    mixed, weight = jnp.where(on, mixed, images), jnp.where(on, weight, 1.0)
-    return mixed, Targets(labels, labels[::-1], jnp.full((b,), weight, jnp.float32))
+    mixed = jax.lax.cond(on, lambda x: stays * x + (1 - stays) * x[::-1], lambda x: x, images)
+    return mixed, Targets(labels, labels[::-1], jnp.full((b,), jnp.where(on, weight, 1.0), jnp.float32))
 
 
 def box(weight: jax.Array, centre: jax.Array, h: int, w: int) -> tuple[jax.Array, jax.Array]:
