@@ -64,6 +64,16 @@ def test_bytes_of_a_program_by_part():
     }
 
 
+def test_scratch_memory_of_libraries_is_not_counted():
+    text = """ENTRY %main (a: bf16[8,8]) -> bf16[8,8] {
+  %a = bf16[8,8]{1,0} parameter(0)
+  %both = (bf16[8,8]{1,0}, s8[4194304]{0}) custom-call(%a, %a), custom_call_target="__cublas$lt$matmul"
+  ROOT %result = bf16[8,8]{1,0} get-tuple-element(%both), index=0
+}
+"""
+    assert sum(one.size for one in hlo.traffic(hlo.parse(text))) == 3 * 8 * 8 * 2
+
+
 def test_collectives():
     assert hlo.collectives(hlo.parse(PROGRAM)) == {"all-reduce": 1, "all-reduce bytes": 1600}
 

@@ -55,7 +55,7 @@ def figures_of(program: Traced, machine: Machine, cache_dir: str | None = None) 
     return found
 
 
-_VERSION = 1  # of what is counted
+_VERSION = 2  # of what is counted
 
 
 def _keep(found: Figures, path: Path) -> None:

@@ -148,6 +148,8 @@ def _touched(program: Program, one: Instruction, sizes: dict[str, int]) -> int:
         return 0
     if one.kind.endswith("-start"):
         return _started(one, read)
+    if one.kind == "custom-call" and "__cu" in one.rest:  # of cuBLAS or cuDNN: their scratch memory is bytes
+        return sum(read) + shape_bytes(re.sub(r"\b[su]8\[\d*\]", "", one.shape))
     if one.kind != "fusion":
         return sum(read) + one.size
     inside = program[_called(one.rest)[0]]
