@@ -65,11 +65,12 @@ def _dispatch(argv: list[str], started: float, stop: StopRequest) -> None:
 
         prepare(flags.name, flags.dir, flags.cache_dir, flags.image_size)
     elif command.mode == "compile":
-        from vit_jax.cli.compile import compile_for, machines_of
+        from vit_jax.cli.compile import compile_for
+        from vit_jax.pretrained.start import keys_of_model
 
         assert command.config is not None
-        name = next(text for text in command.typed if text.startswith("--config=")).partition("=")[2]
-        compile_for(command.config, name, machines_of(flags.target), flags.batch, flags.json)
+        given = keys_of_model(command.overrides)
+        compile_for(command.config, command.typed, given, flags.target, flags.batch, flags.json)
     elif command.mode == "sweep":
         from vit_jax.cli.sweep import arms_of, sweep
 

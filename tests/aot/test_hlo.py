@@ -76,6 +76,10 @@ def test_scratch_memory_of_libraries_is_not_counted():
 
 def test_collectives():
     assert hlo.collectives(hlo.parse(PROGRAM)) == {"all-reduce": 1, "all-reduce bytes": 1600}
+    inside = PROGRAM.replace(
+        "ROOT %result = (s32[]", "%sum = f32[100,4]{1,0} all-reduce(%all)\n  ROOT %result = (s32[]"
+    )
+    assert hlo.collectives(hlo.parse(inside)) == {"all-reduce": 8, "all-reduce bytes": 8 * 1600}  # in a loop of 7
 
 
 @pytest.mark.parametrize(

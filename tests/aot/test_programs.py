@@ -11,10 +11,11 @@ import pytest
 
 from configs import debug
 from vit_jax.aot import programs
-from vit_jax.aot.compiled import figures_of
+from vit_jax.aot.compiled import figures_of, missing_of
 from vit_jax.aot.machines import Machine
 from vit_jax.config import from_config_dict
 from vit_jax.data import sources
+from vit_jax.errors import RunError
 from vit_jax.evaluation.evaluate import traced_evaluation
 from vit_jax.main import main
 from vit_jax.models.backend import Target
@@ -63,20 +64,48 @@ def test_programs_are_those_of_a_run(cpu, pipeline):
 
     assert [program.name for program in run.programs][0] == "step"
     assert run.state_bytes == sum(x.nbytes for x in jax.tree.leaves(state))
+    assert run.param_bytes == sum(x.nbytes for x in jax.tree.leaves(state.params))
     assert run.data_bytes == sum(np.asarray(x).nbytes for x in jax.tree.leaves(data))
 
 
-def test_figures_are_kept_and_belong_to_the_program(cpu, tmp_path):
+def test_figures_are_kept_and_belong_to_the_program(cpu, tmp_path, monkeypatch):
     run = programs.run_on(CONFIG, CPU)
     evaluation = run.programs[-1]
     first = figures_of(evaluation, CPU, str(tmp_path))
     assert first.arguments > 0 and first.traffic > first.arguments / 2 and first.xla_flops > 0
     assert evaluation.flops / first.xla_flops == pytest.approx(1, abs=0.3)  # XLA counts norms and activations, too
-    assert figures_of(evaluation, CPU, str(tmp_path)) == first  # the seconds, too: it was not compiled again
-    assert len(list(tmp_path.rglob("*.json"))) == 1
-    other = dataclasses.replace(CONFIG, eval=dataclasses.replace(CONFIG.eval, batch_size=100))
-    assert figures_of(programs.run_on(other, CPU).programs[-1], CPU, str(tmp_path)) != first
+    again = figures_of(evaluation, CPU, str(tmp_path))
+    assert again == dataclasses.replace(first, remembered=True)  # the seconds, too: it was not compiled again
+    with monkeypatch.context() as other:
+        other.setenv("LIBTPU_INIT_ARGS", "--another")  # other flags may make another program
+        assert not figures_of(evaluation, CPU, str(tmp_path)).remembered
     assert len(list(tmp_path.rglob("*.json"))) == 2
+    other = dataclasses.replace(CONFIG, eval=dataclasses.replace(CONFIG.eval, batch_size=100))
+    other_evaluation = programs.run_on(other, CPU).programs[-1]
+    assert not figures_of(other_evaluation, CPU, str(tmp_path)).remembered
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("Ran out of memory in memory space hbm. Used 33.28G of 15.75G hbm. Exceeded hbm capacity by 17.53G.", 17.53),
+        ("CompileTimeHbmOom: memory for HLO temporaries (19.24G) exceeds available HBM (15.75G)", 3.49),
+        ("E1000: HLO temporaries (1.07T) exceeds available HBM (15.75G)", 1.07 * 1024 - 15.75),
+    ],
+)
+def test_by_how_much_a_program_is_too_large_for_a_tpu(text, missing):
+    """As its compiler says, in the words of two of its releases."""
+    assert missing_of(text) / 2**30 == pytest.approx(missing)
+    assert missing_of("INTERNAL: something else") is None
+
+
+def test_what_xla_cannot_compile_is_one_message(cpu):
+    def refused():
+        raise NotImplementedError("Unsupported sequence length Q 65\nand more")
+
+    program = dataclasses.replace(programs.run_on(CONFIG, CPU).programs[0], trace=refused)
+    with pytest.raises(RunError, match=r"^cpu: XLA can't compile the step: Unsupported sequence length Q 65$"):
+        figures_of(program, CPU)
 
 
 def test_cifar_needs_no_image(cpu, monkeypatch):
@@ -96,6 +125,10 @@ def test_cifar_needs_no_image(cpu, monkeypatch):
         (["--target=h100"], "error: --config is missing: what to compile"),
         (["--config=debug", "--target=h1000"], "error: --target=h1000: not known; there are h100, "),
         (["--config=debug", "--target=h100", "--batch=0"], "error: --batch: a whole number above 0, or largest"),
+        (
+            ["--config=debug", "--target=h100", "--json=no/such/file.json"],
+            "error: --json=no/such/file.json: there is no",
+        ),
         (["--config=debug", "--target=h100", "--workdir=x"], "error: --workdir doesn't belong to --mode=compile"),
     ],
 )

@@ -13,6 +13,7 @@ from vit_jax import models
 from vit_jax.config import from_config_dict
 from vit_jax.data.dataset import Examples
 from vit_jax.data.pipeline import DevicePipeline
+from vit_jax.errors import UserError
 from vit_jax.models import backend
 from vit_jax.models.backend import Target
 from vit_jax.steps import optim
@@ -93,6 +94,8 @@ def test_the_same_config_on_a_cpu():
         (H100, {"dtype": "float32"}, "xla"),
         (H100, {"attention_dropout": 0.1}, "xla"),
         (H100, {"head_dim": 12}, "xla"),
+        (H100, {"pool": "token"}, "xla"),  # an odd number of tokens
+        (H100, {"pool": "token", "registers": 1}, "cudnn"),
         (H100, {"attention": "chunked"}, "chunked"),  # what is asked for stays
         (Target("gpu", "Tesla V100-SXM2-16GB", compute_capability=7.0), {}, "xla"),
         (Target("gpu", "AMD Instinct MI300X"), {}, "xla"),
@@ -112,3 +115,21 @@ def test_without_a_target_models_are_for_the_devices_at_hand():
     here = Target("cpu", "cpu", devices=8, local_devices=8)  # conftest.py's
     assert backend.target_at_hand() == here
     assert models.create(CONFIG.model) == models.create(CONFIG.model, here)
+
+
+def test_cudnn_where_it_has_no_gradient_is_refused():
+    with pytest.raises(UserError, match="takes an even number of tokens; this model has 65"):
+        models.create(dataclasses.replace(CONFIG.model, attention="cudnn", pool="token"), H100)
+
+
+def test_a_size_with_an_odd_number_of_tokens_does_without_cudnn(cudnn):
+    """Of progressive sizes, 20 pixels in patches of 4 are 25 tokens."""
+    module = models.create(CONFIG.model, H100)
+    params = states.abstract_params(module)
+    module = module.clone(input_size=20)
+
+    def loss(params):
+        return module.apply({"params": params}, jnp.zeros((2, 20, 20, 3)))[0].sum()
+
+    text = jax.jit(jax.grad(loss)).trace(params).lower(lowering_platforms=("cuda",)).as_text()
+    assert module.cfg.attention == "cudnn" and "cudnn" not in text

@@ -1,28 +1,34 @@
 """What XLA makes of a program: memory, FLOPs, bytes, collectives. Figures are kept, as compiling takes minutes."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import time
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
 
 from vit_jax.aot import hlo
 from vit_jax.aot.machines import GIB, Machine
 from vit_jax.aot.programs import Traced
-from vit_jax.system.disk import cache_root
+from vit_jax.errors import RunError
+from vit_jax.system.disk import cache_root, write_whole
+
+_COMPILERS = ("libtpu", "jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cudnn-cu13", "nvidia-cuda-nvcc")
 
 
 @dataclass(frozen=True)
 class Figures:
     """Of one compiled program, on each device; sizes in bytes."""
 
-    seconds: float = 0.0  # that compiling took, or that it took when it was done
+    seconds: float = 0.0  # that compiling took
+    remembered: bool = False  # it was done before
     arguments: int = 0
     outputs: int = 0  # beside what takes the place of arguments
     temporaries: int = 0
@@ -41,37 +47,53 @@ class Figures:
 def figures_of(program: Traced, machine: Machine, cache_dir: str | None = None) -> Figures:
     """Compiles a program for a machine, or remembers the figures of the same program.
 
-    The same is: the same text before XLA optimises it, the same machine and the same versions.
+    The same is: the same text before XLA optimises it, the same machine, versions and flags of XLA. Raises RunError for
+    one that can't be compiled, whatever its size.
     """
-    lowered = program.trace().lower()
-    versions = f"{jax.__version__} {jaxlib.__version__} {machine} {_VERSION}"
-    key = hashlib.sha256(f"{versions}\n{lowered.as_text()}".encode()).hexdigest()[:32]
-    kept = cache_root(cache_dir) / "aot" / f"{key}.json"
     try:
-        return Figures(**json.loads(kept.read_text()))
-    except (OSError, ValueError, TypeError):
-        found = _compile(lowered, program.steps)
-    _keep(found, kept)
+        lowered = program.trace().lower()
+        kept = cache_root(cache_dir) / "aot" / f"{_key(lowered.as_text(), machine)}.json"
+        found = _kept(kept) or _compile(lowered)
+    except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
+        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise RunError(f"{machine.name}: XLA can't compile the {program.name}: {said[:300]}") from error
+    if not found.remembered:
+        # Else it is compiled again the next time.
+        with contextlib.suppress(OSError):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(kept, json.dumps(dataclasses.asdict(found)))
     return found
 
 
-_VERSION = 2  # of what is counted
+_VERSION = 3  # of what is counted
 
 
-def _keep(found: Figures, path: Path) -> None:
+def _key(text: str, machine: Machine) -> str:
+    """Of a program's figures: what they depend on."""
+    variables = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
+    versions = []
+    for name in ("jax", "jaxlib", *_COMPILERS):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions.append(f"{name} {metadata.version(name)}")
+    return hashlib.sha256(f"{_VERSION} {machine} {variables} {versions}\n{text}".encode()).hexdigest()[:32]
+
+
+def _kept(path: Path) -> Figures | None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(dataclasses.asdict(found)))
-    except OSError:  # then it is compiled again
-        return
+        return Figures(**json.loads(path.read_text()) | {"remembered": True})
+    except (OSError, ValueError, TypeError):
+        return None
 
 
-def _compile(lowered: Any, steps: int) -> Figures:
+def _compile(lowered: Any) -> Figures:
     before = time.monotonic()
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        return Figures(time.monotonic() - before, missing=_missing(str(error), error))
+        missing = missing_of(str(error))
+        if missing is None:
+            raise
+        return Figures(time.monotonic() - before, missing=missing)
     seconds = time.monotonic() - before
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     program = hlo.parse(compiled.as_text())
@@ -88,12 +110,14 @@ def _compile(lowered: Any, steps: int) -> Figures:
     )
 
 
-def _missing(text: str, error: Exception) -> int:
-    """Bytes by which a program is too large, as a TPU's compiler tells; any other error is raised again."""
-    found = re.search(r"Exceeded hbm capacity by ([\d.]+)([KMG])", text)
-    if not found:
-        raise error
-    return int(float(found[1]) * {"K": 2**10, "M": 2**20, "G": GIB}[found[2]])
+def missing_of(text: str) -> int | None:
+    """Bytes by which a program is too large, as a TPU's compiler tells in one of two ways; None of any other error."""
+    units = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
+    if found := re.search(r"Exceeded hbm capacity by ([\d.]+)([KMGT]?)", text):
+        return int(float(found[1]) * units[found[2]])
+    if found := re.search(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)", text):
+        return int(float(found[1]) * units[found[2]] - float(found[3]) * units[found[4]])
+    return None
 
 
 def part_of(one: hlo.Traffic) -> str:
@@ -102,7 +126,7 @@ def part_of(one: hlo.Traffic) -> str:
     for part in ("fetch", "augment", "update"):
         if part in names:
             return part
-    direction = " backward" if "transpose" in names else ""
+    direction = " backward" if "transpose(" in one.scope else ""
     for part in ("stem", "attention", "mlp", "head"):
         if part in names:
             return part + direction

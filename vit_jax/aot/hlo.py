@@ -39,7 +39,9 @@ class Traffic:
     name: str
     kind: str
     scope: str  # JAX's name stack: "jit(train_step)/jvp(VisionTransformer)/block_00/mlp/dense_0/dot_general"
-    size: float
+    size: int
+    times: int = 1  # it is done: the turns of its loops; counted in `size`
+    taken: int = 0  # bytes of its operands, each time
 
 
 Program = dict[str, list[Instruction]]  # computations by name; "" is the entry
@@ -98,7 +100,7 @@ def traffic(program: Program) -> Iterator[Traffic]:
     yield from _traffic(program, program[""], 1)
 
 
-def _traffic(program: Program, body: list[Instruction], times: float) -> Iterator[Traffic]:
+def _traffic(program: Program, body: list[Instruction], times: int) -> Iterator[Traffic]:
     sizes = {one.name: one.size for one in body}
     users = {name: one for one in reversed(body) for name in one.operands}
     for one in body:
@@ -117,7 +119,9 @@ def _traffic(program: Program, body: list[Instruction], times: float) -> Iterato
             for name in _called(one.rest):
                 yield from _traffic(program, program[name], times)
         else:
-            yield Traffic(one.name, kind, _scope_of(one, users), times * _touched(program, one, sizes))
+            taken = sum(sizes.get(name, 0) for name in one.operands)
+            size = times * _touched(program, one, sizes)
+            yield Traffic(one.name, kind, _scope_of(one, users), size, times, taken)
 
 
 def _called(rest: str) -> list[str]:
@@ -159,10 +163,11 @@ def _touched(program: Program, one: Instruction, sizes: dict[str, int]) -> int:
 def _started(one: Instruction, read: list[int]) -> int:
     """Of the beginning of an operation that runs beside others: its type names operands, results and a context."""
     if one.kind.removesuffix("-start") in COLLECTIVES:
-        return 2 * sum(read)
-    source, moved, *_ = _ARRAY.findall(one.shape)
-    size = _array_bytes(*moved[:2], re.sub(r"S\(\d+\)", "", moved[2]))
-    return size * sum(bool(_array_bytes(*side)) for side in (source, moved))
+        # Its type names what it gives, and of some kinds also what it takes.
+        return max(one.size, 2 * sum(read))
+    source, (dtype, sides, layout), *_ = _ARRAY.findall(one.shape)
+    size = _array_bytes(dtype, sides, re.sub(r"S\(\d+\)", "", layout))
+    return size * (bool(_array_bytes(*source)) + bool(_array_bytes(dtype, sides, layout)))
 
 
 def _read_of(body: list[Instruction], number: int, size: int) -> int:
@@ -183,17 +188,15 @@ def _written_of(body: list[Instruction], size: int) -> int:
 
 
 def collectives(program: Program) -> Counter[str]:
-    """How many of each collective operation the program has, and the bytes that they take, as "all-reduce bytes"."""
+    """How often each collective operation is done, and the bytes of what the devices take part with, in all.
+
+    As "all-reduce" and "all-reduce bytes".
+    """
     found: Counter[str] = Counter()
-    for computation, body in program.items():
-        if not computation:  # the entry is there under its own name, too
-            continue
-        sizes = {one.name: one.size for one in body}
-        for one in body:
-            kind = one.kind.removesuffix("-start")
-            if kind in COLLECTIVES:
-                found[kind] += 1
-                found[f"{kind} bytes"] += sum(sizes.get(name, 0) for name in one.operands)
+    for one in traffic(program):
+        if (kind := one.kind.removesuffix("-start")) in COLLECTIVES:
+            found[kind] += one.times
+            found[f"{kind} bytes"] += one.times * one.taken
     return found
 
 

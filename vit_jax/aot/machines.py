@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import partial
 
 from vit_jax.errors import UserError
 from vit_jax.models.backend import Target
@@ -44,17 +45,17 @@ class _Gpu:
 
 
 # Memory as the driver tells it; the rest from NVIDIA's data sheets and architecture papers.
-_HOPPER = {"capability": (9, 0), "cores": 132, "fpus": 128, "threads": 2048, "shared": 233472, "l2": 52428800}
-_AMPERE = {"capability": (8, 0), "cores": 108, "fpus": 64, "threads": 2048, "shared": 167936, "l2": 41943040}
-_ADA = {"capability": (8, 9), "fpus": 128, "threads": 1536, "shared": 102400}
+_hopper = partial(_Gpu, capability=(9, 0), cores=132, fpus=128, threads=2048, shared=233472, l2=52428800, clock=1.98)
+_ampere = partial(_Gpu, capability=(8, 0), cores=108, fpus=64, threads=2048, shared=167936, l2=41943040, clock=1.41)
+_ada = partial(_Gpu, capability=(8, 9), fpus=128, threads=1536, shared=102400)
 _GPUS = {
-    "h100": _Gpu("NVIDIA H100 80GB HBM3", memory=84929347584, bandwidth=3.35e12, clock=1.98, **_HOPPER),
-    "h200": _Gpu("NVIDIA H200", memory=150754820096, bandwidth=4.8e12, clock=1.98, **_HOPPER),
-    "a100-40": _Gpu("NVIDIA A100-SXM4-40GB", memory=42298834944, bandwidth=1.555e12, clock=1.41, **_AMPERE),
-    "a100-80": _Gpu("NVIDIA A100-SXM4-80GB", memory=85100068864, bandwidth=2.039e12, clock=1.41, **_AMPERE),
-    "l4": _Gpu("NVIDIA L4", memory=23580639232, bandwidth=3e11, cores=58, l2=50331648, clock=2.04, **_ADA),
-    "rtx4090": _Gpu(
-        "NVIDIA GeForce RTX 4090", memory=25393692672, bandwidth=1.008e12, cores=128, l2=75497472, clock=2.52, **_ADA
+    "h100": _hopper("NVIDIA H100 80GB HBM3", memory=84929347584, bandwidth=3.35e12),
+    "h200": _hopper("NVIDIA H200", memory=150754820096, bandwidth=4.8e12),
+    "a100-40": _ampere("NVIDIA A100-SXM4-40GB", memory=42298834944, bandwidth=1.555e12),
+    "a100-80": _ampere("NVIDIA A100-SXM4-80GB", memory=85100068864, bandwidth=2.039e12),
+    "l4": _ada("NVIDIA L4", memory=23580639232, bandwidth=3e11, cores=58, l2=50331648, clock=2.04),
+    "rtx4090": _ada(
+        "NVIDIA GeForce RTX 4090", memory=25393692672, bandwidth=1.008e12, cores=128, l2=75497472, clock=2.52
     ),
 }
 

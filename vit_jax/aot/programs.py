@@ -45,6 +45,7 @@ class Run:
     machine: Machine
     programs: tuple[Traced, ...]
     state_bytes: int  # on each device: parameters, moments, averages
+    param_bytes: int  # of them: parameters
     data_bytes: int  # likewise: the resident train images, or one batch
     num_train: int  # images of the train split
 
@@ -74,7 +75,15 @@ def run_on(config: Config, machine: Machine, batch_size: int | None = None) -> R
     split = 1 if isinstance(data, DevicePipeline) else machine.devices
     programs = (*_steps(config, pieces, data, state), evaluation)
     config = dataclasses.replace(config, model=pieces.module.cfg)  # with the attention that it takes there
-    return Run(config, machine, programs, _bytes(state), _bytes(data) // split, len(parts.train.labels))
+    return Run(
+        config,
+        machine,
+        programs,
+        state_bytes=_bytes(state),
+        param_bytes=_bytes(state.params),
+        data_bytes=_bytes(data) // split,
+        num_train=len(parts.train.labels),
+    )
 
 
 def shapes_of_data(config: Config) -> DataSet | None:

@@ -1,21 +1,26 @@
-"""Compiles a config for accelerators that needn't be here, and says whether it fits and how fast it can be at most."""
+"""Compiles a config for accelerators that needn't be here, and says whether it fits and how fast it can be."""
 
 import dataclasses
 import json
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vit_jax.aot.compiled import Figures, figures_of
-from vit_jax.aot.forecast import Forecast, estimated_batch, forecast, largest_batch
+from vit_jax.aot.forecast import Forecast, estimated_batch, forecast, largest_batch, largest_step, unit_of
 from vit_jax.aot.machines import GIB, Machine, machine
 from vit_jax.aot.programs import Run, run_on
 from vit_jax.aot.topology import settle_environment
 from vit_jax.config import Config
 from vit_jax.errors import UserError
+from vit_jax.pretrained.start import with_model
+from vit_jax.steps import durations
+from vit_jax.system.compilation import use_deterministic_ops
+from vit_jax.system.disk import write_whole
 from vit_jax.system.progress import doing, percent, say, say_table
 
-_HEADER = ("program", "GiB", "GB moved", "GFLOPs", "ms by FLOPs", "ms by bytes", "MFU <=", "images/s <=")
+_HEADER = ("program", "GiB", "GB moved", "GFLOPs", "ms by FLOPs", "ms by bytes", "MFU", "images/s")
 
 
 def machines_of(names: list[str]) -> list[Machine]:
@@ -27,26 +32,48 @@ def machines_of(names: list[str]) -> list[Machine]:
     return found
 
 
-def compile_for(config: Config, name: str, machines: list[Machine], batch: str | None, to: str | None) -> None:
-    """Says the figures of all programs of a config on each machine, and writes them `to` a JSON file.
+def compile_for(
+    config: Config, typed: tuple[str, ...], given: Collection[str], targets: list[str], batch: str | None,
+    to: str | None,
+) -> None:  # fmt: skip
+    """Says the figures of all programs of a config on each target, and writes them `to` a JSON file.
 
-    `batch` is a number in the place of the config's own, or "largest", which searches for the largest that fits.
+    `typed` are --config and its keys as they were typed, `given` the keys of config.model among them. `batch` is a
+    number in the place of the config's own, or "largest", which searches for the largest that fits.
     """
+    if to and not Path(to).absolute().parent.is_dir():
+        raise UserError(f"--json={to}: there is no folder {Path(to).absolute().parent}; make it first")
+    machines = machines_of(targets)
+    config = with_model(config, None, given)
+    if config.train.deterministic:
+        use_deterministic_ops()
     rows = []
     for one in machines:
-        at = partial(run_on, config, one)
-        run = at(int(batch) if batch and batch != "largest" else None)
         if batch == "largest":
-            size, found = largest_batch(at, run, _compile)
-            if not found:
-                raise UserError(f"not even {8 * one.devices} images fit on {one.name}")
-            run = at(size)
+            run, found = _search(config, one)
         else:
+            run = run_on(config, one, int(batch) if batch else None)
             found = forecast(run, _compile)
         _say(run, found, batch == "largest")
-        rows.append(_row(name, run, found))
+        rows.append(_row(typed, run, found))
         if to:
-            Path(to).write_text(json.dumps(rows, indent=1) + "\n")
+            write_whole(Path(to), json.dumps(rows, indent=1) + "\n")
+
+
+def _search(config: Config, one: Machine) -> tuple[Run, list[Forecast]]:
+    """The run with the largest batch that fits. How long it trains doesn't matter, and mustn't limit the batch."""
+    if durations.seconds_of(config.train.length, "config.train.length") is None:
+        config = dataclasses.replace(
+            config,
+            train=dataclasses.replace(config.train, length="1 epoch"),
+            optim=dataclasses.replace(config.optim, warmup="0 steps"),
+        )
+    at = partial(run_on, config, one)
+    run = at(None)
+    size, found = largest_batch(at, run, _compile)
+    if not found:
+        raise UserError(f"{one.name}: none of the batches that were tried fits; without --batch, it says by how much")
+    return at(size), found
 
 
 def _compile(program: Any, one: Machine) -> Figures:
@@ -60,35 +87,48 @@ def _say(run: Run, found: list[Forecast], searched: bool) -> None:
     say(
         f"\n{one.name}: {devices}{one.device_kind}, {batch:,} images a step, {model.dtype}, attention {model.attention}"
     )
-    say_table("Of one device", [_cells(each) for each in found], _HEADER)
-    step = found[0]
+    say_table("Of one device, by the roofline; images/s of all", [_cells(each) for each in found], _HEADER)
+    step = largest_step(found)
     figures = step.figures
     if figures.missing:
-        say(f"The step does not fit: the compiler found no way to make it {_gib(figures.missing)} smaller.")
+        say(f"The {step.program} does not fit: the compiler found no way to make it {_gib(figures.missing)} smaller.")
     else:
         say(
-            f"Memory of the step: state {_gib(run.state_bytes)}, images {_gib(run.data_bytes)}, temporaries "
+            f"Memory of the {step.program}: state {_gib(run.state_bytes)}, images {_gib(run.data_bytes)}, temporaries "
             f"{_gib(figures.temporaries)}; of {_gib(one.memory)}, {_verdict(found)}."
         )
-    if searched:
-        say(f"The largest batch seen to fit: {batch:,} images.")
-    elif not figures.missing:
-        say(f"The largest batch is about {estimated_batch(run, found):,} images; --batch=largest looks for it.")
-    parts = ", ".join(f"{name} {percent(size / figures.traffic)}" for name, size in list(figures.parts.items())[:6])
+    _say_batch(run, found, searched)
     if figures.traffic:
-        say(f"The step's traffic: {parts}.")
+        parts = [f"{name} {percent(size / figures.traffic)}" for name, size in list(figures.parts.items())[:6]]
+        say(f"What moves most in the {step.program}: {', '.join(parts)}.")
     if figures.collectives:
         kinds = [(kind, n) for kind, n in figures.collectives.items() if not kind.endswith(" bytes")]
-        told = ", ".join(f"{n} {kind} ({figures.collectives[f'{kind} bytes'] / 2**20:.1f} MiB)" for kind, n in kinds)
-        say(f"Collectives of the step: {told}.")
+        told = ", ".join(f"{n} {kind} ({figures.collectives[f'{kind} bytes'] / 2**20:,.1f} MiB)" for kind, n in kinds)
+        say(f"Collectives of the {step.program}: {told}.")
     if figures.xla_flops and figures.xla_bytes:
         say(
-            f"XLA's own counts of the step: {figures.xla_flops / 1e9:,.1f} GFLOPs; {figures.xla_bytes / 1e9:.2f} GB "
-            "accessed, those in scratch memory included."
+            f"XLA's own counts of the {step.program}: {_number(figures.xla_flops / 1e9)} GFLOPs; "
+            f"{_number(figures.xla_bytes / 1e9)} GB accessed, scratch memory included."
         )
-    say(f"Compiled in {', '.join(f'{each.figures.seconds:.0f} s' for each in found)}.")
+    times = [f"{each.figures.seconds:.0f} s{' (before)' if each.figures.remembered else ''}" for each in found]
+    say(f"Compiled in {', '.join(times)}.")
     if one.platform == "gpu":
         say("Of a GPU's memory, the three quarters that JAX takes are counted (XLA_PYTHON_CLIENT_MEM_FRACTION).")
+
+
+def _say_batch(run: Run, found: list[Forecast], searched: bool) -> None:
+    batch, whole = run.config.train.batch_size, run.num_train // unit_of(run) * unit_of(run)
+    if searched:
+        limit = f"the {run.num_train:,} train images are the limit" if batch == whole else "the largest seen to fit"
+        say(f"The largest batch: {batch:,} images, {limit}.")
+    elif largest_step(found).figures.missing:
+        return
+    elif run.state_bytes + run.data_bytes >= run.machine.memory:
+        say("The state and the train images alone do not fit; no batch does.")
+    elif (about := estimated_batch(run, found)) == whole:
+        say(f"All {run.num_train:,} train images would fit in one batch.")
+    else:
+        say(f"The largest batch is about {about:,} images; --batch=largest looks for it.")
 
 
 def _verdict(found: list[Forecast]) -> str:
@@ -105,7 +145,7 @@ def _cells(one: Forecast) -> tuple[str, ...]:
         _number(one.figures.traffic / 1e9),
         _number(one.flops / 1e9),
         _number(1e3 * one.seconds_by_flops) if one.seconds_by_flops else "-",
-        _number(1e3 * one.seconds_by_bytes),
+        _number(1e3 * one.seconds_by_bytes) if one.seconds_by_bytes is not None else "-",
         percent(one.utilization) if one.utilization else "-",
         f"{one.images / one.seconds:,.0f}" if one.seconds else "-",
     )
@@ -120,10 +160,12 @@ def _gib(size: float) -> str:
     return f"{size / GIB:.2f} GiB"
 
 
-def _row(config: str, run: Run, found: list[Forecast]) -> dict[str, Any]:
+def _row(typed: tuple[str, ...], run: Run, found: list[Forecast]) -> dict[str, Any]:
     """What --json has of one machine."""
+    names = [text.partition("=")[2] for text in typed if text.startswith("--config=")]
     return {
-        "config": config,
+        "config": names[-1],
+        "changed": [text for text in typed if not text.startswith("--config=")],
         "target": run.machine.name,
         "device_kind": run.machine.device_kind,
         "devices": run.machine.devices,
@@ -132,7 +174,7 @@ def _row(config: str, run: Run, found: list[Forecast]) -> dict[str, Any]:
         "attention": run.config.model.attention,
         "state_bytes": run.state_bytes,
         "data_bytes": run.data_bytes,
-        "largest_batch_estimate": estimated_batch(run, found) if not found[0].figures.missing else None,
+        "largest_batch_estimate": None if largest_step(found).figures.missing else estimated_batch(run, found),
         "programs": [
             {
                 "program": one.program,

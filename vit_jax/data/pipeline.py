@@ -79,8 +79,8 @@ class DevicePipeline(flax.struct.PyTreeNode):
     Each image is one row: with axes as short as three channels, a TPU would copy all of them in every step.
     """
 
-    images: jax.Array  # (N, H*W*3) uint8
-    labels: jax.Array  # (N,) int32
+    images: Any  # (N, H*W*3) uint8; array or shape
+    labels: Any  # (N,) int32; likewise
     image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)  # (H, W, 3)
     batch_size: int = flax.struct.field(pytree_node=False)
     # Of the indices: on every device, so that the loop that computes them needs no word from the others.

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax.config import ModelConfig
+from vit_jax.errors import UserError
 
 # Bytes of attention scores that a CPU device works on at a time: what stays in a core's share of the cache. Around it
 # (a quarter to twice) all sizes were alike, the whole batch at once slower (RECORDS.md).
@@ -66,8 +67,17 @@ def compute_dtype(name: str, target: Target) -> Any:
     return {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[name]
 
 
-def attention(cfg: ModelConfig, dtype: Any, target: Target) -> str:
-    """The way of computing attention that a config's name stands for: "auto" is the fastest that can."""
+def attention(cfg: ModelConfig, dtype: Any, target: Target, tokens: int) -> str:
+    """The way of computing so many tokens' attention that a config's name stands for: "auto" is the fastest that can.
+
+    Raises UserError for cuDNN's where it can't.
+    """
+    if cfg.attention == "cudnn" and target.platform != "gpu":
+        raise UserError(f'config.model.attention="cudnn" needs an NVIDIA GPU; this is {target.platform}: use "auto"')
+    if cfg.attention == "cudnn" and not cudnn_takes(tokens):
+        raise UserError(
+            f'config.model.attention="cudnn" takes an even number of tokens; this model has {tokens}: use "auto"'
+        )
     if cfg.attention != "auto":
         return cfg.attention
     if cfg.token_mlp_dim is not None:  # an MLP-Mixer has none
@@ -78,7 +88,13 @@ def attention(cfg: ModelConfig, dtype: Any, target: Target) -> str:
         return "recomputed"
     # cuDNN's fused attention: NVIDIA's GPUs from Ampere on.
     fits = dtype == jnp.bfloat16 and cfg.head_dim % 8 == 0 and cfg.head_dim <= 128 and not cfg.attention_dropout
+    fits &= cudnn_takes(tokens)
     return "cudnn" if target.platform == "gpu" and target.compute_capability >= 8 and fits else "xla"
+
+
+def cudnn_takes(tokens: int) -> bool:
+    """Whether cuDNN's attention has gradients for so many tokens (JAX refuses odd numbers: a class token, say)."""
+    return tokens % 2 == 0
 
 
 def attention_chunk(batch_size: int, heads: int, tokens: int, devices: int) -> int:

@@ -75,7 +75,8 @@ class Attention(nn.Module):
 
         rate = cfg.attention_dropout if self.train else 0.0
         words = words_of(self.make_rng("dropout")) if rate else jnp.zeros(2, jnp.uint32)
-        if cfg.attention == "cudnn" and not self.is_initializing():  # parameters are made where there is no cuDNN, too
+        # Parameters are made where there is no cuDNN, too; and another size of images may have an odd number of tokens.
+        if cfg.attention == "cudnn" and backend.cudnn_takes(x.shape[1]) and not self.is_initializing():
             out = attention.cudnn(q, k, v)  # (B, N, K, E)
         elif cfg.attention == "chunked":
             size = backend.attention_chunk(len(x), cfg.heads, x.shape[1], self.compute.devices)

@@ -4,6 +4,7 @@ B batch, N patch tokens, D width, C classes.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -120,7 +121,6 @@ def create(
     dtype = backend.compute_dtype(model.dtype, target)
     if forward_mode:
         model = dataclasses.replace(model, attention="xla")
-    if model.attention == "cudnn" and target.platform != "gpu":
-        raise UserError(f'config.model.attention="cudnn" needs an NVIDIA GPU; this is {target.platform}: use "auto"')
-    model = dataclasses.replace(model, attention=backend.attention(model, dtype, target))
+    tokens = math.prod(grid_shape(model)) + model.registers + (model.pool == "token")
+    model = dataclasses.replace(model, attention=backend.attention(model, dtype, target, tokens))
     return VisionTransformer(model, backend.compute_for(dtype, target, forward_mode))

@@ -41,8 +41,10 @@ def compile_phases(
     state: TrainState,
 ) -> tuple[Phase, ...]:
     """The run's phases in order, their steps compiled, as `traced_step` traces them."""
-    resident = isinstance(pipeline, DevicePipeline)
-    data = pipeline if resident else put_local(pipeline.batch_at(config.seed, 0), batch_sharding(mesh))
+    if isinstance(pipeline, DevicePipeline):
+        data: DevicePipeline | Batch = pipeline
+    else:
+        data = put_local(pipeline.batch_at(config.seed, 0), batch_sharding(mesh))
     several, phases = config.train.steps_per_call, []
     for start, size in config.train.sizes or ((0.0, config.model.image_size),):
         sized = module.clone(input_size=size)
