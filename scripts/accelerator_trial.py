@@ -35,6 +35,7 @@ def environment_of(places: Places) -> dict[str, str]:
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([*map(str, paths), os.environ.get("PYTHONPATH", "")]),
         "PYTHONUNBUFFERED": "1",
+        "JAX_TRACEBACK_FILTERING": "off",  # else an error's last line is about that
         "VIT_JAX_CACHE": str(places.cache),
         "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(places.work / "compiled")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -61,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     wanted = [part for part in parts if not args.parts or part.name in args.parts.split(",")]
     record.add("call", seconds=args.seconds, rehearsal=args.rehearse, pieces=len(list(places.pieces.glob("*.npz"))))
     try:
-        run_parts(wanted, record, args.seconds, environment_of(places), args.work / "logs")
+        again = args.parts.split(",") if args.parts else ()
+        run_parts(wanted, record, args.seconds, environment_of(places), args.work / "logs", again)
     finally:
         text = report.write(args.out / "trial.md", parts, record)
         report.write_tails(args.out / "logs.txt", args.work / "logs")

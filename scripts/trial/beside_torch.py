@@ -43,8 +43,11 @@ def main() -> int:
     spec = {"task": "training", "model": model, "batch_size": None, "steps": steps, "warmup": warmup}
     results: dict[str, list[dict[str, Any]]] = {c.name: [] for c in contestants}
     for done in range(1, rounds + 1):
-        for name, found in training.rounds(contestants, spec, 1).items():
-            results[name] += found
+        for contestant in contestants:
+            results[contestant.name] += training.rounds([contestant], spec, 1)[contestant.name]
+            if done == 1:  # in which each compiles: what is known is worth having if this is cut off
+                row = training.summary([contestant], results, contestant.name)[0]
+                say(rounds="first", model=model, **{k: row[k] for k in COLUMNS if row.get(k) is not None})
         rows = training.summary(contestants, results, training.reference_of(contestants))
         for row in rows:
             say(rounds=done, model=model, **{k: row[k] for k in COLUMNS if row.get(k) is not None})

@@ -34,13 +34,13 @@ def predicted(file: str | None, config: str, batch_size: int, device_kind: str) 
     rows = json.loads(Path(file).read_text()) if file else []
     for row in rows:
         same = row["config"] == config and row["batch_size"] == batch_size and row["devices"] == 1
-        if same and row["device_kind"] == device_kind:
+        if same and not row["changed"] and row["device_kind"] == device_kind:
             return row["programs"][0]
     return None
 
 
 def beside_prediction(seconds: float, row: dict[str, Any] | None) -> dict[str, Any]:
-    """Columns that put a measured step beside its roofline, the larger of the two times that it can't go below."""
+    """Columns that put a measured step beside its roofline, the longer of the two times (aot/forecast.py)."""
     if row is None:
         return {}
     floor = max(row["seconds_by_flops"], row["seconds_by_bytes"])

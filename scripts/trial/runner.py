@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,20 +27,24 @@ class Part:
     most: float  # seconds after which it is killed
     ready: Callable[[], bool] = lambda: True
     waits_for: str = ""  # what `ready` asks for
+    first: bool = False  # nothing else can be without it
 
 
 def run_parts(
-    parts: Sequence[Part], record: Record, seconds: float, environment: Mapping[str, str], logs: Path
-) -> None:
+    parts: Sequence[Part], record: Record, seconds: float, environment: Mapping[str, str], logs: Path,
+    again: Collection[str] = (),
+) -> None:  # fmt: skip
     """Begins each part that isn't settled and still fits, one after the other, and records how it ended.
 
-    Whatever a part does, the next is tried. `logs` gets one file a part: what it printed.
+    Whatever a part does, the next is tried; but without the `first`, nothing can be. Those named `again` are begun anew
+    if they failed or were killed. `logs` gets one file a part: what it printed.
     """
     deadline = time.monotonic() + seconds - _END
     logs.mkdir(parents=True, exist_ok=True)
     for part in parts:
         left = deadline - time.monotonic()
-        if record.is_settled(part.name) or left < part.expected or not part.ready():
+        settled = record.is_settled(part.name) and not (part.name in again and record.status(part.name) != DONE)
+        if settled or left < part.expected or not part.ready():
             continue
         allowed = min(part.most, left)
         record.add("start", part.name, allowed=round(allowed))
@@ -50,6 +54,9 @@ def run_parts(
             status, why = CUT, f"the call was over after {allowed:.0f} s of it"
         record.add("end", part.name, status=status, seconds=round(time.monotonic() - begun, 1), why=why)
         print(f"{part.name}: {status} after {time.monotonic() - begun:.0f} s {why}".rstrip(), flush=True)
+        if part.first and status != DONE:
+            print(f"Without {part.name} the other parts would fail; mend it and call again", flush=True)
+            return
 
 
 def _run(part: Part, allowed: float, record: Record, environment: Mapping[str, str], log: Path) -> tuple[str, str]:

@@ -13,7 +13,7 @@ import pytest
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from trial import beside_torch, machine, pack, recipes, repeats, report  # noqa: E402 - after the path
+from trial import beside_torch, gradients, machine, pack, recipes, repeats, report  # noqa: E402 - after the path
 from trial.child import beside_prediction, predicted  # noqa: E402
 from trial.parts import ON_EACH_MACHINE, Places, parts_of  # noqa: E402
 from trial.record import Record  # noqa: E402
@@ -56,6 +56,16 @@ def test_a_part_that_fails_or_hangs_is_noted_and_the_next_one_runs(tmp_path):
     while alive(pid):  # what it had started was killed, too
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_without_the_first_part_nothing_is_spent_and_what_is_named_runs_again(tmp_path):
+    machine = part("machine", "raise SystemExit(1)", first=True)
+    record = call(tmp_path, machine, part("other", ROW))
+    assert (record.status("machine"), record.status("other")) == ("failed", None)
+    record = Record(tmp_path / "work", tmp_path / "out")
+    mended = part("machine", ROW, first=True)
+    run_parts([mended, part("other", ROW)], record, 60, os.environ, tmp_path / "logs", again=("machine",))
+    assert (record.status("machine"), record.status("other")) == ("done", "done")
 
 
 def test_the_next_call_goes_on_where_the_file_ends(tmp_path):
@@ -101,7 +111,7 @@ def test_the_order_is_correctness_then_speed_then_recipes_that_wait_for_all_piec
     places = Places(tmp_path / "work", tmp_path / "carried", rehearse=False)
     parts = {p.name: p for p in parts_of(places, 2)}
     names = list(parts)
-    expected = ["machine", "gradients", "repeats", "beside_torch", "steps_sprint", "data", "sprint_0", "record"]
+    expected = ["machine", "gradients", "beside_torch", "repeats", "steps_sprint", "data", "sprint_0", "record"]
     assert [name for name in names if name in expected] == expected
     places.pieces.mkdir(parents=True)
     (places.pieces / "cifar10_000000.npz").touch()
@@ -120,6 +130,13 @@ def test_a_shorter_record_is_never_called_one():
     assert recipes.name_of("record", 240, 600) == "record for 240 s, not its 600 s"
 
 
+def test_gradients_are_compared_with_plain_attention_in_float32(capsys):
+    assert gradients.compare_attention("chunked", "float32", 4, [(6, 2, 8)])
+    assert '"held": true' in capsys.readouterr().out
+    gradients.compare_attention("cudnn", "bfloat16", 2, [(6, 2, 8)])  # what is refused is said, and no more
+    assert '"refused": "' in capsys.readouterr().out
+
+
 def test_goals_are_those_against_the_fastest_torch():
     ours = {"contestant": "vit_jax_bf16", "mfu": 0.46}
     peers = [{"contestant": name, "times_ours": times} for name, times in (("plain", 1.5), ("graphs", 1.2))]
@@ -131,6 +148,7 @@ def test_a_measured_step_stands_beside_its_own_prediction(tmp_path):
     rows = [
         {
             "config": "sprint",
+            "changed": [],
             "device_kind": kind,
             "devices": 1,
             "batch_size": 1024,
