@@ -84,12 +84,10 @@ def attention(cfg: ModelConfig, dtype: Any, target: Target, tokens: int) -> str:
         return "xla"
     if target.platform == "cpu":
         return "chunked"
-    if target.platform == "tpu":
-        return "recomputed"
     # cuDNN's fused attention: NVIDIA's GPUs from Ampere on.
     fits = dtype == jnp.bfloat16 and cfg.head_dim % 8 == 0 and cfg.head_dim <= 128 and not cfg.attention_dropout
     fits &= cudnn_takes(tokens)
-    return "cudnn" if target.platform == "gpu" and target.compute_capability >= 8 and fits else "xla"
+    return "cudnn" if target.platform == "gpu" and target.compute_capability >= 8 and fits else "recomputed"
 
 
 def cudnn_takes(tokens: int) -> bool:
