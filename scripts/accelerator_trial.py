@@ -60,6 +60,10 @@ def run(args: argparse.Namespace) -> int:
     record = Record(places.work, args.out, places.carried / "trial.jsonl", anew=ON_EACH_MACHINE)
     parts = parts_of(places, total)
     wanted = [part for part in parts if not args.parts or part.name in args.parts.split(",")]
+    if any(call["rehearsal"] != args.rehearse for call in record.of("", "call")):
+        print(f"error: {args.work} holds a trial that was {'real' if args.rehearse else 'rehearsed'}: name another "
+              "--work, or delete it", file=sys.stderr)  # fmt: skip
+        return 2
     record.add("call", seconds=args.seconds, rehearsal=args.rehearse, pieces=len(list(places.pieces.glob("*.npz"))))
     try:
         again = args.parts.split(",") if args.parts else ()
@@ -103,9 +107,11 @@ def main() -> int:
             command.add_argument("--seconds", type=float, default=570, help="that this call may take")
             command.add_argument("--parts", help="only these, separated by commas")
             command.add_argument("--rehearse", action="store_true", help="on a CPU, as small as it gets")
-            command.add_argument("--work", type=Path, default=REPOSITORY / "runs/trial", help="kept between calls")
+            command.add_argument("--work", type=Path, help="kept between calls (runs/trial; runs/trial_rehearsal)")
             command.add_argument("--out", type=Path, default=None, help="what comes back (default: $OUT, else --work)")
     args = parser.parse_args()
+    if args.function is run and args.work is None:
+        args.work = REPOSITORY / ("runs/trial_rehearsal" if args.rehearse else "runs/trial")
     if args.function is run and args.out is None:
         args.out = Path(os.environ.get("OUT", args.work))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the part under way, too

@@ -41,7 +41,7 @@ def predicted(file: str | None, config: str, batch_size: int, device_kind: str) 
 
 def beside_prediction(seconds: float, row: dict[str, Any] | None) -> dict[str, Any]:
     """Columns that put a measured step beside its roofline, the longer of the two times (aot/forecast.py)."""
-    if row is None:
+    if row is None or not row["seconds_by_flops"] or not row["seconds_by_bytes"]:
         return {}
     floor = max(row["seconds_by_flops"], row["seconds_by_bytes"])
     return {"ms_by_flops": 1e3 * row["seconds_by_flops"], "ms_by_bytes": 1e3 * row["seconds_by_bytes"]} | {

@@ -83,7 +83,7 @@ def main() -> None:
     say(
         device=environment.device(), driver=_driver(), cores=len(os.sched_getaffinity(0)),
         memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        commit=commit or environment.git_commit(), unpacked=", ".join(taken) or "nothing",
+        commit=environment.git_commit() or commit, unpacked=", ".join(taken) or "nothing",
         **environment.versions(),
     )  # fmt: skip
 

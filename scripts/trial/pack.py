@@ -59,6 +59,9 @@ def pack(folder: Path, python: str, limit: float, predicted: list[Path]) -> list
     `predicted` are files of `vit-jax compile --json`. `limit` is what a call may carry in all, in MiB, the working tree
     included. Raises UserError where the data isn't prepared or the wheels can't be fetched.
     """
+    for file in predicted:
+        if not file.is_file():
+            raise UserError(f"--predicted: there is no file {file}; vit-jax compile --json={file} writes one")
     shutil.rmtree(folder, ignore_errors=True)
     first = folder / "1"
     download(locked((REPOSITORY / "requirements.lock").read_text(), python), python, first / "wheels")

@@ -148,7 +148,9 @@ def test_a_cuda_build_is_quiet_only_where_no_gpu_is(machine, monkeypatch):
     [
         ((), {"libtpu"}, None, "cpu"),
         ((), {"libtpu"}, "tpu", None),  # as the user says
-        ((), {"libtpu", "jax_plugins"}, None, None),  # a GPU may be here
+        ((), {"libtpu", "jax_plugins"}, None, "cpu"),
+        (("dev/nvidia0",), {"libtpu", "jax_plugins"}, None, None),
+        (("dev/kfd",), {"libtpu", "jax_plugins"}, None, None),
         ((), set(), None, None),
         (("dev/accel0",), {"libtpu"}, None, None),  # in a container that doesn't show PCI cards
         (("dev/vfio/0",), {"libtpu"}, None, None),

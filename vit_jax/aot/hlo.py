@@ -102,6 +102,7 @@ def traffic(program: Program) -> Iterator[Traffic]:
 
 def _traffic(program: Program, body: list[Instruction], times: int) -> Iterator[Traffic]:
     sizes = {one.name: one.size for one in body}
+    anywhere = {one.name: shape_bytes(re.sub(r"S\(\d+\)", "", one.shape)) for one in body}
     users = {name: one for one in reversed(body) for name in one.operands}
     for one in body:
         kind = one.kind
@@ -119,7 +120,7 @@ def _traffic(program: Program, body: list[Instruction], times: int) -> Iterator[
             for name in _called(one.rest):
                 yield from _traffic(program, program[name], times)
         else:
-            taken = sum(sizes.get(name, 0) for name in one.operands)
+            taken = sum(anywhere.get(name, 0) for name in one.operands)
             size = times * _touched(program, one, sizes)
             yield Traffic(one.name, kind, _scope_of(one, users), size, times, taken)
 

@@ -85,6 +85,7 @@ _TPUS = {
 
 def machine(name: str) -> Machine:
     """The devices that a name stands for; without a number, the fewest. Raises UserError for one that isn't known."""
+    given, name = name, name.lower()
     if name in _GPUS:
         return _gpu(name, _GPUS[name], 1)
     if (found := re.fullmatch(r"(.+)x([1-9]\d{0,3})", name)) and found[1] in _GPUS:
@@ -93,7 +94,7 @@ def machine(name: str) -> Machine:
         return _tpu(name, found[1], int(found[2] or min(_TPUS[found[1]].slices)))
     gpus = ", ".join(_GPUS)
     slices = ", ".join(f"{name}-{min(tpu.slices)} to {name}-{max(tpu.slices)}" for name, tpu in _TPUS.items())
-    raise UserError(f"--target={name}: not known; there are {gpus}, several of them as h100x8, and {slices}")
+    raise UserError(f"--target={given}: not known; there are {gpus}, several of them as h100x8, and {slices}")
 
 
 def _gpu(name: str, gpu: _Gpu, devices: int) -> Machine:

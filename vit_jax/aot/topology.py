@@ -1,6 +1,7 @@
 """Devices that needn't be here, for XLA to compile for (JAX's ahead-of-time topologies)."""
 
 import os
+import sys
 from importlib import util
 from typing import Any
 
@@ -24,8 +25,8 @@ def settle_environment(machines: list[Machine]) -> None:
         module, extra = _NEEDED[machine.platform]
         if not _is_installed(module):
             raise UserError(
-                f"--target={machine.name}: its compiler isn't installed; machines without such a device can have it: "
-                f"VIT_JAX_ACCELERATOR={extra} ./scripts/setup.sh, or pip install 'vit-jax[{extra}]'"
+                f"--target={machine.name}: its compiler isn't installed; a machine without such a device can have it, "
+                f'beside what is here: {sys.executable} -m pip install "jax[{extra}]=={jax.__version__}"'
             )
     jax.config.update("jax_platforms", "cpu")
     # Without a GPU, XLA can't try which of its matmuls is the fastest, and has none of its own for some shapes; cuBLAS,

@@ -20,7 +20,7 @@ from vit_jax.system.compilation import use_deterministic_ops
 from vit_jax.system.disk import write_whole
 from vit_jax.system.progress import doing, percent, say, say_table
 
-_HEADER = ("program", "GiB", "GB moved", "GFLOPs", "ms by FLOPs", "ms by bytes", "MFU", "images/s")
+_HEADER = ("program", "images", "GiB", "GB moved", "GFLOPs", "ms by FLOPs", "ms by bytes", "MFU", "images/s")
 
 
 def machines_of(names: list[str]) -> list[Machine]:
@@ -41,22 +41,23 @@ def compile_for(
     `typed` are --config and its keys as they were typed, `given` the keys of config.model among them. `batch` is a
     number in the place of the config's own, or "largest", which searches for the largest that fits.
     """
-    if to and not Path(to).absolute().parent.is_dir():
-        raise UserError(f"--json={to}: there is no folder {Path(to).absolute().parent}; make it first")
+    if to and Path(to).is_dir():
+        raise UserError(f"--json={to}: that is a folder; name a file in it")
     machines = machines_of(targets)
     config = with_model(config, None, given)
     if config.train.deterministic:
         use_deterministic_ops()
-    rows = []
-    for one in machines:
+    rows, number = [], int(batch) if batch and batch != "largest" else None
+    # What can't be on one of them is told before anything is compiled.
+    for run in [run_on(config, one, number) for one in machines]:
         if batch == "largest":
-            run, found = _search(config, one)
+            run, found = _search(config, run.machine)
         else:
-            run = run_on(config, one, int(batch) if batch else None)
             found = forecast(run, _compile)
         _say(run, found, batch == "largest")
         rows.append(_row(typed, run, found))
         if to:
+            Path(to).parent.mkdir(parents=True, exist_ok=True)
             write_whole(Path(to), json.dumps(rows, indent=1) + "\n")
 
 
@@ -113,7 +114,12 @@ def _say(run: Run, found: list[Forecast], searched: bool) -> None:
     times = [f"{each.figures.seconds:.0f} s{' (before)' if each.figures.remembered else ''}" for each in found]
     say(f"Compiled in {', '.join(times)}.")
     if one.platform == "gpu":
-        say("Of a GPU's memory, the three quarters that JAX takes are counted (XLA_PYTHON_CLIENT_MEM_FRACTION).")
+        say(
+            "Of a GPU's memory, the three quarters that JAX takes are counted (XLA_PYTHON_CLIENT_MEM_FRACTION); of what"
+        )
+        say("moves, what its caches hold, too. Not to be compared with a TPU.")
+    else:
+        say("What stays in a TPU's scratch memory doesn't count as moved. Not to be compared with a GPU.")
 
 
 def _say_batch(run: Run, found: list[Forecast], searched: bool) -> None:
@@ -141,13 +147,14 @@ def _verdict(found: list[Forecast]) -> str:
 def _cells(one: Forecast) -> tuple[str, ...]:
     return (
         one.program,
+        f"{one.images:,}",
         _number(one.needed / GIB),
         _number(one.figures.traffic / 1e9),
         _number(one.flops / 1e9),
         _number(1e3 * one.seconds_by_flops) if one.seconds_by_flops else "-",
         _number(1e3 * one.seconds_by_bytes) if one.seconds_by_bytes is not None else "-",
         percent(one.utilization) if one.utilization else "-",
-        f"{one.images / one.seconds:,.0f}" if one.seconds else "-",
+        f"{one.images / one.seconds:,.0f}" if one.seconds and one.seconds_by_flops else "-",
     )
 
 
@@ -157,7 +164,7 @@ def _number(value: float) -> str:
 
 
 def _gib(size: float) -> str:
-    return f"{size / GIB:.2f} GiB"
+    return f"{size / GIB:.2f} GiB" if size >= 0.1 * GIB else f"{size / 2**20:.1f} MiB"
 
 
 def _row(typed: tuple[str, ...], run: Run, found: list[Forecast]) -> dict[str, Any]:
@@ -186,7 +193,9 @@ def _row(typed: tuple[str, ...], run: Run, found: list[Forecast]) -> dict[str, A
                 "seconds_by_flops": one.seconds_by_flops,
                 "seconds_by_bytes": one.seconds_by_bytes,
                 "utilization": one.utilization,
-                **dataclasses.asdict(one.figures),
+                "compile_seconds": one.figures.seconds,
+                "traffic_bytes": one.figures.traffic,
+                **{k: v for k, v in dataclasses.asdict(one.figures).items() if k not in ("seconds", "traffic")},
             }
             for one in found
         ],

@@ -16,6 +16,12 @@ import jax.numpy as jnp
 from vit_jax.models.dropout import index_of, keep
 
 
+def slices(qkv: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As `split`: costs least on a GPU where nothing is done to queries and keys before their attention."""
+    q, k, v = (qkv[:, :, i] for i in range(3))
+    return q, k, v
+
+
 def split(qkv: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """qkv (B, N, 3, K, E) -> queries, keys and values, (B, N, K, E) each.
 

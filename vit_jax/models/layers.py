@@ -66,7 +66,9 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array, angles: np.ndarray | None) -> tuple[jax.Array, jax.Array | None]:
         cfg = self.cfg
         qkv = Dense((3, cfg.heads, cfg.head_dim), self.compute, inits.qkv(cfg), name="qkv")(x)  # (B, N, 3, K, E)
-        q, k, v = attention.split(qkv)  # (B, N, K, E) each
+        changed = cfg.qk_norm or angles is not None
+        parts = attention.slices if cfg.attention == "cudnn" and not changed else attention.split
+        q, k, v = parts(qkv)  # (B, N, K, E) each
         if cfg.qk_norm:  # Henry et al. 2020; per head, as in ViT-22B (Dehghani et al. 2023)
             q = LayerNorm(cfg.norm_eps, self.compute, name="q_norm")(q)
             k = LayerNorm(cfg.norm_eps, self.compute, name="k_norm")(k)
@@ -80,7 +82,7 @@ class Attention(nn.Module):
             out = attention.cudnn(q, k, v)  # (B, N, K, E)
         elif cfg.attention == "chunked":
             size = backend.attention_chunk(len(x), cfg.heads, x.shape[1], self.compute.devices)
-            if cfg.qk_norm or angles is not None:
+            if changed:
                 qkv = jnp.stack([q, k, v], axis=2)  # (B, N, 3, K, E)
             out = attention.chunked(qkv, words, rate, size)
         elif cfg.attention == "recomputed":

@@ -108,10 +108,12 @@ def be_quiet_without_accelerator(root: Path = Path("/")) -> None:
     They do so by themselves, but only after trying, with tracebacks (CUDA) and errors (TPU) that are of no concern.
     `root` is where /dev and /sys lie.
     """
-    if not any((root / "dev" / name).exists() for name in ("nvidia0", "nvidiactl", "dxg")):  # by which JAX decides
+    nvidia = any((root / "dev" / name).exists() for name in ("nvidia0", "nvidiactl", "dxg"))  # by which JAX decides
+    if not nvidia:
         os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     chips = tpu_chips(root) or any(root.glob("dev/accel*")) or any(root.glob("dev/vfio/[0-9]*"))
-    if find_spec("libtpu") and not find_spec("jax_plugins") and not chips:
+    other = find_spec("jax_plugins") and (nvidia or (root / "dev/kfd").exists())  # a GPU that JAX has a part for
+    if find_spec("libtpu") and not other and not chips:
         import jax
 
         if not jax.config.values["jax_platforms"]:
