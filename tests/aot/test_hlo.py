@@ -74,6 +74,18 @@ def test_scratch_memory_of_libraries_is_not_counted():
     assert sum(one.size for one in hlo.traffic(hlo.parse(text))) == 3 * 8 * 8 * 2
 
 
+def test_turns_of_a_loop_that_says_them_in_its_condition():
+    """As for a TPU."""
+    told = ', backend_config={"known_trip_count":{"n":"7"}}'
+    condition = "  ROOT %less = pred[] constant(false)"
+    said = """  %counter = s32[] get-tuple-element(%arg.1), index=0
+  %end = s32[]{:T(128)} constant(7)
+  ROOT %less = pred[]{:T(512)} compare(%counter, %end), direction=LT"""
+    assert told in PROGRAM and condition in PROGRAM
+    text = PROGRAM.replace(told, "").replace(condition, said)
+    assert hlo.by_part(hlo.parse(text), part_of) == hlo.by_part(hlo.parse(PROGRAM), part_of)
+
+
 def test_collectives():
     assert hlo.collectives(hlo.parse(PROGRAM)) == {"all-reduce": 1, "all-reduce bytes": 1600}
     inside = PROGRAM.replace(

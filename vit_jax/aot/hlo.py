@@ -109,9 +109,8 @@ def _traffic(program: Program, body: list[Instruction], times: int) -> Iterator[
         if kind in _FREE or kind.endswith("-done") or kind.endswith("-update"):
             continue
         if kind == "while":
-            turns = re.search(r'known_trip_count\D+"?(\d+)', one.rest)
             inside = re.search(r"body=%?([\w.\-]+)", one.rest)
-            yield from _traffic(program, program[inside[1]] if inside else [], times * (int(turns[1]) if turns else 1))
+            yield from _traffic(program, program[inside[1]] if inside else [], times * _turns(program, one))
         elif kind == "conditional":
             # The branch that does most.
             branches = [list(_traffic(program, program[name], times)) for name in _called(one.rest)]
@@ -123,6 +122,19 @@ def _traffic(program: Program, body: list[Instruction], times: int) -> Iterator[
             taken = sum(anywhere.get(name, 0) for name in one.operands)
             size = times * _touched(program, one, sizes)
             yield Traffic(one.name, kind, _scope_of(one, users), size, times, taken)
+
+
+def _turns(program: Program, loop: Instruction) -> int:
+    """How often a loop goes round; 1 of one whose end isn't known."""
+    if known := re.search(r'known_trip_count\D+"?(\d+)', loop.rest):
+        return int(known[1])
+    # For a TPU it stands in the condition: a counter from 0 on below a constant.
+    condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
+    body = program.get(condition[1], []) if condition else []
+    constants = {one.name: one.operands[0] for one in body if one.kind == "constant" and one.operands}
+    if body and body[-1].kind == "compare" and "direction=LT" in body[-1].rest:
+        return max([int(constants[name]) for name in body[-1].operands if name in constants], default=1)
+    return 1
 
 
 def _called(rest: str) -> list[str]:
