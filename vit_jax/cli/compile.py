@@ -149,7 +149,7 @@ def _cells(one: Forecast) -> tuple[str, ...]:
         one.program,
         f"{one.images:,}",
         _number(one.needed / GIB),
-        _number(one.figures.traffic / 1e9),
+        "-" if one.figures.missing else _number(one.figures.traffic / 1e9),
         _number(one.flops / 1e9),
         _number(1e3 * one.seconds_by_flops) if one.seconds_by_flops else "-",
         _number(1e3 * one.seconds_by_bytes) if one.seconds_by_bytes is not None else "-",
