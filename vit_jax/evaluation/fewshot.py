@@ -70,7 +70,7 @@ def score(
     """
     mean, std = features.mean(axis=0), features.std(axis=0) + 1e-5
     weights = ridge((features - mean) / std, labels, num_classes, _STRENGTHS)
-    best = int(accuracy(weights, (validation[0] - mean) / std, validation[1]).argmax())
+    best = int(np.argmax(accuracy(weights, (validation[0] - mean) / std, validation[1])))
     top1 = accuracy(weights[best : best + 1], (test[0] - mean) / std, test[1])[0]
     return float(top1), float(_STRENGTHS[best])
 

@@ -7,6 +7,7 @@ makes queries, keys and values about 4 times smaller, from which a run without w
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,7 @@ def logits(cfg: ModelConfig) -> Initializer:
 
 
 def _uniform(limit: float) -> Initializer:
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -limit, limit)
 
     return init

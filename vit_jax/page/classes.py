@@ -73,7 +73,7 @@ def _classes(matrix: np.ndarray, classes: tuple[str, ...], images: str) -> Html:
     for i, name in enumerate(classes):
         total, right = int(matrix[i].sum()), int(matrix[i, i])
         others = np.where(np.arange(len(classes)) == i, 0, matrix[i])
-        mistake = int(others.argmax())
+        mistake = int(np.argmax(others))
         if not total:
             rows.append([_name(name), "-", "-", "0", "-"])
             continue

@@ -170,7 +170,7 @@ def input_filters(model: Trained) -> Html:
     components, shares = filters.principal_components(kernels, _COMPONENTS)
     size, count = kernels.shape[1], len(kernels)
     told = f"The first {len(components)} principal components of the {name}, {count} filters of {size} x {size} pixels"
-    figures = [_tiled(components, 7, f"{told}: {percent(shares.sum())} of their variance. Grey is 0.")]
+    figures = [_tiled(components, 7, f"{told}: {percent(float(shares.sum()))} of their variance. Grey is 0.")]
     if model.module.cfg.stem.kind != "patch":
         some = kernels[:_KERNELS]
         which = f"The {count}" if len(some) == count else f"{len(some)} of the {count}"
