@@ -12,6 +12,7 @@ from vit_jax.config import AugmentConfig
 from vit_jax.data import mix as mixing
 from vit_jax.data.targets import Targets
 from vit_jax.steps.losses import mixed_cross_entropy
+from vit_jax.system.sharding import batch_sharding, make_mesh
 
 # boxes: weight, centre row and column, first and last rows, first and last columns, corrected weight
 TIMM = dict(np.load(Path(__file__).parents[1] / "fixtures" / "timm_mix.npz"))
@@ -83,3 +84,13 @@ def test_a_share_leaves_batches_as_they_are():
     keys = [jax.random.key(k) for k in range(60)]
     assert not any((mixed(key, 0.0)[0] != IMAGES).any() or (mixed(key, 0.0)[1].weight != 1).any() for key in keys)
     assert 15 < sum(bool((mixed(key, 0.5)[0] != IMAGES).any()) for key in keys) < 45
+
+
+def test_devices_exchange_images_and_labels_at_once():
+    """Two exchanges may be begun in another order by each device of a CPU, which then wait for each other for ever."""
+    everywhere = batch_sharding(make_mesh())
+    images = jax.ShapeDtypeStruct((16, 4, 4, 3), jnp.float32, sharding=everywhere)
+    labels = jax.ShapeDtypeStruct((16,), jnp.int32, sharding=everywhere)
+    mixed = jax.jit(lambda key, x, y: mix(key, x, y, AugmentConfig(mixup=0.8, cutmix=1.0)))
+    text = mixed.lower(jax.random.key(0), images, labels).compile().as_text()
+    assert sum(" collective-permute(" in line for line in text.splitlines()) == 1

@@ -31,10 +31,14 @@ def mix(
     drawn = jax.random.beta(weight_key, concentration, concentration)
     inside, outside_share = box(drawn, jax.random.randint(box_key, (2,), 0, jnp.array([h, w])), h, w)
     weight = jnp.where(blends, drawn, outside_share)
-    stays = jnp.where(blends, drawn, ~inside)[:, :, None]  # (H, W, 1)
     on = jax.random.bernoulli(apply_key, share)
-    mixed = jax.lax.cond(on, lambda x: stays * x + (1 - stays) * x[::-1], lambda x: x, images)
-    return mixed, Targets(labels, labels[::-1], jnp.full((b,), jnp.where(on, weight, 1.0), jnp.float32))
+    stays = jnp.where(on, jnp.where(blends, drawn, ~inside), 1.0)[:, :, None]  # (H, W, 1)
+    # Images and labels go to their partners together. Of two exchanges, devices of a CPU may begin different ones
+    # first, and wait for each other for ever (XLA of JAX 0.12).
+    rows = jnp.concatenate([images.reshape(b, -1), labels[:, None].astype(images.dtype)], axis=1)[::-1]  # (B, H*W*3+1)
+    partners, others = rows[:, :-1].reshape(images.shape), rows[:, -1].astype(labels.dtype)
+    mixed = stays * images + (1 - stays) * partners
+    return mixed, Targets(labels, others, jnp.full((b,), jnp.where(on, weight, 1.0), jnp.float32))
 
 
 def box(weight: jax.Array, centre: jax.Array, h: int, w: int) -> tuple[jax.Array, jax.Array]:
