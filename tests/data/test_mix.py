@@ -91,6 +91,6 @@ def test_devices_exchange_images_and_labels_at_once():
     everywhere = batch_sharding(make_mesh())
     images = jax.ShapeDtypeStruct((16, 4, 4, 3), jnp.float32, sharding=everywhere)
     labels = jax.ShapeDtypeStruct((16,), jnp.int32, sharding=everywhere)
-    mixed = jax.jit(lambda key, x, y: mix(key, x, y, AugmentConfig(mixup=0.8, cutmix=1.0)))
+    mixed = jax.jit(lambda key, x, y: mixing.mix(key, x, y, AugmentConfig(mixup=0.8, cutmix=1.0)))
     text = mixed.lower(jax.random.key(0), images, labels).compile().as_text()
     assert sum(" collective-permute(" in line for line in text.splitlines()) == 1
