@@ -9,7 +9,6 @@ import importlib
 import json
 import os
 import re
-import subprocess
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from trial.child import REPOSITORY, say
+from vit_jax.system.accelerators import ask
 
 
 def install(wheels: list[Path], site: Path) -> list[str]:
@@ -60,11 +60,8 @@ def _wanted() -> dict[str, list[Version]]:
 
 
 def _driver() -> str | None:
-    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,clocks.sm", "--format=csv,noheader"]
-    try:
-        return subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
+    query = "--query-gpu=name,driver_version,memory.total,clocks.sm"
+    return ask("nvidia-smi", query, "--format=csv,noheader").text.strip() or None
 
 
 def main() -> None:

@@ -97,13 +97,14 @@ def _compile(lowered: Any) -> Figures:
     seconds = time.monotonic() - before
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     program = hlo.parse(compiled.as_text())
+    parts = hlo.by_part(program, part_of)
     return Figures(
         seconds=seconds,
         arguments=memory.argument_size_in_bytes,
         outputs=max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0),
         temporaries=memory.temp_size_in_bytes,
-        traffic=sum(one.size for one in hlo.traffic(program)),
-        parts=hlo.by_part(program, part_of),
+        traffic=sum(parts.values()),
+        parts=parts,
         collectives=dict(hlo.collectives(program)),
         xla_flops=cost.get("flops"),
         xla_bytes=cost.get("bytes accessed"),

@@ -16,8 +16,7 @@ _NEEDED = {"gpu": ("jax_plugins.xla_cuda13", "cuda13"), "tpu": ("libtpu", "tpu")
 
 
 def settle_environment(machines: list[Machine]) -> None:
-    """Keeps JAX on the CPU and the compilers from looking for devices; to be called before JAX
-    is used.
+    """Keeps JAX on the CPU and the compilers from looking for devices; to be called before JAX is used.
 
     Raises UserError where what compiles for a machine isn't installed.
     """

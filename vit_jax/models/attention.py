@@ -39,8 +39,11 @@ def weights_of(q: jax.Array, k: jax.Array) -> jax.Array:
 
     Scores and softmax are in float32: in bfloat16 they cost three times the error.
     """
-    scores = jnp.einsum("bnke,bmke->bknm", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
-    return jax.nn.softmax(scores)  # (B, K, N, N)
+    return jax.nn.softmax(_scores_of(q, k))  # (B, K, N, N)
+
+
+def _scores_of(q: jax.Array, k: jax.Array) -> jax.Array:
+    return jnp.einsum("bnke,bmke->bknm", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)  # (B, K, N, N)
 
 
 def plain(q: jax.Array, k: jax.Array, v: jax.Array, words: jax.Array, rate: float) -> jax.Array:
@@ -61,7 +64,7 @@ def recomputed(q: jax.Array, k: jax.Array, v: jax.Array, words: jax.Array, rate:
 def _recomputed_forward(q: jax.Array, k: jax.Array, v: jax.Array, words: jax.Array, rate: float) -> Any:
     # Else XLA leaves the rounding of normalised queries and keys out, and keeps them at twice the size.
     q, k, v = jax.lax.optimization_barrier((q, k, v))
-    scores = jnp.einsum("bnke,bmke->bknm", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+    scores = _scores_of(q, k)  # (B, K, N, N)
     top = scores.max(axis=-1, keepdims=True)  # (B, K, N, 1)
     p = jnp.exp(scores - top)  # (B, K, N, N)
     total = p.sum(axis=-1, keepdims=True)  # (B, K, N, 1)
@@ -77,8 +80,7 @@ def _dropped(weights: jax.Array, words: jax.Array, rate: float) -> jax.Array:
 def _recomputed_backward(rate: float, saved: Any, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     q, k, v, words, out, log_total = saved
     scale = q.shape[-1] ** -0.5
-    scores = jnp.einsum("bnke,bmke->bknm", q * scale, k, preferred_element_type=jnp.float32)
-    p = jnp.exp(scores - log_total)  # (B, K, N, N)
+    p = jnp.exp(_scores_of(q, k) - log_total)  # (B, K, N, N)
     dp = jnp.einsum("bnke,bmke->bknm", g, v, preferred_element_type=jnp.float32)  # (B, K, N, N)
     dv = jnp.einsum("bknm,bnke->bmke", _dropped(p, words, rate).astype(g.dtype), g)  # (B, N, K, E)
     # The softmax subtracts each row's sum of p * dp, which is that of out * g.
