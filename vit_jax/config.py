@@ -16,14 +16,18 @@ from vit_jax.schema import from_mapping, optional_of
 
 @dataclass(frozen=True)
 class DataConfig:
-    name: str = "cifar10"  # cifar10 | cifar100 | cifar10_batches | digits | image_folder | fake
+    # cifar10 | cifar100 | tfds:NAME[/CONFIG][:VERSION] | cifar10_batches | image_folder | parquet | npz | digits | fake
+    name: str = "cifar10"
     dir: str | None = None  # where the data set lies; None: the source's own places
-    cache_dir: str | None = None  # decoded arrays; None: $VIT_JAX_CACHE, else ~/.cache/vit_jax
-    train: str = "train[:90%]"
-    validation: str = "train[90%:]"
-    test: str = "test"
-    image_size: int | None = None  # pixels; only image_folder and fake: size stored (None: model.image_size)
-    pipeline: str = "auto"  # device: resident arrays | tfdata: streamed | auto: device if the train split fits
+    cache_dir: str | None = None  # decoded arrays and indices; None: $VIT_JAX_CACHE, else ~/.cache/vit_jax
+    train: str | None = None  # None: "train" where the data set has validation images of its own, else "train[:90%]"
+    validation: str | None = None  # None: "validation", or else "train[90%:]"; "": none
+    test: str | None = None  # None: "test" where the data set has one; "": none
+    image_size: int | None = None  # pixels, height of encoded images once decoded; None: model.image_size
+    crop_pct: float = 1.0  # side of the central crop by the shorter side of the image, where images are encoded
+    interpolation: str = "bilinear"  # of that resizing, with antialiasing: bilinear | bicubic | lanczos
+    follow_links: bool = False  # image_folder: also links that lead out of `dir`
+    pipeline: str = "auto"  # resident: decoded, on the devices | mapped: decoded, on disk | decoded as needed | auto
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class AugmentConfig:
     mean: tuple[float, ...] = ()  # per channel, of pixels in [0, 1]; (): as init_from says, or of the train split
     std: tuple[float, ...] = ()  # likewise
     crop_padding: int = 0  # pixels of reflected border around the stored image before a random crop
+    crop_scale: tuple[float, ...] = ()  # random resized crop: (least, most) share of the image's area; (): none
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # of its sides, width / height
     flip: bool = False  # horizontal, probability 1/2
     alternate_flip: bool = False  # of those flips: one drawn for each image, then turned in every epoch
     policy: str = "none"  # randaugment | trivialaugment | none (data/policies.py)
@@ -73,7 +79,8 @@ class ModelConfig:
     variant: str | None = None  # "Ti/4": width, depth, heads, mlp_dim and patch_size of a preset
     num_classes: int | None = None  # None: as many as the data set has
     image_size: int = 32  # pixels of the square that the model sees; not set, with init_from: as its weights are for
-    image_width: int | None = None  # of images that are image_size high and not square; training takes squares only
+    image_width: int | None = None  # of images that are image_size high and not square
+    channels: int = 3  # of the images: 3 | 1, grey
     patch_size: int | None = None
     width: int | None = None
     depth: int | None = None
@@ -139,6 +146,9 @@ class TrainConfig:
     accumulate: int | None = None  # micro-batches in a step; None: chosen for the machine (steps/cpu.py)
     steps_per_call: int = 1  # resident images only; pays where a step is under 1 ms on an accelerator
     label_smoothing: float = 0.0
+    class_weights: str = "none"  # of the losses: none | balanced: 1 / images of the class, over the mean of that
+    patience: int | None = None  # validations in a row without a better top-1, after which the run ends; None: all
+    overfit_one_batch: bool = False  # a check: every step takes the first batch, as it is; its loss must vanish
     ema: float | None = None  # decay of a moving average of the parameters, kept beside them; None: none
     sizes: tuple[tuple[float, int], ...] = ()  # (from this part of the run on, pixels a side); (): image_size always
     deterministic: bool = False  # the same bits each time on a GPU, too; slower there. A CPU gives them anyway

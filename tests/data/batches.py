@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from vit_jax.config import DataConfig
-from vit_jax.data import cifar_files, sources
+from vit_jax.data import sources
 from vit_jax.data.dataset import DataSet, Examples
+from vit_jax.data.sources import cifar_files
 
 NAMES = [name for names in cifar_files.BATCHES.values() for name in names]
 

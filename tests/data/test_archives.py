@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from batches import NAMES, batch, expected, load, pin, write_pickles
 
-from vit_jax.data import cifar_files
+from vit_jax.data.sources import cifar_files
 from vit_jax.errors import UserError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from batches import NAMES, Canary, batch, expected, load, pin, write_pickles
 
-from vit_jax.data import pickled
+from vit_jax.data.sources import pickled
 from vit_jax.errors import UserError
 
 

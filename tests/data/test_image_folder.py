@@ -13,7 +13,7 @@ from PIL import Image, ImageFile
 from vit_jax.config import DataConfig
 from vit_jax.data import sources
 from vit_jax.data.dataset import take
-from vit_jax.data.image_folder import MAX_PIXELS, read_image
+from vit_jax.data.sources.image_folder import MAX_PIXELS, read_image
 from vit_jax.errors import UserError
 
 

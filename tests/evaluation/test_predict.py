@@ -17,7 +17,7 @@ from PIL import Image
 
 from vit_jax.config import DataConfig
 from vit_jax.data import sources
-from vit_jax.data.image_folder import read_image
+from vit_jax.data.sources.image_folder import read_image
 from vit_jax.errors import UserError
 from vit_jax.evaluation.predict import Predictor, find_images
 from vit_jax.main import main

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vit_jax.data.image_folder import SUFFIXES, passed_over, read_image, square
+from vit_jax.data.sources.image_folder import SUFFIXES, passed_over, read_image, square
 from vit_jax.errors import UserError
 from vit_jax.evaluation.evaluate import Evaluator, probabilities
 from vit_jax.runs import trained

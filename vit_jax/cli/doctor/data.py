@@ -14,7 +14,8 @@ from pathlib import Path
 from vit_jax.cli.doctor.finding import Finding, size
 from vit_jax.cli.doctor.machine import LEAST_DISK
 from vit_jax.cli.doctor.versions import setup_with_tensorflow
-from vit_jax.data import cache, sources
+from vit_jax.data import cache
+from vit_jax.data.sources import tfds
 from vit_jax.system.disk import expanded
 
 _ELSEWHERE = "name another folder with VIT_JAX_CACHE or --config.data.cache_dir"
@@ -83,12 +84,12 @@ def cifar(name: str, root: Path, places: list[Path], installed: Container[str]) 
 
     That it isn't here is a warning for CIFAR-10 alone, on which most of the configs train.
     """
-    title = sources.TITLES[name]
+    title = tfds.TITLES[name]
     missing = [] if "tensorflow" in installed or "tensorflow-cpu" in installed else ["TensorFlow"]
     missing += [] if "tensorflow-datasets" in installed else ["TensorFlow Datasets"]
     if decoded := cache.newest(root, name):
         return [Finding("ok", title, f"decoded in {decoded}")]
-    folder = sources.prepared(name, places)
+    folder = tfds.prepared(name, places)
     if folder and not missing:
         return [Finding("ok", title, f"prepared in {folder}; the first run decodes it")]
     status = "warning" if folder or name == "cifar10" else "ok"
@@ -97,8 +98,8 @@ def cifar(name: str, root: Path, places: list[Path], installed: Container[str]) 
     if missing:
         found += f", and {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
         install = setup_with_tensorflow(platform.python_version())
-        return [Finding(status, title, found, f"{install}; or {sources.ways_around(name, tfds=False)}")]
-    remedy = f"the first run that uses it downloads it, some 160 MiB; without a network, {sources.ways_around(name)}"
+        return [Finding(status, title, found, f"{install}; or {tfds.ways_around(name, tfds=False)}")]
+    remedy = f"the first run that uses it downloads it, some 160 MiB; without a network, {tfds.ways_around(name)}"
     return [Finding(status, title, found, remedy)]
 
 

@@ -14,7 +14,7 @@ from vit_jax.cli.doctor.machine import cores, huge_pages, processors_and_memory,
 from vit_jax.cli.doctor.probe import probe
 from vit_jax.cli.doctor.settings import settings
 from vit_jax.cli.doctor.versions import installed_versions, libraries, needs
-from vit_jax.data import sources
+from vit_jax.data.sources import tfds
 from vit_jax.errors import RunError
 from vit_jax.system.accelerators import tpu_chips
 from vit_jax.system.disk import cache_root
@@ -54,9 +54,9 @@ def _look(env: Mapping[str, str]) -> Iterator[Finding]:
     root = cache_root(None)
     yield from _readable("data cache", lambda: data_cache(root))
     yield from _readable("compiled steps", lambda: compiled(root, env))
-    places = sources.places(None)
+    places = tfds.places(None)
     yield from _readable("TFDS_DATA_DIR", lambda: tfds_places(places))
-    for name, title in sources.TITLES.items():
+    for name, title in tfds.TITLES.items():
         yield from _readable(title, partial(cifar, name, root, places, installed))
 
 

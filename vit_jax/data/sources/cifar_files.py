@@ -1,6 +1,6 @@
 """CIFAR-10 as its authors distribute it: python pickles or binary records, in a folder or the unopened .tar.gz.
 
-Whatever a file claims, reading it runs nothing of it: pickles are read by vit_jax.data.pickled, which only builds
+Whatever a file claims, reading it runs nothing of it: pickles are read by pickled.py, which only builds
 the few types that a batch consists of. An archive must be one that the authors distribute, to the byte, and of it only
 the members with the expected names are read, never extracted.
 """
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_jax.data import pickled
 from vit_jax.data.dataset import Examples
+from vit_jax.data.sources import pickled
 from vit_jax.errors import UserError
 from vit_jax.system.disk import expanded
 

@@ -1,0 +1,5 @@
+"""Where data sets come from, by their names."""
+
+from vit_jax.data.sources.named import NAMES, SIZES, load
+
+__all__ = ["NAMES", "SIZES", "load"]

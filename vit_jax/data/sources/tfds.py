@@ -1,0 +1,114 @@
+"""Prepared data sets of TensorFlow Datasets."""
+
+import json
+import os
+import re
+import urllib.request
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vit_jax.config import DataConfig
+from vit_jax.data.dataset import DataSet, Examples
+from vit_jax.data.sources import cifar_files
+from vit_jax.errors import UserError
+from vit_jax.system.disk import expanded
+from vit_jax.system.tensorflow import import_tensorflow
+
+TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+
+_CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+
+
+def places(configured: str | None) -> list[Path]:
+    """Where the data sets of TFDS are looked for, in this order: as configured, in $TFDS_DATA_DIR, in its default."""
+    given = [configured, os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets"]
+    return [expanded(place) for place in given if place]
+
+
+def prepared(name: str, where: list[Path]) -> Path | None:
+    """The folder of the newest version of a data set of TFDS, in the first of the places that has one."""
+    for place in where:
+        folders = [file.parent for file in place.glob(f"{name}/*/dataset_info.json")]
+        versions = {f: tuple(map(int, f.name.split("."))) for f in folders if re.fullmatch(r"\d+(\.\d+)*", f.name)}
+        if versions:
+            return max(versions, key=versions.__getitem__)
+    return None
+
+
+def cifar(data: DataConfig, _: int) -> tuple[dict[str, Any] | None, Callable[[], DataSet]]:
+    """TFDS's cifar10 or cifar100."""
+    where = places(data.dir)
+    folder = prepared(data.name, where)
+    if folder is None:
+        return None, lambda: _read_tfds(data.name, _download(data.name, where))
+    try:
+        info = json.loads((folder / "dataset_info.json").read_text())
+        # Names the content wherever the folder lies: a moved or copied folder keeps its cached arrays.
+        identity = {"version": info["version"], "splits": info["splits"]}
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}/dataset_info.json can't be read ({error}); prepare the data set again") from error
+    return identity, partial(_read_tfds, data.name, folder)
+
+
+def _read_tfds(name: str, folder: Path) -> DataSet:
+    """Decodes a prepared TFDS folder with tf.data, without asking any network."""
+    tfds = _import_tfds(name)
+    splits = {}
+    try:
+        builder = tfds.builder_from_directory(folder)
+        classes = cifar_files.CLASSES if name == "cifar10" else tuple(builder.info.features["label"].names)
+        for split in ("train", "test"):
+            # One file after the other: the order of the examples is then that of the files.
+            read_config = tfds.ReadConfig(interleave_cycle_length=1)
+            batches = builder.as_dataset(split=split, read_config=read_config).batch(1000)
+            images, labels = zip(*((b["image"], b["label"]) for b in batches.as_numpy_iterator()), strict=True)
+            splits[split] = Examples(np.concatenate(images), np.concatenate(labels).astype(np.int32))
+    except Exception as error:  # TFDS and tf.data raise many types for damaged and incomplete folders
+        text = " ".join(str(error).split())[:160]
+        raise UserError(f"{folder} can't be read ({type(error).__name__}: {text}); prepare it again") from error
+    return DataSet(name, classes, splits)
+
+
+def _download(name: str, places: list[Path]) -> Path:
+    tfds, title = _import_tfds(name), TITLES[name]
+    print(f"{title} is not in {', '.join(map(str, places))}; downloading it (some 160 MiB) ...", flush=True)
+    try:
+        # Without a network TFDS would try for minutes; this says so in seconds.
+        urllib.request.urlopen(_CIFAR_PAGE, timeout=5).close()
+        builder = tfds.builder(name, data_dir=places[0])
+        builder.download_and_prepare()
+        return Path(builder.data_dir)
+    except Exception as error:  # whatever the network or the host answers
+        raise UserError(
+            f"{title} is not in {', '.join(map(str, places))} and can't be downloaded ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:120]}). Either {ways_around(name)}; or train on the embedded images: "
+            "--config.data.name=digits"
+        ) from error
+
+
+def ways_around(name: str, tfds: bool = True) -> str:
+    """How cifar10 or cifar100 come to a machine that can't download them or, without `tfds`, can't decode them."""
+    if tfds:
+        way = f"copy TFDS's folder {name} from a machine that has it, and set --config.data.dir to the folder around it"
+    else:
+        way = f"run vit-jax prepare --name={name} elsewhere, bring the cache and name it with --config.data.cache_dir"
+    if name != "cifar10":
+        return way
+    archive = "--config.data.name=cifar10_batches --config.data.dir=cifar-10-python.tar.gz"
+    return f"bring cifar-10-python.tar.gz: {archive}; or {way}"
+
+
+def _import_tfds(name: str) -> Any:
+    try:
+        import_tensorflow()
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError(
+            f"reading {TITLES[name]} from TFDS needs TensorFlow and tensorflow-datasets ({error}): install them; or "
+            f"{ways_around(name, tfds=False)}"
+        ) from error
+    return tfds
