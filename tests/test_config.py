@@ -142,7 +142,7 @@ MISTAKES = [
     ("model.stem.kind=conv --config.model.stem.widths=(8,) --config.model.stem.project=false", "patch_size=1"),
     ("model.num_classes=0", "num_classes"),
     ("data.name=cifar1", "cifar10"),
-    ("data.pipeline=numpy", "tfdata"),
+    ("data.pipeline=numpy", "mapped"),
     ("data.train=train[:90", "train\\[:90%\\]"),
     ("data.train=training", "train, test"),
     ("data.validation=train[50%:]", "shares"),

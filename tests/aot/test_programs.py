@@ -39,24 +39,24 @@ def cpu(monkeypatch):
     monkeypatch.setattr(programs, "devices_of", lambda machine: jax.devices()[:1])
 
 
-@pytest.mark.parametrize("pipeline", ["device", "tfdata"])
+@pytest.mark.parametrize("pipeline", ["resident", "mapped"])
 def test_programs_are_those_of_a_run(cpu, pipeline):
     """Traced from shapes alone, the text is that of the programs that a run traces from its data and its state."""
     config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, pipeline=pipeline))
-    if pipeline == "tfdata":
+    if pipeline == "mapped":
         pytest.importorskip("tensorflow")
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps_per_call=1))
     run = programs.run_on(config, CPU)
 
     target, mesh = Target("cpu"), make_mesh(jax.devices()[:1])
-    config, parts = with_data(config, sources.load(config.data, config.model.image_size), target)
+    config, parts = with_data(config, sources.load(config), target)
     pieces = pieces_of(config, target, mesh, len(parts.train.labels))
     state, data = first_state(config, pieces, parts), pipeline_of(config, parts, target, mesh)
-    if pipeline == "tfdata":
+    if pipeline == "mapped":
         data = data.batch_at(0, 0)
     traced = [
         traced_step(config, pieces.module, pieces.tx, pieces.schedule, pieces.plan, mesh, data, state, count)
-        for count in ((1, 2) if pipeline == "device" else (1,))
+        for count in ((1, 2) if pipeline == "resident" else (1,))
     ]
     traced.append(traced_evaluation(pieces.module, config, mesh, state.params, parts.train.images.shape[1:]))
     ours = [program.trace() for program in run.programs]

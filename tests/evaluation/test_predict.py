@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.config import DataConfig
+from vit_jax.config import Config, DataConfig, ModelConfig
 from vit_jax.data import sources
 from vit_jax.data.sources.image_folder import read_image
 from vit_jax.errors import UserError
@@ -41,7 +41,7 @@ def predictor(run):
 
 @pytest.fixture(scope="module")
 def examples():
-    return sources.load(DataConfig(name="fake"), 16).splits["test"].images  # (128, 16, 16, 3)
+    return sources.load(Config(data=DataConfig(name="fake"), model=ModelConfig(image_size=16))).splits["test"].images  # (128, 16, 16, 3)
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ def test_a_run_goes_on_without_its_config_file(command, tmp_path, straight):
 @pytest.mark.slow
 def test_any_data_set_and_both_pipelines(command, tmp_path):
     pytest.importorskip("tensorflow")
-    for pipeline in ("device", "tfdata"):
+    for pipeline in ("resident", "mapped"):
         args = ["--config=configs/debug.py", "--config.model.depth=1", "--config.train.length=8 steps"]
         args += ["--config.data.name=digits", f"--config.data.pipeline={pipeline}", "--config.log.every=1 steps"]
         code, printed = command(*args, f"--workdir={tmp_path / pipeline}")

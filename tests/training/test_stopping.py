@@ -60,7 +60,7 @@ def test_several_steps_in_a_call_are_the_same_steps(straight, command, tmp_path)
 
 
 def test_several_steps_in_a_call_need_resident_images(command, tmp_path):
-    args = [*RUN, "--config.train.steps_per_call=3", "--config.data.pipeline=tfdata"]
+    args = [*RUN, "--config.train.steps_per_call=3", "--config.data.pipeline=mapped"]
     code, printed = command(*args, f"--workdir={tmp_path / 'run'}")
     assert code == 2 and "steps_per_call=3 needs the images on the device" in printed
 

@@ -23,7 +23,7 @@ from vit_jax.steps.phases import traced_step
 from vit_jax.system.sharding import batch_sharding, make_mesh, replicated
 from vit_jax.training.checks import check_config
 from vit_jax.training.pieces import Pieces, pieces_of
-from vit_jax.training.resolve import is_resident, with_data
+from vit_jax.training.resolve import pipeline_of_data, with_data
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def run_on(config: Config, machine: Machine, batch_size: int | None = None) -> R
     if batch_size is not None:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=batch_size))
     check_config(config, machine.target)
-    dataset = shapes_of_data(config) or sources.load(config.data, config.model.image_size)
+    dataset = shapes_of_data(config) or sources.load(config)
     config, parts = with_data(config, dataset, machine.target)
     mesh = make_mesh(devices_of(machine))
     pieces = pieces_of(config, machine.target, mesh, len(parts.train.labels))
@@ -100,7 +100,7 @@ def shapes_of_data(config: Config) -> DataSet | None:
 
 def _data(config: Config, train: Examples, machine: Machine, mesh: Mesh) -> DevicePipeline | Batch:
     """Shapes of what a step reads its images from."""
-    if is_resident(config, train, machine.target):
+    if pipeline_of_data(config, train, machine.target)[0] == "resident":
         everywhere = replicated(mesh)
         count, *shape = train.images.shape
         images = jax.ShapeDtypeStruct((count, math.prod(shape)), np.uint8, sharding=everywhere)

@@ -88,7 +88,7 @@ def look(run: Run) -> tuple[Trained | None, Seen | None, str]:
         return model, None, "There are no images to show: the run has no validation split and wasn't tested."
     try:
         with doing("Reading the data"):
-            dataset = sources.load(data, run.config.model.image_size, must_find_dir=False, download=False)
+            dataset = sources.load(run.config, must_find_dir=False, download=False)
         run.folder.check_data(dataset)
         examples = take(dataset, split, key)
     except UserError as error:

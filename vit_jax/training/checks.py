@@ -4,13 +4,12 @@ import dataclasses
 
 from vit_jax.config import Config
 from vit_jax.data import sources
-from vit_jax.data.dataset import split_range
+from vit_jax.data.dataset import split_range, with_default_splits
 from vit_jax.data.pipeline import MAX_EXAMPLES
 from vit_jax.errors import UserError
 from vit_jax.models import create
 from vit_jax.models.backend import Target
 from vit_jax.models.checks import one_of, positive
-from vit_jax.schema import unknown
 from vit_jax.steps import durations, optim
 from vit_jax.steps import state as states
 from vit_jax.steps.plan import plan_of, warmup_places
@@ -39,10 +38,11 @@ def check_config(config: Config, target: Target) -> None:
 
 def check_splits(config: Config, sizes: dict[str, int]) -> int:
     """Checks splits and lengths against the number of examples in each split; gives the train examples."""
-    data = config.data
+    data = with_default_splits(config.data, sizes)
+    assert data.train is not None
     train_name, train = split_range(data.train, "config.data.train", sizes)
     parts = [("config.data.validation", data.validation)] if data.validation else []
-    # "" is to have no test; a folder of images may have no test/ either.
+    # "" is to have no test; a folder of images may have none, either, in runs from before None was to say so.
     if data.test and (data.test != "test" or data.name != "image_folder" or "test" in sizes):
         parts.append(("config.data.test", data.test))
     for key, spec in parts:
@@ -81,11 +81,13 @@ def warnings_of(config: Config, num_train: int) -> list[str]:
 
 def _check_data(config: Config) -> None:
     data = config.data
-    if data.name not in sources.NAMES:
-        raise UserError(f"config.data.name: {unknown('data set', data.name, list(sources.NAMES))}")
-    one_of("config.data.pipeline", data.pipeline, ("auto", "device", "tfdata"))
+    sources.check_name(data.name)
+    one_of("config.data.pipeline", data.pipeline, ("auto", "resident", "mapped", "decoded"))
+    one_of("config.data.interpolation", data.interpolation, ("bilinear", "bicubic", "lanczos"))
     if data.image_size is not None:
         positive("config.data.image_size", data.image_size)
+    if not 0 < data.crop_pct <= 1:
+        raise UserError(f"config.data.crop_pct must be above 0 and at most 1; found {data.crop_pct}")
 
 
 def _check_augment(config: Config) -> None:
@@ -97,6 +99,18 @@ def _check_augment(config: Config) -> None:
             )
     if any(value <= 0 for value in augment.std):
         raise UserError(f"config.augment.std must be above 0; found {augment.std}")
+    scale, ratio = augment.crop_scale, augment.crop_ratio
+    if scale and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
+        raise UserError(
+            f"config.augment.crop_scale={scale}: write (least, most) share of the area, like (0.08, 1.0), or ()"
+        )
+    if not 0 < ratio[0] <= ratio[1]:
+        raise UserError(f"config.augment.crop_ratio={ratio}: write (least, most) width / height, like (0.75, 1.33)")
+    if scale and config.data.pipeline == "resident":
+        raise UserError(
+            "config.augment.crop_scale cuts its crops on the host, and config.data.pipeline=resident keeps the images "
+            "on the devices; set config.data.pipeline=auto"
+        )
     if augment.crop_padding < 0:
         raise UserError(f"config.augment.crop_padding must not be negative; found {augment.crop_padding}")
     for key in ("rotate", "zoom"):
@@ -176,7 +190,7 @@ def _check_train(config: Config, device_count: int) -> None:
     positive("config.checkpoint.keep_latest", config.checkpoint.keep_latest)
     if config.checkpoint.keep_best < 0:
         raise UserError(f"config.checkpoint.keep_best must not be negative; found {config.checkpoint.keep_best}")
-    if config.eval.select == "best" and not (config.checkpoint.keep_best and config.data.validation):
+    if config.eval.select == "best" and not (config.checkpoint.keep_best and config.data.validation != ""):
         raise UserError(
             'config.eval.select="best" needs config.checkpoint.keep_best of at least 1 and a config.data.validation'
         )

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from vit_jax.config import Config
 from vit_jax.data.augment import preprocess
 from vit_jax.data.dataset import Parts
-from vit_jax.data.pipeline import DevicePipeline, TfDataPipeline
+from vit_jax.data.pipeline import DevicePipeline, RandomCrop, TfDataPipeline
 from vit_jax.models import VisionTransformer, create
 from vit_jax.models.backend import Target
 from vit_jax.models.stems import WHITENING, whitening_kernel
@@ -24,7 +24,7 @@ from vit_jax.steps.schedules import Schedule, learning_rate
 from vit_jax.steps.state import TrainState
 from vit_jax.system.progress import say
 from vit_jax.system.sharding import replicated
-from vit_jax.training.resolve import is_resident
+from vit_jax.training.resolve import pipeline_of_data
 
 _WHITENING_PIXELS = 5000 * 32 * 32  # from which the whitening layer is computed
 
@@ -82,8 +82,11 @@ def _fixed(config: Config, parts: Parts) -> dict[str, Any]:
 
 def pipeline_of(config: Config, parts: Parts, target: Target, mesh: Mesh) -> Pipeline:
     """Where the batches of the train split come from: resident on the devices, or streamed."""
-    examples = parts.train
-    if is_resident(config, examples, target):
-        everywhere = replicated(mesh)
-        return DevicePipeline.of(examples, config.train.batch_size, everywhere)
-    return TfDataPipeline(examples, config.train.batch_size, jax.process_index(), jax.process_count())
+    examples, batch_size = parts.train, config.train.batch_size
+    if pipeline_of_data(config, examples, target)[0] == "resident":
+        return DevicePipeline.of(examples, batch_size, replicated(mesh))
+    augment, crop = config.augment, None
+    if augment.crop_scale:
+        least, most = augment.crop_scale
+        crop = RandomCrop((least, most), augment.crop_ratio, config.data.interpolation)
+    return TfDataPipeline(examples, batch_size, jax.process_index(), jax.process_count(), crop)

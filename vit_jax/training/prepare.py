@@ -27,7 +27,7 @@ from vit_jax.steps.state import TrainState
 from vit_jax.system.progress import doing, say
 from vit_jax.system.sharding import make_mesh
 from vit_jax.training.pieces import Pipeline, blank_state, first_state, pieces_of, pipeline_of
-from vit_jax.training.resolve import with_data
+from vit_jax.training.resolve import pipeline_of_data, with_data
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,13 @@ class Job:
 
 def resolve_config(config: Config, run: RunFolder, target: Target) -> tuple[Config, Parts]:
     """Loads the data, fills in what the config leaves to them or to the target, and describes the run in its folder."""
-    dataset = sources.load(config.data, config.model.image_size)
+    dataset = sources.load(config)
     run.check_data(dataset)
+    for note in dataset.notes:
+        say(note)
     config, parts = with_data(config, dataset, target)
+    pipeline, why = pipeline_of_data(config, parts.train, target)
+    say(f"Train images: {pipeline}; {why}")
     run.describe(config, dataset)
     return config, parts
 

@@ -79,7 +79,7 @@ def setup(config: Config, target: Target | None = None) -> Setup:
         )
     target = target or target_at_hand()
     check_config(config, target)
-    dataset = sources.load(config.data, config.model.image_size)
+    dataset = sources.load(config)
     config, parts = with_data(config, dataset, target)
     pieces = pieces_of(config, target, make_mesh(), len(parts.train.labels))
     pipeline = pipeline_of(config, parts, target, pieces.mesh)
