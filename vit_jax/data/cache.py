@@ -1,7 +1,8 @@
-"""Decoded data sets on disk: uint8 arrays that the next start maps back in under a second.
+"""Arrays on disk that the next start maps back at once: decoded data sets, and indices of encoded ones.
 
-One folder a data set: `{split}_images.npy`, `{split}_labels.npy` and `index.json` with each file's sha256. It is
+One folder each: `{name}.npy` for every array, and `index.json` with each file's sha256 and what the arrays are. It is
 written under a temporary name and renamed, so that it appears whole or not at all, also when two runs start at once.
+A data set's arrays are `{split}_images` and `{split}_labels`.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import re
 import shutil
 import time
 import uuid
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,11 @@ import numpy as np
 from vit_jax.data.dataset import DataSet, Examples
 from vit_jax.errors import UserError
 
+Arrays = Mapping[str, np.ndarray]
+
 
 def folder(cache: Path, name: str, identity: dict[str, Any]) -> Path:
-    """Where a data set of this identity (anything JSON that changes when its content does) is kept."""
+    """Where what has this identity (anything JSON that changes when its content does) is kept."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return cache / f"{name}-{digest[:16]}"
 
@@ -33,25 +37,28 @@ def newest(cache: Path, name: str) -> Path | None:
     return max(found, key=lambda p: p.stat().st_mtime, default=None)
 
 
-def read(path: Path) -> DataSet | None:
-    """The data set in a cache folder, memory-mapped; None if it isn't there.
+def read_arrays(
+    path: Path, check: Callable[[dict[str, Any], Arrays], None] = lambda about, arrays: None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    """(about, arrays) of a cache folder, memory-mapped; None if it isn't there. `about` has the `sha256`, too.
 
-    A folder whose content differs from its checksums, or is no data set though they are right, is renamed to
-    `...damaged-TIME` and counts as absent. Raises OSError if the folder can't be read.
+    A folder whose content differs from its checksums, or of which `check` raises ValueError, KeyError or TypeError
+    though they are right, is renamed to `...damaged-TIME` and counts as absent. Raises OSError if the folder can't be
+    read.
     """
     if not (path / "index.json").is_file():
         return None
     try:
-        index = _read_index(path / "index.json")
-        for name, expected in index["sha256"].items():
+        about = _read_index(path / "index.json")
+        for name, expected in about["sha256"].items():
             if not (path / name).is_file():  # a pipe, say, on which open() would wait
                 raise ValueError(f"{name} is no file")
             with (path / name).open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != expected:
                     raise ValueError(f"{name} differs from its checksum")
-        splits = {split: _map(path, split, len(index["classes"])) for split in index["splits"]}
-        digest = hashlib.sha256(json.dumps(index["sha256"], sort_keys=True).encode()).hexdigest()
-        return DataSet(index["name"], tuple(index["classes"]), splits, digest)
+        arrays = {name.removesuffix(".npy"): _map(path / name) for name in about["sha256"]}
+        check(about, arrays)
+        return about, arrays
     except (FileNotFoundError, ValueError, KeyError, TypeError, EOFError, RecursionError, OverflowError) as error:
         aside = path.with_name(f"{path.name}-damaged-{int(time.time())}")
         with contextlib.suppress(OSError):  # a shared, read-only cache; or another run was first
@@ -61,38 +68,57 @@ def read(path: Path) -> DataSet | None:
 
 
 def _read_index(file: Path) -> dict[str, Any]:
-    """The index, in which all names are those that `write` gives: no file outside the folder can be meant.
+    """The index, in which all names are those that `fill` gives: no file outside the folder can be meant.
 
     Raises ValueError, RecursionError or KeyError if it is no index.
     """
     index = json.loads(file.read_text())
-    if not isinstance(index, dict) or not isinstance(index["name"], str) or not isinstance(index["sha256"], dict):
+    if not isinstance(index, dict) or not isinstance(index["sha256"], dict):
         raise ValueError("index.json is no index")
-    for key in ("classes", "splits"):
-        if not isinstance(index[key], list) or not all(isinstance(text, str) for text in index[key]):
-            raise ValueError(f"index.json: {key!r} is no list of names")
-    if not all(re.fullmatch(r"\w+", split, re.ASCII) for split in index["splits"]):
-        raise ValueError("index.json: a split whose name is no word")
-    # Also the other way round: what is mapped was checked.
-    if set(index["sha256"]) != {f"{split}_{part}.npy" for split in index["splits"] for part in Examples._fields}:
-        raise ValueError("index.json: other files than the splits'")
+    if not all(re.fullmatch(r"\w+\.npy", name, re.ASCII) for name in index["sha256"]):
+        raise ValueError("index.json: an array whose name is no word")
     return index
 
 
-def _map(folder: Path, split: str, classes: int) -> Examples:
-    """The arrays of a split, memory-mapped. Raises ValueError if they are no labelled images of so many classes."""
-    images, labels = (
-        np.load(folder / f"{split}_{part}.npy", mmap_mode="r", allow_pickle=False) for part in Examples._fields
-    )
-    if not all(isinstance(array, np.memmap) for array in (images, labels)):  # np.load opens .npz archives, too
-        raise ValueError(f"{split}: no array")
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise ValueError(f"{split}: images {images.dtype} {images.shape}, not uint8 (N, H, W, 3)")
-    if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
-        raise ValueError(f"{split}: labels {labels.dtype} {labels.shape} for {len(images)} images, not int32")
-    if labels.min(initial=0) < 0 or labels.max(initial=0) >= classes:
-        raise ValueError(f"{split}: a label that is none of the {classes} classes")
-    return Examples(images, labels)
+def _map(file: Path) -> np.ndarray:
+    array = np.load(file, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.memmap):  # np.load opens .npz archives, too
+        raise ValueError(f"{file.name} is no array")
+    return array
+
+
+def read(path: Path) -> DataSet | None:
+    """The data set in a cache folder, memory-mapped; None if it isn't there. Damaged ones as in `read_arrays`."""
+    found = read_arrays(path, _check_data_set)
+    if found is None:
+        return None
+    about, arrays = found
+    splits = {split: Examples(*(arrays[f"{split}_{part}"] for part in Examples._fields)) for split in about["splits"]}
+    digest = hashlib.sha256(json.dumps(about["sha256"], sort_keys=True).encode()).hexdigest()
+    return DataSet(about["name"], tuple(about["classes"]), splits, digest)
+
+
+def _check_data_set(about: dict[str, Any], arrays: Arrays) -> None:
+    """Raises ValueError or KeyError if the arrays are no labelled images of the classes and splits."""
+    if not isinstance(about["name"], str):
+        raise ValueError("index.json: 'name' is no text")
+    for key in ("classes", "splits"):
+        if not isinstance(about[key], list) or not all(isinstance(text, str) for text in about[key]):
+            raise ValueError(f"index.json: {key!r} is no list of names")
+    if set(arrays) != {f"{split}_{part}" for split in about["splits"] for part in Examples._fields}:
+        raise ValueError("index.json: other arrays than the splits'")
+    classes, channels = len(about["classes"]), set()
+    for split in about["splits"]:
+        images, labels = (arrays[f"{split}_{part}"] for part in Examples._fields)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+            raise ValueError(f"{split}: images {images.dtype} {images.shape}, not uint8 (N, H, W, 3) or (N, H, W, 1)")
+        if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
+            raise ValueError(f"{split}: labels {labels.dtype} {labels.shape} for {len(images)} images, not int32")
+        if labels.min(initial=0) < 0 or labels.max(initial=0) >= classes:
+            raise ValueError(f"{split}: a label that is none of the {classes} classes")
+        channels.add(images.shape[3])
+    if len(channels) > 1:
+        raise ValueError("some splits are grey, others in colour")
 
 
 def write(path: Path, dataset: DataSet) -> DataSet:
@@ -100,19 +126,37 @@ def write(path: Path, dataset: DataSet) -> DataSet:
 
     Raises UserError if the folder can't be written.
     """
+    about = {"name": dataset.name, "classes": dataset.classes, "splits": list(dataset.splits)}
+    arrays = {
+        f"{split}_{part}": array
+        for split, examples in dataset.splits.items()
+        for part, array in examples._asdict().items()
+    }
+    with filled(path) as temporary:
+        fill(temporary, about, arrays)
+    return read(path) or dataset
+
+
+def write_arrays(path: Path, about: dict[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Keeps arrays, whose names are words, and what they are (JSON) in `path`; gives both back memory-mapped.
+
+    If another run was first, its copy is used. Raises UserError if the folder can't be written.
+    """
+    with filled(path) as temporary:
+        fill(temporary, about, arrays)
+    return read_arrays(path) or (about, dict(arrays))
+
+
+@contextlib.contextmanager
+def filled(path: Path) -> Iterator[Path]:
+    """A folder to write in, which becomes `path` at the end, whole; it is removed if the end isn't reached.
+
+    If another run was first, its copy stays. Raises UserError if the folder can't be written, as `fill` does.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         temporary.mkdir(parents=True)
-        digests = {}
-        for split, examples in dataset.splits.items():
-            for part, array in examples._asdict().items():
-                file = temporary / f"{split}_{part}.npy"
-                np.save(file, array, allow_pickle=False)
-                with file.open("rb") as stream:
-                    digests[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
-                    os.fsync(stream.fileno())
-        index = {"name": dataset.name, "classes": dataset.classes, "splits": list(dataset.splits), "sha256": digests}
-        (temporary / "index.json").write_text(json.dumps(index, indent=2))
+        yield temporary
         try:
             os.rename(temporary, path)
         except OSError:
@@ -125,4 +169,15 @@ def write(path: Path, dataset: DataSet) -> DataSet:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return read(path) or dataset
+
+
+def fill(temporary: Path, about: dict[str, Any], arrays: Arrays) -> None:
+    """Writes arrays and the index into the folder that `filled` gave. Raises OSError, which `filled` explains."""
+    digests = {}
+    for name, array in arrays.items():
+        file = temporary / f"{name}.npy"
+        np.save(file, array, allow_pickle=False)
+        with file.open("rb") as stream:
+            digests[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+            os.fsync(stream.fileno())
+    (temporary / "index.json").write_text(json.dumps(about | {"sha256": digests}, indent=2))
