@@ -1,18 +1,16 @@
 """Encoded images, decoded as they are needed: the same pixels, at any step, whoever asks. B batch."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from batches import load_at
 from PIL import Image
 
+from vit_jax.config import DataConfig
+from vit_jax.data.crops import Crops
 from vit_jax.data.dataset import take, with_default_splits
-from vit_jax.data.encoded import EncodedImages
-from vit_jax.data.images import cut
+from vit_jax.data.encoded import EncodedImages, cut
 from vit_jax.data.pipeline import RandomCrop, TfDataPipeline, indices_at
 from vit_jax.data.streaming import batches
-from vit_jax.config import DataConfig
 from vit_jax.errors import UserError
 
 CROP = RandomCrop((0.1, 1.0), (0.75, 4 / 3), "bilinear")
@@ -143,8 +141,6 @@ def test_cutting_arrays():
     images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
     windows = np.array([[0, 0, 4, 4], [1, 1, 2, 2]], np.int32)
     boxes = np.array([[0, 0, 4, 4], [0, 0, 2, 2]], np.float32)
-    from vit_jax.data.crops import Crops
-
     found = cut(images, Crops(windows, boxes), "bilinear")
     np.testing.assert_array_equal(found[0], images[0])
     inside = Image.fromarray(images[1][1:3, 1:3]).resize((4, 4), Image.Resampling.BILINEAR)

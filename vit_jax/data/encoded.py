@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from vit_jax.data import images as files
-from vit_jax.data.crops import central
+from vit_jax.data.crops import Crops, central
 from vit_jax.data.records import Records
 from vit_jax.data.view import View
 from vit_jax.errors import UserError
@@ -89,6 +89,18 @@ def seen(image: "Image.Image", view: View) -> np.ndarray:
     """The pixels (H, W, C) uint8 of an upright image (mode RGB or L) as an evaluation sees it."""
     (window,), (box,) = central(np.array([[image.height, image.width]]), view)
     return files.pixels(image, window, box, view.size, view.interpolation).reshape(*view.size, view.channels)
+
+
+def cut(images: np.ndarray, crops: Crops, interpolation: str) -> np.ndarray:
+    """Crops of an array (M, H, W, C) uint8, each resized to H x W."""
+    from PIL import Image
+
+    out = np.empty_like(images)
+    size = images.shape[1:3]
+    for i, (pixels, window, box) in enumerate(zip(images, *crops, strict=True)):
+        image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
+        out[i] = files.pixels(image, window, box, size, interpolation).reshape(pixels.shape)
+    return out
 
 
 def broken(name: str, error: Exception) -> UserError:

@@ -3,7 +3,9 @@
 import io
 import threading
 import warnings
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# Of pictures that aren't read: a reader for each would be one more that hostile files may attack.
+_OTHER_SUFFIXES = tuple(".heic .heif .avif .jxl .jp2 .ppm .pgm .pbm .tga .psd .svg .dng .cr2 .nef .arw".split())
 # Whatever a file is called, no other decoder of Pillow's forty sees it. JPEG's reads MPO, too: what some phones write
 # as .jpg, a JPEG with a second picture behind it.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -21,6 +25,12 @@ MAX_PIXELS = 50_000_000  # a phone's picture; decoded it has 150 MB
 _TOO_MANY = f"more than the {MAX_PIXELS:,} pixels that an image may have"
 # The filters of warnings belong to the whole process: two threads that change them would restore each other's.
 _FILTERS = threading.Lock()
+
+
+def passed_over(files: Iterable[Path]) -> str:
+    """How many of the files are pictures of a format that isn't read, like "3 .heic, 1 .avif"; "" for none."""
+    suffixes = Counter(file.suffix.lower() for file in files)
+    return ", ".join(f"{suffixes[suffix]:,} {suffix}" for suffix in _OTHER_SUFFIXES if suffixes[suffix])
 
 
 class Header(NamedTuple):
@@ -53,12 +63,16 @@ def upright(raw: bytes, channels: int = 3) -> "Image.Image":
     image, turn, _ = _open(raw)
     _load(image)
     try:
-        image = _grey_or_rgb(image)
-        target = "RGB" if channels == 3 else "L"
-        image = image if image.mode == target else image.convert(target)
+        image = converted(image, channels)
         return image if turn is None else image.transpose(turn)
     except Exception as error:  # a mode that Pillow reads and can't convert
         raise UserError(f"it can't be converted from {image.mode}: {error}") from error
+
+
+def converted(image: "Image.Image", channels: int) -> "Image.Image":
+    """A loaded image of any mode as RGB (3 channels) or L (1)."""
+    image, target = _grey_or_rgb(image), "RGB" if channels == 3 else "L"
+    return image if image.mode == target else image.convert(target)
 
 
 def pixels(

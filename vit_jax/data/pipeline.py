@@ -18,8 +18,7 @@ from jax.sharding import NamedSharding
 
 from vit_jax.data.crops import Crops, central, random_resized
 from vit_jax.data.dataset import Examples
-from vit_jax.data.encoded import EncodedImages
-from vit_jax.data.images import cut
+from vit_jax.data.encoded import EncodedImages, cut
 from vit_jax.data.streaming import decoded
 from vit_jax.system.hashing import fmix32
 from vit_jax.system.sharding import put

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data.crops import Crops, central
-from vit_jax.data.decode import GROUP, decoder
+from vit_jax.data.decode import decoder
 from vit_jax.data.encoded import EncodedImages
 from vit_jax.errors import UserError
 from vit_jax.system.tensorflow import import_tensorflow
+
+_GROUP = 16  # images decoded in one call
 
 # Batch number -> which images (B,) int64, and what to cut out of each.
 Request = Callable[[int], tuple[np.ndarray, Crops]]
@@ -48,13 +50,13 @@ def decoded(images: EncodedImages, request: Request, start: int, stop: int | Non
     request = functools.lru_cache(maxsize=64)(request)  # each of a batch's groups asks
     size = len(request(start)[0])
     # Groups of one size; the last of a batch is filled up with its last image.
-    groups = -(-size // GROUP)
+    groups = -(-size // _GROUP)
     failures: list[Exception] = []
 
     def fetch(number: np.ndarray) -> tuple[Any, ...]:
         i, group = divmod(int(number), groups)
         index, (windows, boxes) = request(i)
-        chosen = np.minimum(np.arange(group * GROUP, (group + 1) * GROUP), size - 1)
+        chosen = np.minimum(np.arange(group * _GROUP, (group + 1) * _GROUP), size - 1)
         try:
             raw = images.read(index[chosen])
         except Exception as error:
@@ -65,7 +67,7 @@ def decoded(images: EncodedImages, request: Request, start: int, stop: int | Non
     def element(number: Any) -> Any:
         types = (tf.string, tf.bool, tf.int32, tf.float32)
         found = tf.numpy_function(fetch, [number], types, stateful=False)
-        return [tf.ensure_shape(x, (GROUP, *rest)) for x, rest in zip(found, ((), (), (4,), (4,)), strict=True)]
+        return [tf.ensure_shape(x, (_GROUP, *rest)) for x, rest in zip(found, ((), (), (4,), (4,)), strict=True)]
 
     numbers = tf.data.Dataset.range(start * groups, tf.int64.max if stop is None else stop * groups)
     encoded = numbers.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

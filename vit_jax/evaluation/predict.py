@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vit_jax.data.encoded import seen
-from vit_jax.data.images import SUFFIXES, converted, upright
+from vit_jax.data.images import SUFFIXES, converted, passed_over, upright
 from vit_jax.data.view import View
 from vit_jax.errors import UserError
 from vit_jax.evaluation.evaluate import Evaluator, probabilities
@@ -122,7 +122,7 @@ def predict(
     with contextlib.nullcontext() if format == "table" else _said_on_stderr():
         files, left_out = find_images(images)
         if left_out:
-            say(f"Left out: {left_out}. Only PNG and JPEG are read; convert the others first.")
+            say(f"Left out: {left_out}. Only PNG, JPEG, WebP, BMP, GIF and TIFF are read; convert the others first.")
         with doing("Loading"):
             predictor = Predictor(workdir, checkpoint, min(len(files), _BATCH))
         rows = _rows(predictor, files, top_k, broken, check)
@@ -140,7 +140,7 @@ def predict(
 
 
 def find_images(paths: Sequence[str]) -> tuple[list[Path], str]:
-    """The files named and, in the order of their names, every PNG and JPEG in the folders, but none that is hidden.
+    """The files named and, in the order of their names, every image in the folders, but none that is hidden.
 
     Also how many pictures of other formats are in the folders, as `passed_over` says it. Raises UserError for a path
     that doesn't exist and a folder without images.
@@ -163,7 +163,7 @@ def _found(paths: Sequence[str]) -> tuple[list[Path], str]:
             found = [file for file in there if file.suffix.lower() in SUFFIXES]
             if not found:
                 instead = f"; found {passed_over(there)}: convert them first" if passed_over(there) else ""
-                raise UserError(f"--images {_name(path)}: no *.png, *.jpg or *.jpeg in this folder{instead}")
+                raise UserError(f"--images {_name(path)}: no *.png, *.jpg or other image in this folder{instead}")
             files += found
             others += there
         elif path.is_file():

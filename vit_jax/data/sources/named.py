@@ -118,7 +118,7 @@ def _source(data: DataConfig, store: Path) -> Source | None:
 def _kept(
     store: Path, name: str, identity: dict[str, Any] | None, reader: Callable[[], DataSet] | None
 ) -> DataSet | None:
-    """The cached arrays, or those that `reader` gives, which are cached then. Without an identity the newest, if any."""
+    """The cached arrays, or those of `reader`, which are cached then. Without an identity the newest, if any."""
     path = cache.folder(store, name, identity) if identity is not None else cache.newest(store, name)
     try:
         dataset = cache.read(path) if path else None
@@ -154,10 +154,10 @@ def _digest(source: Source, splits: dict[str, Split], index: dict[str, Index]) -
 def _decoded(dataset: DataSet, store: Path) -> DataSet:
     """The same with arrays, which may be larger than memory: they lie in a file without a name."""
     splits = {}
+    store.mkdir(parents=True, exist_ok=True)
     for split, (images, labels) in dataset.splits.items():
-        store.mkdir(parents=True, exist_ok=True)
-        file = tempfile.TemporaryFile(dir=store)
-        array = np.memmap(file, np.uint8, "w+", shape=images.shape)
+        with tempfile.TemporaryFile(dir=store) as file:
+            array = np.memmap(file, np.uint8, "w+", shape=images.shape)
         start = 0
         for batch in batches(images, _BATCH):
             array[start : start + len(batch)] = batch
