@@ -3,7 +3,7 @@
 vit-jax --config=finetune_folder --config.init_from=B_16.npz --config.data.dir=pictures --workdir=runs/tuned
 
 Expected: depends on the pictures and the weights; not run here on published ones
-Budget: 20 epochs; a ViT-S/16 takes some 0.1 s an image and epoch on 2 CPU cores, so an accelerator for more than hundreds
+Budget: 20 epochs: an accelerator, or for a small model and some hundred pictures a CPU
 
 The folder has one folder of images for each class, alone or under train/, val/ and test/. Images are made as large as
 the weights are for and normalised as for those. SGD as in Steiner et al. 2022, "How to train your ViT?", section 3,

@@ -41,9 +41,8 @@ def predictor(run):
 
 @pytest.fixture(scope="module")
 def examples():
-    return (
-        sources.load(Config(data=DataConfig(name="fake"), model=ModelConfig(image_size=16))).splits["test"].images
-    )  # (128, 16, 16, 3)
+    config = Config(data=DataConfig(name="fake"), model=ModelConfig(image_size=16))
+    return sources.load(config).splits["test"].images  # (128, 16, 16, 3)
 
 
 @pytest.fixture

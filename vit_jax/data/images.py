@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # Of pictures that aren't read: a reader for each would be one more that hostile files may attack.
-_OTHER_SUFFIXES = tuple(".heic .heif .avif .jxl .jp2 .ppm .pgm .pbm .tga .psd .svg .dng .cr2 .nef .arw".split())
+_OTHER_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".ppm", ".tga", ".psd", ".svg", ".dng", ".cr2", ".nef")
 # Whatever a file is called, no other decoder of Pillow's forty sees it. JPEG's reads MPO, too: what some phones write
 # as .jpg, a JPEG with a second picture behind it.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")

@@ -73,10 +73,12 @@ def load(config: Config, *, must_find_dir: bool = True, download: bool = True) -
         dataset = _kept(store, data.name, None, None)
         if dataset is not None:
             return dataset
-        if not download:
+        if not (download and _is_tfds(data.name)):
             raise _absent(data)
-        source = tfds.downloaded(data, store)
-    if source.size is not None and data.image_size is None and not crops:
+        tfds.fetch(data.name, data.dir)
+        source = _source(data, store)
+        assert source is not None
+    if source.size is not None and data.image_size is None:
         view = dataclasses.replace(view, size=source.size, crop_pct=1.0)
     if decodes_as_needed(data, source, view, crops):
         return _encoded(data.name, source, view, store)
@@ -93,17 +95,21 @@ def decodes_as_needed(data: DataConfig, source: Source, view: View, crops: bool)
     if data.pipeline != "auto":
         return data.pipeline == "decoded"
     nbytes = sum(source.counts.values()) * view.size[0] * view.size[1] * view.channels
-    return crops or nbytes > max(_KEPT_AS_ARRAYS, 2 * source.nbytes)
+    return (crops and source.size is None) or nbytes > max(_KEPT_AS_ARRAYS, 2 * source.nbytes)
 
 
 def _absent(data: DataConfig) -> UserError:
     return UserError(f"{data.name} isn't here (config.data.dir={data.dir!r}); bring it to where it was")
 
 
+def _is_tfds(name: str) -> bool:
+    return name in tfds.TITLES or name.startswith("tfds:")
+
+
 def _source(data: DataConfig, store: Path) -> Source | None:
     """What is known of a set of encoded images; None where it isn't there."""
-    if data.name in tfds.TITLES or data.name.startswith("tfds:"):
-        return tfds.source_of(data, store)
+    if _is_tfds(data.name):
+        return tfds.source_of(data.name, data.dir, store)
     if data.dir is None:
         form = "a folder with a folder of images for each class" if data.name == "image_folder" else "*.parquet"
         raise UserError(f"config.data.name={data.name} needs config.data.dir, with {form} in it")
