@@ -24,6 +24,7 @@ from vit_jax.models.checks import positive
 from vit_jax.runs import metrics, report, trained
 from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.folder import RunFolder
+from vit_jax.runs.scores import by_name, scores_of
 from vit_jax.schema import flat, type_of, with_overrides
 from vit_jax.steps import state as states
 from vit_jax.steps.clock import Clock
@@ -169,6 +170,7 @@ def test(
         flips = {f"{key}_flips": score(both, examples.labels)[key] for key in ("loss", "top1", "top5")}
     data = run.read("data.json")
     matrix = confusion(logits, examples.labels)
+    classes = scores_of(matrix)
     latest = checkpoints.resolve("latest")
     meta = checkpoints.check(latest)
     clock, num_train = meta["clock"], meta["num_train"]
@@ -178,7 +180,10 @@ def test(
         **score(logits, examples.labels),
         **flips,
         "calibration_error": calibration_error(logits, examples.labels),
-        "per_class": report.per_class(matrix, data["classes"]),
+        "balanced_accuracy": classes.balanced_accuracy,
+        "macro_f1": classes.macro_f1,
+        "per_class": by_name(classes.recall, data["classes"]),
+        "per_class_f1": by_name(classes.f1, data["classes"]),
         "params": states.count(abstract),
         "flops_per_image": flop_count.forward(module.cfg),
         "train_flops_per_image": flop_count.training(module.cfg),

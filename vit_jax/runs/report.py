@@ -80,12 +80,6 @@ def speed(
     )
 
 
-def per_class(matrix: np.ndarray, classes: list[str]) -> dict[str, float | None]:
-    """Accuracy of each class from the confusion matrix (C, C); None for a class without images."""
-    totals = matrix.sum(axis=1)
-    return {name: float(matrix[i, i] / totals[i]) if totals[i] else None for i, name in enumerate(classes)}
-
-
 def write_results(folder: Path, results: dict[str, Any], matrix: np.ndarray, classes: list[str]) -> None:
     """Writes the confusion matrix (C, C), and results.json last of all: a workdir that has it is complete.
 

@@ -186,6 +186,8 @@ def _check_train(config: Config, device_count: int) -> None:
         raise UserError("config.train.deterministic=True and cuDNN's attention exclude each other; use xla")
     if not 0 <= train.label_smoothing < 1:
         raise UserError(f"config.train.label_smoothing must be at least 0 and below 1; found {train.label_smoothing}")
+    one_of("config.train.class_weights", train.class_weights, ("none", "balanced"))
+    _check_patience(config)
     one_of("config.eval.select", config.eval.select, ("last", "best"))
     positive("config.checkpoint.keep_latest", config.checkpoint.keep_latest)
     if config.checkpoint.keep_best < 0:
@@ -200,6 +202,24 @@ def _check_train(config: Config, device_count: int) -> None:
     if config.eval.params == "ema" and train.ema is None:
         raise UserError('config.eval.params="ema" needs config.train.ema, a decay like 0.999')
     _check_lengths(config)
+
+
+def _check_patience(config: Config) -> None:
+    """It counts validations: there have to be some."""
+    patience = config.train.patience
+    if patience is None:
+        return
+    positive("config.train.patience", patience)
+    for key, value, wrong in (
+        ("config.data.validation", config.data.validation, config.data.validation == ""),
+        ("config.eval.every", config.eval.every, not durations.parse(config.eval.every, "config.eval.every")[0]),
+        ("config.train.overfit_one_batch", True, config.train.overfit_one_batch),
+    ):
+        if wrong:
+            raise UserError(
+                f"config.train.patience={patience} counts the validations of a run, and with {key}={value!r} there "
+                "are none before its end; change one of the two"
+            )
 
 
 def _check_lengths(config: Config) -> None:
