@@ -179,7 +179,7 @@ def input_filters(model: Trained) -> Html:
 
 
 def _tiled(kernels: np.ndarray, columns: int, caption: str) -> Html:
-    """Filters (n, P, P, 3) side by side."""
+    """Filters (n, P, P, C) side by side."""
     drawn = pictures.tiles(filters.filter_pictures(kernels), columns, max(40 // kernels.shape[1], 1), gap=4)
     return element("figure", picture(drawn, caption.split(",")[0], "tiles"), element("figcaption", caption))
 
@@ -209,9 +209,9 @@ def _short(probability: float) -> str:
 
 
 def _thumbnail(image: np.ndarray) -> np.ndarray:
-    """An image (H, W, 3) uint8, smaller where it is large: a page holds many."""
+    """An image (H, W, C) uint8 as (h, w, 3), smaller where it is large: a page holds many."""
     from PIL import Image
 
-    small = Image.fromarray(np.asarray(image))
+    small = Image.fromarray(pictures.rgb(np.asarray(image)))
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     return np.asarray(small)

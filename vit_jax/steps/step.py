@@ -1,4 +1,4 @@
-"""The compiled steps: pure functions of state and data. B batch, A micro-batches, S image size."""
+"""The compiled steps: pure functions of state and data. B batch, A micro-batches, H/W pixels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +13,7 @@ from vit_jax.data.augment import augment, preprocess
 from vit_jax.data.pipeline import Batch
 from vit_jax.data.targets import Targets
 from vit_jax.models import VisionTransformer
+from vit_jax.models.stems import image_shape
 from vit_jax.steps import state as states
 from vit_jax.steps.losses import mixed_cross_entropy, rank_of_label
 from vit_jax.steps.optim import rates
@@ -58,10 +59,10 @@ def train_step(
             batch["label"],
             batch["parity"],
             config.augment,
-            module.input_size or module.cfg.image_size,
+            image_shape(module.seen)[:2],
             ramp(config.augment.ramp, place, total),
             1.0 - place / total,
-        )  # (B, S, S, 3)
+        )  # (B, H, W, C)
     frozen = jax.tree.map(lambda share: share == 0, rates(config.optim, state.params))
     drop_path_share = ramp(module.cfg.drop_path_ramp, place, total)
 
@@ -145,12 +146,12 @@ def _gradients(
 
 
 def features_step(params: Any, images: jax.Array, *, module: VisionTransformer, config: Config) -> jax.Array:
-    """uint8 (B, H, W, 3) -> what the classifier is given, (B, D) float32."""
-    x = preprocess(images, config.augment, module.cfg.image_size)  # (B, S, S, 3)
+    """uint8 (B, H, W, channels) -> what the classifier is given, (B, D) float32."""
+    x = preprocess(images, config.augment, image_shape(module.cfg)[:2])  # (B, H, W, C) of the model
     return module.apply({"params": params}, x, train=False)[1]["pre_logits"].astype(jnp.float32)
 
 
 def eval_step(params: Any, images: jax.Array, *, module: VisionTransformer, config: Config) -> jax.Array:
-    """uint8 (B, H, W, 3) -> logits (B, C) float32."""
-    x = preprocess(images, config.augment, module.cfg.image_size)  # (B, S, S, 3)
+    """uint8 (B, H, W, channels) -> logits (B, C) float32."""
+    x = preprocess(images, config.augment, image_shape(module.cfg)[:2])  # (B, H, W, C) of the model
     return module.apply({"params": params}, x, train=False)[0]

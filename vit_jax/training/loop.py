@@ -15,7 +15,7 @@ from vit_jax.data.pipeline import DevicePipeline
 from vit_jax.errors import UserError
 from vit_jax.evaluation import evaluate
 from vit_jax.models.backend import Target, target_at_hand
-from vit_jax.models.stems import grid_shape
+from vit_jax.models.stems import grid_shape, image_shape
 from vit_jax.pretrained.start import check_start
 from vit_jax.runs import metrics, report, trained
 from vit_jax.runs.checkpoints import Checkpoints, NotFinite
@@ -283,7 +283,7 @@ def _without_totals(job: Job, state: TrainState) -> TrainState:
 def _finish(job: Job, checkpoints: Checkpoints, clock: Clock, check: Callable[[], None]) -> dict[str, Any] | None:
     """Pictures, and the test of the selected checkpoint: what results.json says."""
     if job.run.writes:
-        size, grid = job.module.cfg.image_size, grid_shape(job.module.cfg)[0]
+        size, grid = image_shape(job.module.cfg)[:2], grid_shape(job.module.cfg)
         with doing("Drawing"):
             report.write_pictures(job.run.path, job.parts.train.images[0], size, grid)
     if job.parts.test is None:

@@ -79,14 +79,14 @@ def split(config: Config, dataset: DataSet) -> Parts:
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of pixels in [0, 1], from counts of each byte value: exact.
 
-    images (N, H, W, 3) uint8.
+    images (N, H, W, C) uint8.
     """
-    counts = np.zeros((3, 256), np.int64)
+    counts = np.zeros((images.shape[3], 256), np.int64)
     for start in range(0, len(images), 1000):  # the images may be many times larger than memory
         part = images[start : start + 1000]
-        counts += np.stack([np.bincount(part[..., c].ravel(), minlength=256) for c in range(3)])
+        counts += np.stack([np.bincount(part[..., c].ravel(), minlength=256) for c in range(len(counts))])
     share, values = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
-    mean = share @ values  # (3,)
+    mean = share @ values  # (C,)
     std = np.sqrt(np.maximum(share @ values**2 - mean**2, 1e-6))  # a constant channel stays finite
     return tuple(mean.tolist()), tuple(std.tolist())
 
