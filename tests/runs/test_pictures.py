@@ -27,7 +27,7 @@ def random_params(module):
 
 def test_the_four_lines_are_the_articles(tmp_path):
     image = np.random.RandomState(0).randint(256, size=(32, 32, 3)).astype(np.uint8)
-    assert pictures.patches(image, 72, 6, tmp_path / "patches.png") == [
+    assert pictures.patches(image, (72, 72), (12, 12), tmp_path / "patches.png") == [
         "Image size: 72 X 72",
         "Patch size: 6 X 6",
         "Patches per image: 144",

@@ -86,7 +86,7 @@ def test_metrics_are_those_of_the_batch_before_the_update():
     _, history = run(dataclasses.replace(CONFIG, augment=no_augmentation), steps=1)
     data = DevicePipeline.of(Examples(IMAGES, LABELS), 16, replicated(mesh_of(1)))
     batch = jax.jit(lambda data: data.batch_at(0, 0))(data)
-    x = jax.jit(lambda images: preprocess(images, CONFIG.augment, 8))(batch["image"])
+    x = jax.jit(lambda images: preprocess(images, CONFIG.augment, (8, 8)))(batch["image"])
 
     def loss(params):
         logits = module.apply({"params": params}, x, train=True)[0]

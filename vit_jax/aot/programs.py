@@ -96,8 +96,9 @@ def shapes_of_data(config: Config) -> DataSet | None:
     classes = {"cifar10": 10, "cifar100": 100}.get(config.data.name)
     if classes is None:
         return None
+    shape = 32, 32, config.model.channels
     splits = {
-        name: Examples(np.broadcast_to(np.uint8(0), (size, 32, 32, 3)), np.arange(size, dtype=np.int32) % classes)
+        name: Examples(np.broadcast_to(np.uint8(0), (size, *shape)), np.arange(size, dtype=np.int32) % classes)
         for name, size in sources.SIZES[config.data.name].items()
     }
     return DataSet(config.data.name, tuple(map(str, range(classes))), splits)

@@ -48,7 +48,7 @@ def traced_evaluation(
     image_shape: tuple[int, ...],
     step: Callable[..., jax.Array] = eval_step,
 ) -> Any:
-    """`step`, traced: (params, images (B, H, W, 3) uint8) -> (B, ...). The parameters may be shapes."""
+    """`step`, traced: (params, images (B, H, W, C) uint8) -> (B, ...). The parameters may be shapes."""
     images = jax.ShapeDtypeStruct((batch_on(mesh, config), *image_shape), np.uint8, sharding=batch_sharding(mesh))
     compiled = jax.jit(partial(step, module=module, config=config), out_shardings=replicated(mesh))
     return compiled.trace(shapes_of(params, replicated(mesh)), images)
@@ -66,7 +66,7 @@ class Evaluator:
         image_shape: tuple[int, ...],
         step: Callable[..., jax.Array] = eval_step,
     ):
-        """Compiles; `params` may be shapes, `image_shape` is (H, W, 3) as stored.
+        """Compiles; `params` may be shapes, `image_shape` is (H, W, C) as stored.
 
         Another `step`, like `features_step`, gives other rows (N, D) in the place of logits.
         """
@@ -81,7 +81,7 @@ class Evaluator:
         check: Callable[[], None] = lambda: None,
         mirrored: bool = False,
     ) -> np.ndarray:
-        """uint8 (N, H, W, 3) -> float32 (N, C), of the images or their mirror images.
+        """uint8 (N, H, W, channels) -> float32 (N, C), of the images or their mirror images.
 
         `check` is called before each batch and may raise.
         """

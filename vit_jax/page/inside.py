@@ -130,8 +130,8 @@ def shown(run: Run, dataset: DataSet) -> Html:
         alt = f"image {i} of the first batch, as the model saw it: {told}"
         figures.append(element("figure", picture(_enlarged(image), alt), element("figcaption", told)))
     lead = (
-        f"The first {len(figures)} of the {len(images):,} images of the first step as they came to the model: augmented "
-        "as config.augment says, here without the normalisation, and of a mixed image the share of each label. What "
+        f"The first {len(figures)} of the {len(images):,} images of the first step as they came to the model: "
+        "augmented as config.augment says, here without the normalisation, and of a mixed image the share of each label. What "
         "grows over the run (config.augment.ramp) is at its least here."
     )
     return join([paragraph(lead, kind="note"), element("div", *figures, class_="pictures")])
@@ -217,7 +217,7 @@ def input_filters(model: Trained) -> Html:
 
 
 def _tiled(kernels: np.ndarray, columns: int, caption: str) -> Html:
-    """Filters (n, P, P, 3) side by side."""
+    """Filters (n, P, P, C) side by side."""
     drawn = pictures.tiles(filters.filter_pictures(kernels), columns, max(40 // kernels.shape[1], 1), gap=4)
     return element("figure", picture(drawn, caption.split(",")[0], "tiles"), element("figcaption", caption))
 
@@ -247,10 +247,10 @@ def _short(probability: float) -> str:
 
 
 def _thumbnail(image: np.ndarray) -> np.ndarray:
-    """An image (H, W, 3) uint8, smaller where it is large: a page holds many."""
+    """An image (H, W, C) uint8 as (h, w, 3), smaller where it is large: a page holds many."""
     from PIL import Image
 
-    small = Image.fromarray(np.asarray(image))
+    small = Image.fromarray(pictures.rgb(np.asarray(image)))
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     return np.asarray(small)
 

@@ -1,4 +1,4 @@
-"""The compiled steps: pure functions of state and data. B batch, A micro-batches, S image size."""
+"""The compiled steps: pure functions of state and data. B batch, A micro-batches, H/W pixels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +13,7 @@ from vit_jax.data.augment import augment, preprocess
 from vit_jax.data.pipeline import Batch
 from vit_jax.data.targets import Targets
 from vit_jax.models import VisionTransformer
+from vit_jax.models.stems import image_shape
 from vit_jax.steps import state as states
 from vit_jax.steps.losses import mixed_cross_entropy, rank_of_label
 from vit_jax.steps.optim import rates
@@ -59,8 +60,8 @@ def train_step(
         number = jnp.zeros_like(state.step) if overfit else state.step
         batch = jax.lax.with_sharding_constraint(fetch(data, state.seed, number), batch_sharding(mesh))
     with jax.named_scope("augment"):
-        size = module.input_size or module.cfg.image_size
-        images, targets = shown(augment_key, batch, config, size, place, total)  # (B, S, S, 3)
+        size = image_shape(module.seen)[:2]
+        images, targets = shown(augment_key, batch, config, size, place, total)  # (B, H, W, C)
     frozen = jax.tree.map(lambda share: share == 0, rates(config.optim, state.params))
     drop_path_share = ramp(module.cfg.drop_path_ramp, place, total)
 
@@ -111,9 +112,9 @@ def keys_at(seed: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def shown(
-    key: jax.Array, batch: Batch, config: Config, image_size: int, place: jax.Array, total: int
+    key: jax.Array, batch: Batch, config: Config, size: tuple[int, int], place: jax.Array, total: int
 ) -> tuple[jax.Array, Targets]:
-    """What the model is shown of a batch at a place of the run: float32 (B, S, S, 3), normalised, and its targets."""
+    """What the model is shown of a batch at a place of the run: float32 (B, *size, C), normalised, and its targets."""
     cfg = config.augment
     if config.train.overfit_one_batch:
         cfg = AugmentConfig(mean=cfg.mean, std=cfg.std)
@@ -123,7 +124,7 @@ def shown(
         batch["label"],
         batch["parity"],
         cfg,
-        image_size,
+        size,
         ramp(cfg.ramp, place, total),
         1.0 - place / total,
     )
@@ -170,12 +171,12 @@ def _gradients(
 
 
 def features_step(params: Any, images: jax.Array, *, module: VisionTransformer, config: Config) -> jax.Array:
-    """uint8 (B, H, W, 3) -> what the classifier is given, (B, D) float32."""
-    x = preprocess(images, config.augment, module.cfg.image_size)  # (B, S, S, 3)
+    """uint8 (B, H, W, channels) -> what the classifier is given, (B, D) float32."""
+    x = preprocess(images, config.augment, image_shape(module.cfg)[:2])  # (B, H, W, C) of the model
     return module.apply({"params": params}, x, train=False)[1]["pre_logits"].astype(jnp.float32)
 
 
 def eval_step(params: Any, images: jax.Array, *, module: VisionTransformer, config: Config) -> jax.Array:
-    """uint8 (B, H, W, 3) -> logits (B, C) float32."""
-    x = preprocess(images, config.augment, module.cfg.image_size)  # (B, S, S, 3)
+    """uint8 (B, H, W, channels) -> logits (B, C) float32."""
+    x = preprocess(images, config.augment, image_shape(module.cfg)[:2])  # (B, H, W, C) of the model
     return module.apply({"params": params}, x, train=False)[0]

@@ -22,11 +22,6 @@ def check_config(config: Config, target: Target) -> None:
     # Where the class count is left to the data, any will do here.
     classes = 10 if config.model.num_classes is None else config.model.num_classes
     module = create(dataclasses.replace(config.model, num_classes=classes), target)
-    if config.model.image_width not in (None, config.model.image_size):
-        raise UserError(
-            f"config.model.image_width={config.model.image_width}: training takes square images; unset it, and "
-            "config.model.image_size holds for both sides"
-        )
     _check_optim(config)
     optim.optimizer(config.optim, states.abstract_params(module))
     _check_train(config, target.devices)
@@ -91,11 +86,12 @@ def _check_data(config: Config) -> None:
 
 
 def _check_augment(config: Config) -> None:
-    augment = config.augment
+    augment, channels = config.augment, config.model.channels
     for key in ("mean", "std"):
-        if len(getattr(augment, key)) not in (0, 3):
+        if len(getattr(augment, key)) not in (0, channels):
+            needed = f"{channels} value{'s' if channels > 1 else ''}"
             raise UserError(
-                f"config.augment.{key} needs 3 values, one a channel, or none; found {getattr(augment, key)}"
+                f"config.augment.{key} needs {needed}, one a channel, or none; found {getattr(augment, key)}"
             )
     if any(value <= 0 for value in augment.std):
         raise UserError(f"config.augment.std must be above 0; found {augment.std}")
@@ -252,6 +248,10 @@ def _check_sizes(config: Config, target: Target) -> None:
     sizes, key = config.train.sizes, "config.train.sizes"
     if not sizes:
         return
+    if config.model.image_width is not None:
+        raise UserError(
+            f"{key} is of square images; found config.model.image_width={config.model.image_width}: unset one of them"
+        )
     starts = [start for start, _ in sizes]
     if starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= 1 or sizes[-1][1] != config.model.image_size:
         raise UserError(

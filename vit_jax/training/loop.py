@@ -15,7 +15,7 @@ from vit_jax.data.pipeline import DevicePipeline
 from vit_jax.errors import UserError
 from vit_jax.evaluation import evaluate
 from vit_jax.models.backend import target_at_hand
-from vit_jax.models.stems import grid_shape
+from vit_jax.models.stems import grid_shape, image_shape
 from vit_jax.pretrained.start import check_start
 from vit_jax.runs import report, trained
 from vit_jax.runs.checkpoints import Checkpoints, NotFinite
@@ -244,7 +244,7 @@ def _finish(
 ) -> dict[str, Any] | None:
     """Pictures, and the test of the selected checkpoint: what results.json says."""
     if job.run.writes:
-        size, grid = job.module.cfg.image_size, grid_shape(job.module.cfg)[0]
+        size, grid = image_shape(job.module.cfg)[:2], grid_shape(job.module.cfg)
         with doing("Drawing"):
             report.write_pictures(job.run.path, job.parts.train.images[0], size, grid)
     if job.config.train.overfit_one_batch:

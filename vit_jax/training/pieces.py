@@ -1,5 +1,6 @@
 """The pieces that training is made of, each built once from a resolved config."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from vit_jax.data.dataset import Parts
 from vit_jax.data.pipeline import DevicePipeline, RandomCrop, TfDataPipeline
 from vit_jax.models import VisionTransformer, create
 from vit_jax.models.backend import Target
-from vit_jax.models.stems import WHITENING, whitening_kernel
+from vit_jax.models.stems import WHITENING, image_shape, whitening_kernel
 from vit_jax.pretrained.start import params_of
 from vit_jax.steps import optim
 from vit_jax.steps import state as states
@@ -72,8 +73,8 @@ def _fixed(config: Config, parts: Parts) -> dict[str, Any]:
     """Parameters that are computed from the train images, by path: those of process 0 in all."""
     if not config.model.stem.whiten:
         return {}
-    size = config.model.image_size
-    images = parts.train.images[: max(_WHITENING_PIXELS // size**2, 1)]
+    size = image_shape(config.model)[:2]
+    images = parts.train.images[: max(_WHITENING_PIXELS // math.prod(size), 1)]
     kernel = whitening_kernel(np.asarray(preprocess(images, config.augment, size)), config.model.stem.whiten)
     if jax.process_count() > 1:  # eigenvectors differ in sign and rounding from machine to machine
         kernel = np.asarray(multihost_utils.broadcast_one_to_all(kernel))
