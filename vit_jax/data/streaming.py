@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from vit_jax.errors import UserError
 from vit_jax.system.tensorflow import import_tensorflow
 
 _GROUP = 16  # images decoded in one call
+_AHEAD = 2  # batches that lie ready
 
 # Batch number -> which images (B,) int64, and what to cut out of each.
 Request = Callable[[int], tuple[np.ndarray, Crops]]
@@ -70,9 +72,11 @@ def decoded(images: EncodedImages, request: Request, start: int, stop: int | Non
         return [tf.ensure_shape(x, (_GROUP, *rest)) for x, rest in zip(found, ((), (), (4,), (4,)), strict=True)]
 
     numbers = tf.data.Dataset.range(start * groups, tf.int64.max if stop is None else stop * groups)
-    encoded = numbers.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    pixels = encoded.map(decoder(images.view), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    found = iter(pixels.batch(groups).prefetch(tf.data.AUTOTUNE).as_numpy_iterator())
+    # Not tf.data's own choice, which fills half of the machine's memory with batches.
+    cores = os.cpu_count() or 1
+    encoded = numbers.map(element, num_parallel_calls=2 * cores, deterministic=True)
+    pixels = encoded.map(decoder(images.view), num_parallel_calls=cores, deterministic=True)
+    found = iter(pixels.batch(groups).prefetch(_AHEAD).as_numpy_iterator())
     for i in itertools.count(start):
         try:
             batch = next(found)  # (groups, G, H, W, C)
