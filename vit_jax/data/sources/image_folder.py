@@ -4,25 +4,21 @@ import hashlib
 import os
 import stat
 import unicodedata
-import warnings
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vit_jax.data.dataset import DataSet, Examples
 from vit_jax.data.sources.class_folders import EXPECTED, Form, flat, read_form
 from vit_jax.data.sources.names import listed, shown, shown_path
 from vit_jax.data.sources.source import Source, Split
 from vit_jax.data.sources.walk import Image, LeftOut, Walk
 from vit_jax.errors import UserError
-from vit_jax.system.progress import say
 
 if TYPE_CHECKING:
-    import PIL.Image
+    pass
 
 _MAX_BYTES = 2**30  # of a file: far more than the pixels that an image may have need
 
@@ -108,26 +104,23 @@ def source_of(folder: Folder) -> Source:
         identity={"version": 5, "classes": list(folder.classes), "counts": counts, "files": digest.hexdigest()},
         size=None,
         nbytes=sum(int(files.nbytes.sum()) for files in folder.splits.values()),
+        notes=tuple(report(folder)),
         open=lambda: {split: Split(Files(files.paths), files.labels) for split, files in folder.splits.items()},
     )
 
 
-def report(folder: Folder, sizes: np.ndarray | None = None) -> list[str]:
-    """What was found, a line each, with the images' sizes (N, 2), height and width in pixels, if they are known."""
+def report(folder: Folder) -> list[str]:
+    """What was found, a line each."""
     counts = np.bincount(folder.splits["train"].labels, minlength=len(folder.classes))  # (C,)
     order = np.argsort(counts, kind="stable")
     least, middle, most = (int(order[i]) for i in (0, len(order) // 2, -1))
     splits = ", ".join(f"{split} {len(files.paths):,}" for split, files in folder.splits.items())
-    lines = [
+    return [
         f"{shown_path(folder.root)}: {len(folder.classes):,} classes; images: {splits}.",
         f"Images of a class in train: smallest {counts[least]:,} ({folder.classes[least]}), median {counts[middle]:,}, "
         f"largest {counts[most]:,} ({folder.classes[most]}).",
+        *folder.notes,
     ]
-    if sizes is not None and len(sizes):
-        by_area = sizes[np.argsort(sizes.astype(np.int64).prod(axis=1), kind="stable")]
-        three = (f"{width} x {height}" for height, width in (by_area[0], by_area[len(by_area) // 2], by_area[-1]))
-        lines.append("Width x height in pixels: smallest {}, median {}, largest {}.".format(*three))
-    return lines + folder.notes
 
 
 def _content(path: str | Path) -> bytes:
@@ -216,79 +209,3 @@ def _shuffled(found: dict[str, list[Image]], classes: tuple[str, ...]) -> ImageF
         np.array([image.nbytes for image, _ in rows], np.int64),
         np.array([image.mtime_ns for image, _ in rows], np.int64),
     )
-
-
-# --- decoding
-
-
-SUFFIXES = (".png", ".jpg", ".jpeg")
-# Of pictures that aren't read: a reader for each would be one more that hostile files may attack.
-_OTHER_SUFFIXES = (".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".ppm")
-MAX_PIXELS = 50_000_000  # a phone's picture; decoded it has 150 MB
-_FORMATS = ("PNG", "JPEG")  # whatever a file is called, no other decoder of Pillow's forty sees it
-
-
-def folder_identity(root: Path, size: int) -> dict[str, Any]:
-    """Changes when a file is added, removed or rewritten, or the stored size in pixels is another."""
-    return source_of(scan(root, False)).identity | {"size": size}
-
-
-def read_folder(root: Path, size: int) -> DataSet:
-    """Decodes all images to size x size RGB. Raises UserError that names the images that can't be read."""
-    folder = scan(root, False)
-    for line in report(folder):
-        say(line)
-    splits, broken = {}, []
-    for split, files in folder.splits.items():
-        images = np.empty((len(files.paths), size, size, 3), np.uint8)
-        for i, path in enumerate(files.paths):
-            try:
-                images[i] = read_image(Path(path), size)
-            except Exception as error:  # Pillow raises many types for broken files, and one for decompression bombs
-                broken.append(f"{os.path.relpath(path, root)} ({error})")
-        splits[split] = Examples(images, files.labels)
-    if broken:
-        raise UserError(f"{len(broken)} images can't be read; mend or remove them: {'; '.join(sorted(broken)[:5])}")
-    return DataSet("image_folder", folder.classes, splits)
-
-
-def passed_over(files: Iterable[Path]) -> str:
-    """How many of the files are pictures of a format that isn't read, like "3 .webp, 1 .gif"; "" for none."""
-    suffixes = Counter(file.suffix.lower() for file in files)
-    return ", ".join(f"{suffixes[suffix]:,} {suffix}" for suffix in _OTHER_SUFFIXES if suffixes[suffix])
-
-
-def read_image(file: Path, size: int) -> np.ndarray:
-    """A PNG or JPEG of any mode as (size, size, 3) uint8: its central square, resized to `size` pixels a side.
-
-    Raises UserError for another format and for more than MAX_PIXELS, before it is decoded; for a broken file, whatever
-    Pillow raises.
-    """
-    from PIL import Image
-
-    too_many = f"more than the {MAX_PIXELS:,} pixels that an image may have"
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            image = Image.open(file, formats=_FORMATS)  # reads the header
-        except Image.UnidentifiedImageError as error:
-            raise UserError("neither PNG nor JPEG") from error
-        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:  # Pillow's own, higher caps
-            raise UserError(f"{too_many}: {error}") from error
-    with image:
-        if image.width * image.height > MAX_PIXELS:
-            raise UserError(f"{too_many}: {image.width} x {image.height} = {image.width * image.height:,}")
-        return square(image, size)
-
-
-def square(image: "PIL.Image.Image", size: int) -> np.ndarray:
-    """An image of any mode as (size, size, 3) uint8: its central square, resized to `size` pixels a side."""
-    from PIL import Image, ImageOps
-
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey: convert() would clip it at 255
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).clip(0, 255).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:  # Pillow would warn
-        image = image.convert("RGBA")
-    image = image.convert("RGB")
-    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))

@@ -87,7 +87,9 @@ def load(config: Config, *, must_find_dir: bool = True, download: bool = True) -
     identity |= {"channels": view.channels} if view.channels != 3 else {}
     dataset = _kept(store, data.name, identity, lambda: _decoded(_encoded(data.name, source, view, store), store))
     assert dataset is not None
-    return dataclasses.replace(dataset, notes=source.notes)
+    # Sizes and what is to be said of single images are of files alone: opening others may take TensorFlow.
+    notes = _encoded(data.name, source, view, store).notes if data.name == "image_folder" else source.notes
+    return dataclasses.replace(dataset, notes=notes)
 
 
 def decodes_as_needed(data: DataConfig, source: Source, view: View, crops: bool) -> bool:
@@ -117,7 +119,7 @@ def _source(data: DataConfig, store: Path) -> Source | None:
     if not root.exists():
         return None
     if data.name == "image_folder":
-        return image_folder.source_of(root, data.follow_links)
+        return image_folder.source_of(image_folder.scan(root, data.follow_links))
     return parquet.source_of(root, store)
 
 
@@ -145,7 +147,15 @@ def _encoded(name: str, source: Source, view: View, store: Path) -> DataSet:
         split: Examples(EncodedImages(found.records, index[split], view), found.labels)
         for split, found in splits.items()
     }
-    return DataSet(name, source.classes, sets, _digest(source, splits, index), (*source.notes, *notes))
+    notes = [*source.notes, *([] if source.size else [_sizes(index)]), *notes]
+    return DataSet(name, source.classes, sets, _digest(source, splits, index), tuple(notes))
+
+
+def _sizes(index: dict[str, Index]) -> str:
+    sizes = np.concatenate([of_split.sizes for of_split in index.values()])  # (N, 2)
+    by_area = sizes[np.argsort(sizes.astype(np.int64).prod(axis=1), kind="stable")]
+    three = (f"{width} x {height}" for height, width in (by_area[0], by_area[len(by_area) // 2], by_area[-1]))
+    return "Width x height in pixels: smallest {}, median {}, largest {}.".format(*three)
 
 
 def _digest(source: Source, splits: dict[str, Split], index: dict[str, Index]) -> str:

@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from vit_jax.data.images import SUFFIXES
 from vit_jax.data.sources.names import shown, shown_path
 from vit_jax.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _SUFFIXES = frozenset(SUFFIXES)
 # What systems, and programs that look at pictures, put beside them; names with a leading dot are left out anyway.
 _SYSTEM_FOLDERS = frozenset(
