@@ -46,10 +46,10 @@ def read_form(walk: Walk, root: str) -> Form:
     if not found:
         return _classes_alone(walk, top)
     if "train" not in found:
-        names = [names[0] for names in found.values()]
+        others = [names[0] for names in found.values()]
         raise UserError(
-            f"config.data.dir={shown_path(root)!r}: expected {EXPECTED}; found no train/ beside {listed(names)}. "
-            f"{_if_a_class(names)}"
+            f"config.data.dir={shown_path(root)!r}: expected {EXPECTED}; found no train/ beside {listed(others)}. "
+            f"{_if_a_class(others)}"
         )
     splits = {split: walk.level(os.path.join(level.path, names[0])) for split, names in found.items()}
     form = Form(level.path, splits, has_train=True)
@@ -57,8 +57,7 @@ def read_form(walk: Walk, root: str) -> Form:
         form.notes.append(f"Read from {shown_path(level.path)}, the only folder in {shown_path(root)}.")
     beside = [name for name in level.folders if not _split_of(name)]
     if beside:
-        names = listed(f"{name}/" for name in beside)
-        form.notes.append(f"Not read: {names} beside {form.named('train')}.")
+        form.notes.append(f"Not read: {listed(f'{name}/' for name in beside)} beside {form.named('train')}.")
     _beside_classes(form, {shown_path(level.path): level.images} if level.images else {})
     for part in {id(part): part for part in (top, level, *splits.values())}.values():
         form.left_out.add(part.left_out)

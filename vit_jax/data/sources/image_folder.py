@@ -69,11 +69,11 @@ def scan(root: Path, follow_links: bool) -> Folder:
     Raises UserError for a folder of another form, or with empty images, or that can't be read.
     """
     try:
-        is_folder, found = stat.S_ISDIR(os.stat(root).st_mode), "this is no folder: unpack it, if it is an archive"
+        is_folder, there = stat.S_ISDIR(os.stat(root).st_mode), "this is no folder: unpack it, if it is an archive"
     except OSError as error:
-        is_folder, found = False, str(error.strerror)
+        is_folder, there = False, str(error.strerror)
     if not is_folder:
-        raise UserError(f"config.data.dir={shown_path(root)!r}: expected a folder with {EXPECTED}; found: {found}")
+        raise UserError(f"config.data.dir={shown_path(root)!r}: expected a folder with {EXPECTED}; found: {there}")
     walk = Walk(str(root), follow_links)
     form = read_form(walk, str(root))
     notes, left_out = form.notes, form.left_out
