@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass, field
 
-from vit_jax.data.sources.names import listed, shown_path
+from vit_jax.data.sources.names import counted, listed, shown_path
 from vit_jax.data.sources.walk import LeftOut, Level, Walk
 from vit_jax.errors import UserError
 
@@ -68,17 +68,17 @@ def flat(form: Form, split: str) -> UserError:
     """What is wrong with a split folder that has images, but no class folders with images."""
     where, count = form.named(split), form.splits[split].images
     text = (
-        f"{where or shown_path(form.base)} has {count:,} images that aren't in class folders: expected "
+        f"{where or shown_path(form.base)} has {counted(count)} outside of class folders: expected "
         f"{where}<class>/*.png or *.jpg; sort them into a folder for each class"
     )
-    if form.has_train and split != "train":
-        text += ", with the names of train's"
+    if split != "train":
+        return UserError(f"{text}, with the names of train's")
     return UserError(f"{text}. {_if_a_class([os.path.basename(form.splits[split].path)])}" if where else text)
 
 
 def _if_a_class(names: list[str]) -> str:
-    which = "it is a class" if len(names) == 1 else "they are classes"
-    return f"If {which}, put all class folders into a new folder train/"
+    which = "is a class" if len(names) == 1 else "are classes"
+    return f"If {listed(names)} {which}, put all class folders into a new folder train/"
 
 
 def _split_of(name: str) -> str | None:

@@ -39,3 +39,7 @@ def listed(names: Sequence[str] | Iterable[str], most: int = 10) -> str:
     """The names, as "a, b, c, ...": at most so many names of files and folders."""
     names = list(names)
     return ", ".join([*map(shown_path, names[:most]), *["..."] * (len(names) > most)])
+
+
+def counted(images: int) -> str:
+    return f"{images:,} {'image' if images == 1 else 'images'}"
