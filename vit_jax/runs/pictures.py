@@ -83,9 +83,8 @@ def confusion(matrix: np.ndarray, classes: list[str], path: Path, fonts: Sequenc
     names = [name if len(name) <= _NAME else f"{name[: _NAME - 3]}..." for name in classes]
     lines, font = [], font_for(names, fonts)
     if font is None:
-        others = [name for name in names if not name.isascii()]
-        whose = ", ".join(others[:3]) + ", ..." * (len(others) > 3)
-        lines = [f"No installed font has the letters of {whose}: {path.name} has the classes' numbers, from 0."]
+        order = f"{path.name} has their numbers, from 0, in the order of confusion.csv"
+        lines = [f"No installed font has the letters of all classes: {order}."]
         names = [str(label) for label in range(len(classes))]
     size = 3 + 0.6 * len(classes)
     figure = _figure(size, size)
