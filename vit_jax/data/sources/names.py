@@ -19,7 +19,7 @@ def shown(name: str | os.PathLike[str]) -> str:
     text = os.fspath(name)
     if text.isascii() and text.isprintable():
         return text
-    text = os.fsencode(text).decode(errors="backslashreplace")
+    text = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return "".join(_shown(c) for c in unicodedata.normalize("NFC", text))
 
 
