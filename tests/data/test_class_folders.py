@@ -60,13 +60,13 @@ def test_a_wrapper_folder_is_entered(tmp_path):
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["train/1.png", "train/2.png"], ["train/ has 2 images that aren't in class folders", "train/<class>/*.png"]),
+        (["train/1.png", "train/2.png"], ["train/ has 2 images outside of class folders", "train/<class>/*.png"]),
         ([*TWO, "val/1.png", "val/2.png"], ["val/ has 2 images", "expected val/<class>", "the names of train's"]),
         (
             ["train/1.png", "bus/1.png", "car/1.png"],
-            ["If it is a class, put all class folders into a new folder train"],
+            ["If train is a class, put all class folders into a new folder train"],
         ),
-        (["1.png", "2.png"], ["has 2 images that aren't in class folders", "expected <class>/*.png"]),
+        (["1.png", "2.png"], ["has 2 images outside of class folders", "expected <class>/*.png"]),
         (["test/cat/1.png", "val/cat/1.png"], ["expected train/<class>", "no train/ beside val, test"]),
         (["notes.txt", "holiday.txt"], ["expected train/<class>", "found holiday.txt, notes.txt"]),
         ([], ["expected train/<class>", "found nothing"]),
@@ -184,6 +184,10 @@ def test_a_folder_of_links_alone_says_what_takes_them(tmp_path):
     (tmp_path / "pets").mkdir()
     (tmp_path / "pets/train").symlink_to(outside / "train")
     assert "follow_links=True" in refused(tmp_path / "pets")
+    make(tmp_path / "pets2", "train/cat/1.png")
+    (tmp_path / "pets2/train/dog").symlink_to(outside / "train/dog")
+    message = refused(tmp_path / "pets2")
+    assert "train/cat: one class" in message and "follow_links=True" in message
     assert scan(tmp_path / "pets", True).classes == ("cat", "dog")
     (tmp_path / "link").symlink_to(outside)  # the root itself may be one
     assert scan(tmp_path / "link", False).classes == ("cat", "dog") and not scan(tmp_path / "link", False).notes

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,6 +13,7 @@ from vit_jax.config import AugmentConfig, ModelConfig, StemConfig
 from vit_jax.evaluation import attention_maps, filters
 from vit_jax.models.stems import whitening_kernel
 from vit_jax.runs import pictures
+from vit_jax.runs.fonts import font_for
 from vit_jax.steps import state as states
 
 MODEL = ModelConfig(
@@ -49,6 +51,42 @@ def test_confusion_shows_every_class(tmp_path):
     matrix = np.array([[8, 2, 0], [0, 10, 0], [1, 0, 0]])
     pictures.confusion(matrix, ["cat", "dog", "frog"], tmp_path / "confusion.png")
     assert np.asarray(Image.open(tmp_path / "confusion.png").convert("RGB")).std() > 20
+
+
+FONTS = f"{matplotlib.get_data_path()}/fonts/ttf"
+DEJAVU = f"{FONTS}/DejaVuSans.ttf"
+
+
+def test_the_first_font_that_has_all_letters_is_taken():
+    latin = f"{FONTS}/cmr10.ttf"
+    assert font_for(["cat", "a b"], [latin, DEJAVU]) == latin
+    assert font_for(["cat", "кот", "ψ\u200d\ufe0f"], ["/nowhere.ttf", latin, DEJAVU]) == DEJAVU
+    assert font_for(["кот"], [latin]) is None and font_for(["кот", "\U0010fffd"]) is None  # no last resort's boxes
+    assert font_for(["кот", "dog"]) == DEJAVU
+
+
+def drawn(path):
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_classes_that_no_font_has_are_numbers(tmp_path, caplog):
+    matrix = np.array([[8, 2], [0, 10]])
+    (line,) = pictures.confusion(matrix, ["cat", "고양이"], tmp_path / "confusion.png", [DEJAVU])
+    assert line.startswith("No installed font has the letters of all classes: confusion.png has their numbers")
+    assert not pictures.confusion(matrix, ["0", "1"], tmp_path / "numbers.png", [DEJAVU])
+    np.testing.assert_array_equal(drawn(tmp_path / "confusion.png"), drawn(tmp_path / "numbers.png"))
+    assert not caplog.records
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", [r"$\nothing{$", "$5", "a_b^c$d$", "кошка", "قطة", "x" * 255, "100%", "a\\nb"])
+def test_classes_of_any_name_are_drawn_as_they_are(tmp_path, name, caplog):
+    assert not pictures.confusion(np.eye(2, dtype=int), ["cat", name], tmp_path / "confusion.png", [DEJAVU])
+    assert not caplog.records
+    pictures.confusion(np.eye(2, dtype=int), ["cat", ""], tmp_path / "bare.png", [DEJAVU])
+    assert drawn(tmp_path / "confusion.png").shape == drawn(tmp_path / "bare.png").shape
+    assert (drawn(tmp_path / "confusion.png") != drawn(tmp_path / "bare.png")).sum() > 300
 
 
 # --- attention
@@ -165,8 +203,6 @@ def test_tiles_lie_row_by_row():
 
 
 def test_drawing_leaves_the_callers_backend_alone(tmp_path):
-    import matplotlib
-
     before = matplotlib.get_backend(auto_select=False)
     pictures.confusion(np.eye(3, dtype=int), ["a", "b", "c"], tmp_path / "c.png")
     assert (tmp_path / "c.png").stat().st_size > 1000

@@ -1,10 +1,14 @@
 """Pictures of a run. Matplotlib is imported only here, and only when something is drawn."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vit_jax.runs.fonts import font_for
+
+_NAME = 30  # characters of a class' name that are drawn; of a longer one the beginning
 # From black over violet and orange to a light yellow, evenly in lightness: some colours of matplotlib's "inferno".
 _RAMP = np.array([[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]], float)
 
@@ -76,8 +80,20 @@ def patches(image: np.ndarray, size: tuple[int, int], grid: tuple[int, int], pat
     return lines
 
 
-def confusion(matrix: np.ndarray, classes: list[str], path: Path) -> None:
-    """The confusion matrix (C, C), rows true, columns predicted: shares of each row in colour, counts as text."""
+def confusion(matrix: np.ndarray, classes: list[str], path: Path, fonts: Sequence[str] | None = None) -> list[str]:
+    """The confusion matrix (C, C), rows true, columns predicted: shares of each row in colour, counts as text.
+
+    Where none of the `fonts` (files; by default all installed) has the letters of all classes, they are numbers, and
+    what it gives is a line that says so; else it gives none.
+    """
+    from matplotlib.font_manager import FontProperties
+
+    names = [name if len(name) <= _NAME else f"{name[: _NAME - 3]}..." for name in classes]
+    lines, font = [], font_for(names, fonts)
+    if font is None:
+        order = f"{path.name} has their numbers, from 0, in the order of confusion.csv"
+        lines = [f"No installed font has the letters of all classes: {order}."]
+        names = [str(label) for label in range(len(classes))]
     size = 3 + 0.6 * len(classes)
     figure = _figure(size, size)
     axis = figure.subplots()
@@ -87,11 +103,13 @@ def confusion(matrix: np.ndarray, classes: list[str], path: Path) -> None:
         if number:
             colour = "white" if shares[row, column] > 0.5 else "black"
             axis.text(column, row, str(number), ha="center", va="center", color=colour, fontsize=8)
-    axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axis.set_yticks(range(len(classes)), classes)
+    written = {"fontproperties": FontProperties(fname=font), "parse_math": False}  # a "$" is a "$"
+    axis.set_xticks(range(len(names)), names, rotation=45, ha="right", **written)
+    axis.set_yticks(range(len(names)), names, **written)
     accuracy = np.trace(matrix) / max(matrix.sum(), 1)
     axis.set(xlabel="predicted", ylabel="true", title=f"{100 * accuracy:.2f} % of {matrix.sum():,} images correct")
     figure.savefig(path, dpi=120)
+    return lines
 
 
 def coloured(values: np.ndarray) -> np.ndarray:

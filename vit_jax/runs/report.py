@@ -94,12 +94,13 @@ def write_results(folder: Path, results: dict[str, Any], matrix: np.ndarray, cla
 
 def write_confusion(workdir: Path, matrix: np.ndarray, classes: list[str]) -> None:
     """Writes confusion.csv (rows true, columns predicted) and, for a readable number of classes, confusion.png."""
-    with (workdir / "confusion.csv").open("w", newline="") as file:
+    with (workdir / "confusion.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["true \\ predicted", *classes])
         writer.writerows([name, *row] for name, row in zip(classes, matrix.tolist(), strict=True))
     if len(classes) <= _MAX_PICTURE_CLASSES and _can_draw():
-        pictures.confusion(matrix, classes, workdir / "confusion.png")
+        for line in pictures.confusion(matrix, classes, workdir / "confusion.png"):
+            say(line)
 
 
 def write_pictures(workdir: Path, image: np.ndarray, size: tuple[int, int], grid: tuple[int, int]) -> None:

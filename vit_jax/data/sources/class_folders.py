@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass, field
 
-from vit_jax.data.sources.names import listed, shown_path
+from vit_jax.data.sources.names import counted, listed, shown_path
 from vit_jax.data.sources.walk import LeftOut, Level, Walk
 from vit_jax.errors import UserError
 
@@ -46,10 +46,10 @@ def read_form(walk: Walk, root: str) -> Form:
     if not found:
         return _classes_alone(walk, top)
     if "train" not in found:
-        names = [names[0] for names in found.values()]
+        others = [names[0] for names in found.values()]
         raise UserError(
-            f"config.data.dir={shown_path(root)!r}: expected {EXPECTED}; found no train/ beside {listed(names)}. "
-            f"{_if_a_class(names)}"
+            f"config.data.dir={shown_path(root)!r}: expected {EXPECTED}; found no train/ beside {listed(others)}. "
+            f"{_if_a_class(others)}"
         )
     splits = {split: walk.level(os.path.join(level.path, names[0])) for split, names in found.items()}
     form = Form(level.path, splits, has_train=True)
@@ -57,8 +57,7 @@ def read_form(walk: Walk, root: str) -> Form:
         form.notes.append(f"Read from {shown_path(level.path)}, the only folder in {shown_path(root)}.")
     beside = [name for name in level.folders if not _split_of(name)]
     if beside:
-        names = listed(f"{name}/" for name in beside)
-        form.notes.append(f"Not read: {names} beside {form.named('train')}.")
+        form.notes.append(f"Not read: {listed(f'{name}/' for name in beside)} beside {form.named('train')}.")
     _beside_classes(form, {shown_path(level.path): level.images} if level.images else {})
     for part in {id(part): part for part in (top, level, *splits.values())}.values():
         form.left_out.add(part.left_out)
@@ -69,17 +68,17 @@ def flat(form: Form, split: str) -> UserError:
     """What is wrong with a split folder that has images, but no class folders with images."""
     where, count = form.named(split), form.splits[split].images
     text = (
-        f"{where or shown_path(form.base)} has {count:,} images that aren't in class folders: expected "
+        f"{where or shown_path(form.base)} has {counted(count)} outside of class folders: expected "
         f"{where}<class>/*.png or *.jpg; sort them into a folder for each class"
     )
-    if form.has_train and split != "train":
-        text += ", with the names of train's"
+    if split != "train":
+        return UserError(f"{text}, with the names of train's")
     return UserError(f"{text}. {_if_a_class([os.path.basename(form.splits[split].path)])}" if where else text)
 
 
 def _if_a_class(names: list[str]) -> str:
-    which = "it is a class" if len(names) == 1 else "they are classes"
-    return f"If {which}, put all class folders into a new folder train/"
+    which = "is a class" if len(names) == 1 else "are classes"
+    return f"If {listed(names)} {which}, put all class folders into a new folder train/"
 
 
 def _split_of(name: str) -> str | None:

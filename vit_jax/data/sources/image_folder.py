@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from vit_jax.data.sources.class_folders import EXPECTED, Form, flat, read_form
-from vit_jax.data.sources.names import listed, shown, shown_path
+from vit_jax.data.sources.names import counted, listed, shown, shown_path
 from vit_jax.data.sources.source import Source, Split
-from vit_jax.data.sources.walk import Image, LeftOut, Walk
+from vit_jax.data.sources.walk import Image, Walk
 from vit_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,16 +65,16 @@ def scan(root: Path, follow_links: bool) -> Folder:
     Raises UserError for a folder of another form, or with empty images, or that can't be read.
     """
     try:
-        is_folder, found = stat.S_ISDIR(os.stat(root).st_mode), "this is no folder: unpack it, if it is an archive"
+        is_folder, there = stat.S_ISDIR(os.stat(root).st_mode), "this is no folder: unpack it, if it is an archive"
     except OSError as error:
-        is_folder, found = False, str(error.strerror)
+        is_folder, there = False, str(error.strerror)
     if not is_folder:
-        raise UserError(f"config.data.dir={shown_path(root)!r}: expected a folder with {EXPECTED}; found: {found}")
+        raise UserError(f"config.data.dir={shown_path(root)!r}: expected a folder with {EXPECTED}; found: {there}")
     walk = Walk(str(root), follow_links)
     form = read_form(walk, str(root))
-    notes, left_out = form.notes, form.left_out
-    by_class = {split: _by_class(walk, form, split, left_out) for split in form.splits}
-    _refuse_flat(form, by_class, left_out)
+    notes = form.notes
+    by_class = {split: _by_class(walk, form, split) for split in form.splits}
+    _refuse_flat(form, by_class)
     classes = tuple(sorted(name for name, images in by_class["train"].items() if images))
     _refuse_classes(form, by_class, classes)
     empty = [form.named(split, name) for split in by_class for name, images in by_class[split].items() if not images]
@@ -83,9 +83,9 @@ def scan(root: Path, follow_links: bool) -> Folder:
     for split, found in by_class.items():
         if split != "train" and not any(found.values()):
             count, where = form.splits[split].images, form.named(split)
-            why = f"{where} has {count:,} images, but no class folders" if count else f"{where} has no images"
+            why = f"{where} has {counted(count)}, but no class folders" if count else f"{where} has no images"
             notes.append(f"{why}: there is no {split} split." + " `vit-jax predict` takes them." * (count > 0))
-    notes += [f"Left out: {reason}." for reason in left_out.reasons()]
+    notes += [f"Left out: {reason}." for reason in form.left_out.reasons()]
     splits = {split: _shuffled(found, classes) for split, found in by_class.items() if any(found.values())}
     _refuse_empty(root, splits)
     return Folder(root, classes, splits, notes)
@@ -137,8 +137,8 @@ def _content(path: str | Path) -> bytes:
         raise UserError(f"{shown_path(path)} can't be read ({error.strerror}); mend that, start again") from error
 
 
-def _by_class(walk: Walk, form: Form, split: str, left_out: LeftOut) -> dict[str, list[Image]]:
-    """The images of each class folder of a split by the class' name as it is shown."""
+def _by_class(walk: Walk, form: Form, split: str) -> dict[str, list[Image]]:
+    """The images of each class folder of a split by the class' name as it is shown; what is left out goes to `form`."""
     level = form.splits[split]
     found: dict[str, list[Image]] = {}
     names: dict[str, str] = {}
@@ -147,23 +147,24 @@ def _by_class(walk: Walk, form: Form, split: str, left_out: LeftOut) -> dict[str
         if names.setdefault(name, composed) != composed:
             raise UserError(f"two folders of {form.named(split) or shown_path(form.base)} read {name!r}; rename one")
         above = [level.path, form.base]
-        found.setdefault(name, []).extend(walk.images(os.path.join(level.path, folder), above, left_out))
+        found.setdefault(name, []).extend(walk.images(os.path.join(level.path, folder), above, form.left_out))
     return found
 
 
-def _refuse_flat(form: Form, by_class: dict[str, dict[str, list[Image]]], left_out: LeftOut) -> None:
+def _refuse_flat(form: Form, by_class: dict[str, dict[str, list[Image]]]) -> None:
     """Raises UserError for train and validation images without class folders, and for no train images at all."""
     for split, found in by_class.items():
         if form.splits[split].images and split != "test" and not any(found.values()):
             raise flat(form, split)
     if not any(by_class["train"].values()):
         where = form.named("train") or shown_path(form.base)
-        reasons = "; ".join(left_out.reasons()) or f"nothing in {listed(by_class['train'] or ['it'])}"
+        reasons = "; ".join(form.left_out.reasons()) or f"nothing in {listed(by_class['train'] or ['it'])}"
         raise UserError(f"{where}: no images; expected {EXPECTED}; found {reasons}")
 
 
 def _refuse_classes(form: Form, by_class: dict[str, dict[str, list[Image]]], classes: tuple[str, ...]) -> None:
     """Raises UserError for a single class, and for one that train lacks."""
+    left_out = f". Left out: {'; '.join(form.left_out.reasons())}" if form.left_out.reasons() else ""
     for split, found in by_class.items():
         unknown = [name for name, images in found.items() if images and not by_class["train"].get(name)]
         if unknown:
@@ -171,9 +172,9 @@ def _refuse_classes(form: Form, by_class: dict[str, dict[str, list[Image]]], cla
             text = f"{where} {'is no class' if len(unknown) == 1 else 'are no classes'}: train/ has {listed(classes)}"
             bare = [name for name in unknown if name in by_class["train"]]
             text += f" (no images in {listed((form.named('train', name) for name in bare), 5)})" if bare else ""
-            text += "; sort its images by the same names"
+            text += "; sort its images by the same names, in the same capitals"
             text += ", or take them out: `vit-jax predict` takes unsorted ones" if split == "test" else ""
-            raise UserError(text)
+            raise UserError(text + left_out)
     if len(classes) == 1:
         level = form.splits["train"]
         path = os.path.join(level.path, next(f for f in level.folders if shown(f) == classes[0]))
@@ -183,7 +184,7 @@ def _refuse_classes(form: Form, by_class: dict[str, dict[str, list[Image]]], cla
         if len(below) > 1:
             move = "move them up into train/" if form.has_train else f"name it: --config.data.dir={shown_path(path)}"
             text += f". If {listed(below)} below it are the classes, {move}"
-        raise UserError(text)
+        raise UserError(text + left_out)
 
 
 def _refuse_empty(root: Path, splits: dict[str, ImageFiles]) -> None:

@@ -19,7 +19,7 @@ def shown(name: str | os.PathLike[str]) -> str:
     text = os.fspath(name)
     if text.isascii() and text.isprintable():
         return text
-    text = os.fsencode(text).decode(errors="backslashreplace")
+    text = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return "".join(_shown(c) for c in unicodedata.normalize("NFC", text))
 
 
@@ -39,3 +39,7 @@ def listed(names: Sequence[str] | Iterable[str], most: int = 10) -> str:
     """The names, as "a, b, c, ...": at most so many names of files and folders."""
     names = list(names)
     return ", ".join([*map(shown_path, names[:most]), *["..."] * (len(names) > most)])
+
+
+def counted(images: int) -> str:
+    return f"{images:,} {'image' if images == 1 else 'images'}"
