@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding
 from vit_jax.data.crops import Crops, central, random_resized
 from vit_jax.data.dataset import Examples
 from vit_jax.data.encoded import EncodedImages, cut
-from vit_jax.data.streaming import decoded
+from vit_jax.data.streaming import closed_at_exit, decoded
 from vit_jax.system.hashing import fmix32
 from vit_jax.system.sharding import put
 from vit_jax.system.tensorflow import import_tensorflow
@@ -184,4 +184,4 @@ class TfDataPipeline:
 
         steps = tf.data.Dataset.range(start, tf.int64.max)
         batches = steps.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return iter(batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator())
+        return closed_at_exit(iter(batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()))

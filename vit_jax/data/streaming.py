@@ -1,11 +1,12 @@
 """Encoded images decoded by tf.data as they are needed, batch after batch. B batch, G images of a group."""
 
+import atexit
 import functools
 import importlib.util
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from vit_jax.system.tensorflow import import_tensorflow
 
 _GROUP = 16  # images decoded in one call
 _AHEAD = 2  # batches that lie ready
+
+T = TypeVar("T")
 
 # Batch number -> which images (B,) int64, and what to cut out of each.
 Request = Callable[[int], tuple[np.ndarray, Crops]]
@@ -40,6 +43,25 @@ def _in_order(images: EncodedImages, first: int, count: int, size: int) -> Itera
         return index, central(images.sizes(index), images.view)
 
     return decoded(images, request, 0, count // size)
+
+
+def closed_at_exit(iterator: Iterator[T]) -> Iterator[T]:
+    """The same elements of an iterator of tf.data's that calls Python functions.
+
+    Such an iterator must not outlive the interpreter: it would wait for functions that wait for the interpreter.
+    """
+    held = [iterator]
+    del iterator  # the list alone holds it
+    atexit.register(held.clear)
+    try:
+        while held:
+            try:
+                yield next(held[0])
+            except StopIteration:
+                return
+    finally:
+        held.clear()
+        atexit.unregister(held.clear)
 
 
 def decoded(images: EncodedImages, request: Request, start: int, stop: int | None = None) -> Iterator[np.ndarray]:
@@ -76,7 +98,7 @@ def decoded(images: EncodedImages, request: Request, start: int, stop: int | Non
     cores = os.cpu_count() or 1
     encoded = numbers.map(element, num_parallel_calls=2 * cores, deterministic=True)
     pixels = encoded.map(decoder(images.view), num_parallel_calls=cores, deterministic=True)
-    found = iter(pixels.batch(groups).prefetch(_AHEAD).as_numpy_iterator())
+    found = closed_at_exit(iter(pixels.batch(groups).prefetch(_AHEAD).as_numpy_iterator()))
     for i in itertools.count(start):
         try:
             batch = next(found)  # (groups, G, H, W, C)
