@@ -38,7 +38,7 @@ class Header(NamedTuple):
 
     height: int  # pixels, upright: once turned as its EXIF data say
     width: int
-    plain: bool  # an 8-bit RGB or grey JPEG that lies upright: TensorFlow's decoder gives the same pixels as Pillow's
+    plain: bool  # a JPEG or PNG, RGB or grey of 8 bits, upright: TensorFlow's decoder gives the same pixels as Pillow's
     note: str  # what somebody should know of it, or ""
 
 
@@ -51,8 +51,7 @@ def header(raw: bytes) -> Header:
     if not _complete(raw, image):
         _load(image)
     height, width = _upright_size(image, turn)
-    plain = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L") and turn is None
-    return Header(height, width, plain, note)
+    return Header(height, width, turn is None and _plain(raw, image), note)
 
 
 def upright(raw: bytes, channels: int = 3) -> "Image.Image":
@@ -64,9 +63,9 @@ def upright(raw: bytes, channels: int = 3) -> "Image.Image":
     _load(image)
     try:
         image = converted(image, channels)
-        return image if turn is None else image.transpose(turn)
     except Exception as error:  # a mode that Pillow reads and can't convert
         raise UserError(f"it can't be converted from {image.mode}: {error}") from error
+    return image if turn is None else image.transpose(turn)
 
 
 def converted(image: "Image.Image", channels: int) -> "Image.Image":
@@ -141,6 +140,12 @@ def _turn(orientation: object) -> "Image.Transpose | None":
     return turns[orientation - 2] if isinstance(orientation, int) and 2 <= orientation <= 8 else None
 
 
+def _plain(raw: bytes, image: "Image.Image") -> bool:
+    if image.format == "PNG" and (raw[24] != 8 or "transparency" in image.info):  # IHDR's bits of a sample
+        return False
+    return image.format in ("JPEG", "MPO", "PNG") and image.mode in ("RGB", "L")
+
+
 def _upright_size(image: "Image.Image", turn: "Image.Transpose | None") -> tuple[int, int]:
     from PIL.Image import Transpose
 
@@ -190,12 +195,17 @@ def _metadata_behind_pixels(raw: bytes) -> bool:
     return False
 
 
+def converted(image: "Image.Image", channels: int) -> "Image.Image":
+    """A decoded image of any mode as RGB (3 channels) or L (1)."""
+    mode = "RGB" if channels == 3 else "L"
+    if image.mode not in ("RGB", "L"):
+        image = _grey_or_rgb(image)
+    return image if image.mode == mode else image.convert(mode)
+
+
 def _grey_or_rgb(image: "Image.Image") -> "Image.Image":
-    """A loaded image of any mode as RGB, or L if it has no colours."""
     from PIL import Image, ImageCms
 
-    if image.mode in ("RGB", "L"):
-        return image
     if image.mode.startswith("I"):  # 16-bit grey, in a TIFF also 32-bit: convert() would clip it at 255
         return Image.fromarray((np.asarray(image).clip(0, 65_535) // 257).astype(np.uint8))
     if image.mode == "F":  # convert() leaves open what NaN becomes
