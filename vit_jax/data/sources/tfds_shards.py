@@ -85,7 +85,7 @@ def _index(info: Info, shards: Shards, tensorflow: Callable[[], Any]) -> Columns
         except UserError:
             raise
         except Exception as error:  # TensorFlow, array_record and example.py raise many types for damaged files
-            text = " ".join(str(error).split())[:160]
+            text = re.sub(r"\{\{.*?\}\}", "", " ".join(str(error).split()))[:160].strip()  # without TensorFlow's node
             if _starts_with(file, _GZIP):
                 text = "it is compressed with gzip, in which no record can be found by its place"
             raise UserError(f"{file} can't be read ({type(error).__name__}: {text}); {_REMEDY}") from error
