@@ -188,7 +188,8 @@ def _split(pair: _Pair, headers: dict[str, _Header]) -> Examples:
     if count and not 0 <= int(labels.min()) <= int(labels.max()) < 2**31:
         raise UserError(f"{file}: {labels_name} goes from {labels.min()} to {labels.max()}; labels count from 0")
     images = np.ascontiguousarray(_array(file, images_name))
-    return Examples(images.reshape(*shape[:3], -1), labels.astype(np.int32))  # (N, H, W) -> (N, H, W, 1)
+    channels = shape[3] if len(shape) == 4 else 1
+    return Examples(images.reshape(*shape[:3], channels), labels.astype(np.int32))  # (N, H, W) -> (N, H, W, C)
 
 
 def _classes(
