@@ -18,7 +18,7 @@ OLDER = H100._replace(driver="550.1")
 OTHERS = (
     "optax orbax-checkpoint numpy ml-collections absl-py rich tensorflow-cpu tensorflow-datasets importlib-resources"
 )
-OTHERS += " clu tensorboard matplotlib pillow scikit-learn vit-jax"
+OTHERS += " pyarrow clu tensorboard matplotlib pillow scikit-learn vit-jax"
 LIBRARIES = {"jax": "0.10.2", "jaxlib": "0.10.2", "flax": "0.12.8"} | dict.fromkeys(OTHERS.split(), "1.0")
 NEEDS = {
     "jaxlib": [("jax", "<=0.10.2,>=0.10.1")],
@@ -180,7 +180,7 @@ def test_versions_here_are_found():
 
 
 def test_python_3_14_has_one_word_about_all_that_needs_tensorflow():
-    without = ("tensorflow-cpu", "tensorflow-datasets", "importlib-resources", "clu", "tensorboard")
+    without = ("tensorflow-cpu", "tensorflow-datasets", "importlib-resources", "pyarrow", "clu", "tensorboard")
     installed = {name: version for name, version in LIBRARIES.items() if name not in without}
     (finding,) = bad(libraries(installed, NEEDS, "3.14.2")).values()
     assert finding.what == "tensorflow" and finding.status == "warning" and "TensorBoard" in finding.found

@@ -18,6 +18,7 @@ _WITHOUT = {
     "tensorflow": "what isn't in the cache yet can't be read from TensorFlow Datasets, and images can't be streamed",
     "tensorflow-datasets": "CIFAR that isn't in the cache yet can't be read from TensorFlow Datasets",
     "importlib-resources": "CIFAR that isn't in the cache yet can't be read from TensorFlow Datasets",
+    "pyarrow": "parquet files can't be read",
     "clu": "no events for TensorBoard; metrics.jsonl has the same figures",
     "tensorboard": "no events for TensorBoard; metrics.jsonl has the same figures",
     "matplotlib": "no pictures",
@@ -25,7 +26,7 @@ _WITHOUT = {
     "scikit-learn": "the embedded digits, which the quickstart trains on, can't be read",
 }
 # What setup.cfg leaves out where TensorFlow has no wheel.
-_WITH_TENSORFLOW = ("tensorflow", "tensorflow-datasets", "importlib-resources", "clu", "tensorboard")
+_WITH_TENSORFLOW = ("tensorflow", "tensorflow-datasets", "importlib-resources", "pyarrow", "clu", "tensorboard")
 _OTHER_PYTHON = "VIT_JAX_PYTHON=/path/to/python3.13 ./scripts/setup.sh"
 
 Needs = Mapping[str, list[tuple[str, str]]]

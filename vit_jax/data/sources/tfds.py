@@ -14,10 +14,15 @@ import numpy as np
 from vit_jax.config import DataConfig
 from vit_jax.data.dataset import DataSet, Examples
 from vit_jax.data.sources import cifar_files
+from vit_jax.data.sources.source import Source
+from vit_jax.data.sources.tfds_info import read_info
+from vit_jax.data.sources.tfds_shards import open_splits
 from vit_jax.errors import UserError
 from vit_jax.system.disk import expanded
 from vit_jax.system.tensorflow import import_tensorflow
 
+_NAME = re.compile(r"tfds:(?P<name>[a-zA-Z]\w*(?:/[\w+-][\w+.-]*)?)(?::(?P<version>\d+\.\d+\.\d+))?", re.ASCII)
+_INFO = "dataset_info.json"
 TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
 _CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
@@ -29,14 +34,87 @@ def places(configured: str | None) -> list[Path]:
     return [expanded(place) for place in given if place]
 
 
-def prepared(name: str, where: list[Path]) -> Path | None:
-    """The folder of the newest version of a data set of TFDS, in the first of the places that has one."""
+def prepared(name: str, where: list[Path], version: str | None = None) -> Path | None:
+    """The folder of a data set of TFDS, NAME or NAME/CONFIG, in the first of the places that has it.
+
+    That of the newest version, unless one is given.
+    """
     for place in where:
-        folders = [file.parent for file in place.glob(f"{name}/*/dataset_info.json")]
+        folders = [file.parent for file in place.glob(f"{name}/{version or '*'}/{_INFO}")]
         versions = {f: tuple(map(int, f.name.split("."))) for f in folders if re.fullmatch(r"\d+(\.\d+)*", f.name)}
         if versions:
             return max(versions, key=versions.__getitem__)
     return None
+
+
+def parse(name: str) -> tuple[str, str | None]:
+    """("tfds:NAME/CONFIG:VERSION") -> ("NAME/CONFIG", "VERSION"), without what isn't given; cifar10 and cifar100, too.
+
+    Raises UserError for text that is no such name.
+    """
+    if name in TITLES:
+        return name, None
+    match = _NAME.fullmatch(name)
+    if not match:
+        raise UserError(
+            f"config.data.name={name!r} is no name of a data set of TFDS; write tfds:NAME, tfds:NAME/CONFIG or "
+            "tfds:NAME/CONFIG:1.2.3"
+        )
+    return match["name"], match["version"]
+
+
+def cache_name(name: str) -> str:
+    """What folders in the cache are called: a word."""
+    return re.sub(r"\W", "_", name, flags=re.ASCII)
+
+
+def source_of(name: str, configured: str | None, store: Path) -> Source | None:
+    """The prepared data set of this name (as in `parse`), None if it isn't in any of the places.
+
+    `configured` is config.data.dir, and `store` the cache, which keeps an index of each split. Without TensorFlow until
+    the splits are opened for the first time. Raises UserError for a folder that can't be read, and for other examples
+    than one image with one class.
+    """
+    wanted, version = parse(name)
+    folder = prepared(wanted, places(configured), version)
+    if folder is None:
+        return None
+    info = read_info(folder)
+    # Names the content wherever the folder lies: a moved or copied folder keeps what is cached.
+    identity = {"version": info.version, "splits": info.written}
+    return Source(
+        classes=info.classes,
+        counts={split: sum(shards.counts) for split, shards in info.splits.items()},
+        # That of cifar10 and cifar100 is also what their cached arrays have always been found by.
+        identity=identity if name in TITLES else {"name": info.name, **identity},
+        size=info.size,
+        nbytes=info.nbytes,
+        open=lambda: open_splits(info, store, lambda: _import_tensorflow(name)),
+    )
+
+
+def fetch(name: str, configured: str | None) -> None:
+    """Downloads and prepares cifar10 or cifar100 where `source_of` finds it.
+
+    Raises UserError if that can't be done, and for all others, which are prepared elsewhere.
+    """
+    where, (wanted, version) = places(configured), parse(name)
+    if wanted in TITLES and version is None:
+        _download(wanted, where)
+        return
+    there = f"; there is {', '.join(found[:8])}" if (found := _found(wanted.partition("/")[0], where)) else ""
+    raise UserError(
+        f"{name} is not in {', '.join(map(str, where))}{there}. Prepare it with TensorFlow Datasets, on any machine "
+        f"(tfds build {wanted}, or tfds.load in Python), copy its folder, and set --config.data.dir to the folder "
+        f"around {wanted.partition('/')[0]}"
+    )
+
+
+def _found(name: str, where: list[Path]) -> list[str]:
+    """The configs and versions of a data set that the places have, as they would be written."""
+    files = [(f, place) for place in where for depth in ("*", "*/*") for f in place.glob(f"{name}/{depth}/{_INFO}")]
+    folders = sorted({file.parent.relative_to(place) for file, place in files})
+    return [f"tfds:{folder.parent.as_posix()}:{folder.name}" for folder in folders]
 
 
 def cifar(data: DataConfig, _: int) -> tuple[dict[str, Any] | None, Callable[[], DataSet]]:
@@ -103,12 +181,23 @@ def ways_around(name: str, tfds: bool = True) -> str:
 
 
 def _import_tfds(name: str) -> Any:
+    _import_tensorflow(name)
     try:
-        import_tensorflow()
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise UserError(
-            f"reading {TITLES[name]} from TFDS needs TensorFlow and tensorflow-datasets ({error}): install them; or "
-            f"{ways_around(name, tfds=False)}"
-        ) from error
+        raise _without(name, error) from error
     return tfds
+
+
+def _import_tensorflow(name: str) -> Any:
+    try:
+        return import_tensorflow()
+    except ImportError as error:
+        raise _without(name, error) from error
+
+
+def _without(name: str, error: ImportError) -> UserError:
+    return UserError(
+        f"reading {TITLES.get(name, name)} from TFDS needs TensorFlow and tensorflow-datasets ({error}): install them; "
+        f"or {ways_around(name, tfds=False)}"
+    )

@@ -1,0 +1,351 @@
+"""Prepared sets of TensorFlow Datasets by name: what they hold, and their encoded images in any order."""
+
+import gzip
+import io
+import json
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from batches import load
+from PIL import Image
+
+from vit_jax.data import cache
+from vit_jax.data.sources import example, pieces, tfds
+from vit_jax.errors import UserError
+
+COUNTS = {"train": 30, "extra": 10}
+
+
+def build(place, form="tfrecord", name="small", config="", version="1.0.0", shape=(None, None, 3), unlabelled=False):
+    """A set that TFDS itself prepares: 8 x 8 noise as PNG, in three files for each split."""
+    pytest.importorskip("tensorflow")
+    lib = pytest.importorskip("tensorflow_datasets")
+
+    def info(self):
+        parts = {
+            "id": lib.features.Text(),
+            "image": lib.features.Image(shape=shape, encoding_format="png"),
+            "label": lib.features.ClassLabel(names=[f"kind {i}" for i in range(10)]),
+        }
+        features = lib.features.FeaturesDict(parts)
+        return lib.core.DatasetInfo(builder=self, features=features, supervised_keys=("image", "label"))
+
+    def examples(self, count):
+        rng = np.random.RandomState(count)
+        for i in range(count):
+            image = rng.randint(256, size=(8, 8, 3)).astype(np.uint8)
+            label = -1 if unlabelled and count == COUNTS["extra"] else i % 10
+            yield i, {"id": str(i), "image": image, "label": label}
+
+    members = {
+        "name": name,
+        "VERSION": lib.core.Version(version),
+        "BUILDER_CONFIGS": [lib.core.BuilderConfig(name=config)] if config else [],
+        "_info": info,
+        "_split_generators": lambda self, _: {split: self._examples(count) for split, count in COUNTS.items()},
+        "_examples": examples,
+        "_generate_examples": examples,
+    }
+    with lib.core.registered.skip_registration():
+        builder = type("Small", (lib.core.GeneratorBasedBuilder,), members)(data_dir=place, file_format=form)
+    builder.download_and_prepare(download_config=lib.download.DownloadConfig(num_shards=3, try_download_gcs=False))
+    return builder
+
+
+def as_tfds_gives_them(builder, split):
+    """The images and labels, one file after the other."""
+    import tensorflow_datasets as lib
+
+    if builder.info.file_format.value == "array_record":
+        rows = list(builder.as_data_source(split=split))
+    else:
+        read_config = lib.ReadConfig(interleave_cycle_length=1)
+        rows = list(builder.as_dataset(split=split, read_config=read_config).as_numpy_iterator())
+    return np.stack([row["image"] for row in rows]), np.array([row["label"] for row in rows])
+
+
+def decoded(records, index):
+    return np.stack([np.asarray(Image.open(io.BytesIO(content))) for content in records.read(index)])
+
+
+@pytest.mark.parametrize("form", ["tfrecord", "array_record"])
+def test_images_are_those_of_tfds_in_the_order_of_the_files(form, tmp_path, monkeypatch):
+    if form == "array_record":
+        pytest.importorskip("array_record")
+    builder = build(tmp_path / "sets", form)
+    source = tfds.source_of("tfds:small", str(tmp_path / "sets"), tmp_path / "store")
+    assert source.counts == COUNTS and source.size is None and source.classes[3] == "kind 3" and source.nbytes > 0
+    for again in (False, True):
+        if again:  # from the index: neither TensorFlow nor another walk through the files
+            monkeypatch.setitem(sys.modules, "tensorflow", None)
+        for split, (records, labels) in source.open().items():
+            if not again:
+                images, expected = as_tfds_gives_them(builder, split)
+                np.testing.assert_array_equal(labels, expected)
+                np.testing.assert_array_equal(decoded(records, np.arange(len(images))), images)
+            chosen = np.array([len(labels) - 1, 0, 7, 7])
+            assert len(records) == COUNTS[split] and labels.dtype == np.int32
+            assert records.read(chosen) == [records.read(np.array([i]))[0] for i in chosen]
+    assert records.name(4).endswith(f"small-extra.{form}-00001-of-00003, image 1")
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    if form == "tfrecord":
+        with pytest.raises(UserError, match="tfds:small from TFDS needs TensorFlow.*vit-jax prepare"):
+            tfds.source_of("tfds:small", str(tmp_path / "sets"), tmp_path / "other").open()
+
+
+def test_cifar10_keeps_its_cached_arrays_and_its_order(tmp_path, monkeypatch):
+    # Its reader wants a test split.
+    monkeypatch.setitem(COUNTS, "test", COUNTS.pop("extra"))
+    try:
+        build(tmp_path / "sets", name="cifar10", version="3.0.2", shape=(8, 8, 3))
+        dataset = load("cifar10", dir=str(tmp_path / "sets"))
+    finally:
+        COUNTS["extra"] = COUNTS.pop("test")
+    source = tfds.source_of("cifar10", str(tmp_path / "sets"), tmp_path / "store")
+    assert source.size == (8, 8) and source.classes == dataset.classes and source.classes[0] == "airplane"
+    # The folder by which the arrays of earlier versions are found.
+    info = json.loads((tmp_path / "sets/cifar10/3.0.2/dataset_info.json").read_text())
+    assert source.identity == {"version": "3.0.2", "splits": info["splits"]}
+    assert cache.read(cache.folder(tmp_path / "cache", "cifar10", source.identity)).sha256
+    for split, (records, labels) in source.open().items():
+        np.testing.assert_array_equal(labels, dataset.splits[split].labels)
+        np.testing.assert_array_equal(decoded(records, np.arange(len(labels))), dataset.splits[split].images)
+
+
+def test_images_without_a_class_have_the_label_minus_one(tmp_path):
+    build(tmp_path / "sets", unlabelled=True)
+    splits = tfds.source_of("tfds:small", str(tmp_path / "sets"), tmp_path / "store").open()
+    assert (splits["extra"].labels == -1).all() and set(splits["train"].labels) == set(range(10))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cifar100", ("cifar100", None)),
+        ("tfds:stl10", ("stl10", None)),
+        ("tfds:imagenet_v2/matched-frequency", ("imagenet_v2/matched-frequency", None)),
+        ("tfds:a/b.c+d:1.2.3", ("a/b.c+d", "1.2.3")),
+        ("tfds:a:10.0.0", ("a", "10.0.0")),
+    ],
+)
+def test_names(name, expected):
+    assert tfds.parse(name) == expected
+
+
+@pytest.mark.parametrize("name", ["tfds:", "tfds:../x", "tfds:a/..", "tfds:a/b/c", "tfds:a:1", "tfds:a b", "tfds:*"])
+def test_what_is_no_name_is_refused(name):
+    with pytest.raises(UserError, match=r"is no name of a data set of TFDS; write tfds:NAME"):
+        tfds.source_of(name, None, Path("store"))
+
+
+def feature(kind, **parts):
+    return {"pythonClassName": f"tensorflow_datasets.core.features.x.{kind}", **parts}
+
+
+IMAGE = feature("Image", image={"dtype": "uint8", "shape": {"dimensions": ["-1", "-1", "3"]}})
+LABEL = feature("ClassLabel", classLabel={"numClasses": "3"})
+
+
+def write_json(place, features, keys=None, name="some", version="1.0.0", **changes):
+    """What stands in a prepared folder beside the files of the examples."""
+    folder = place / name / version
+    folder.mkdir(parents=True)
+    split = {"name": "train", "numBytes": "9", "shardLengths": ["2", "3"]}
+    info = {"name": name.split("/")[0], "version": version, "splits": [split]} | changes
+    if keys:
+        info["supervisedKeys"] = {"tuple": {"items": [{"featureKey": key} for key in keys]}}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    features = {"pythonClassName": "x.FeaturesDict", "featuresDict": {"features": features}}
+    (folder / "features.json").write_text(json.dumps(features))
+    return folder
+
+
+def test_what_is_not_here_is_said_with_what_is(tmp_path, monkeypatch):
+    for name, version in (("some/one", "1.0.0"), ("some/two", "1.0.0"), ("some/two", "1.10.0"), ("some/two", "1.9.0")):
+        write_json(tmp_path, {"image": IMAGE, "label": LABEL}, name=name, version=version)
+    write_json(tmp_path / "second", {"image": IMAGE, "label": LABEL}, name="other")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "second"))
+
+    def version(name):
+        return tfds.source_of(name, str(tmp_path), tmp_path).identity["version"]
+
+    assert version("tfds:some/two") == "1.10.0" and version("tfds:some/two:1.9.0") == "1.9.0"
+    assert version("tfds:other") == "1.0.0"
+    for absent in ("tfds:some", "tfds:some/three", "tfds:some/two:2.0.0"):
+        assert tfds.source_of(absent, str(tmp_path), tmp_path) is None
+        with pytest.raises(UserError, match="tfds build some") as error:
+            tfds.fetch(absent, str(tmp_path))
+        for said in (str(tmp_path), "second", "tfds:some/one:1.0.0", "tfds:some/two:1.9.0", "--config.data.dir"):
+            assert said in str(error.value)
+    with pytest.raises(UserError) as error:
+        tfds.fetch("tfds:nowhere", None)
+    assert "there is" not in str(error.value)
+
+
+def test_features_are_found_without_supervised_keys_and_names_without_a_list(tmp_path):
+    folder = write_json(tmp_path, {"photo": IMAGE, "kind": LABEL, "id": feature("Text")})
+    source = tfds.source_of("tfds:some", str(tmp_path), tmp_path)
+    assert source.classes == ("0", "1", "2") and source.counts == {"train": 5} and source.nbytes == 9
+    (folder / "kind.labels.txt").write_text("cat\ndog\nfox\n")
+    assert tfds.source_of("tfds:some", str(tmp_path), tmp_path).classes == ("cat", "dog", "fox")
+    (folder / "kind.labels.txt").write_text("cat\n")
+    with pytest.raises(UserError, match="kind.labels.txt has 1 names for 3 classes"):
+        tfds.source_of("tfds:some", str(tmp_path), tmp_path)
+
+
+SEQUENCE = feature("Sequence", sequence={"feature": LABEL, "length": "-1"})
+REFUSED = {
+    "detection": {"image": IMAGE, "objects": SEQUENCE},
+    "no labels": {"image": IMAGE, "id": feature("Text")},
+    "multi-label": {"image": IMAGE, "labels": SEQUENCE},
+    "video": {"video": feature("Video", video={}), "label": LABEL},
+    "two images": {"left": IMAGE, "right": IMAGE, "label": LABEL},
+    "two labels": {"image": IMAGE, "a": LABEL, "b": LABEL},
+    "arrays that aren't encoded": {"image": feature("Tensor", tensor={"dtype": "uint8"}), "label": LABEL},
+    "floats in a PNG": {"image": feature("Image", image={"dtype": "float32"}), "label": LABEL},
+}
+
+
+# With keys that say which, two images or labels are none too many.
+@pytest.mark.parametrize(
+    ("kind", "keyed"), [(kind, keyed) for kind in REFUSED for keyed in (False, True) if not (keyed and "two" in kind)]
+)
+def test_other_examples_than_an_image_with_a_class_are_refused(kind, keyed, tmp_path):
+    features = REFUSED[kind]
+    write_json(tmp_path, features, keys=list(features) if keyed else None)
+    with pytest.raises(UserError, match=r"one encoded image \(Image\) with one class") as error:
+        tfds.source_of("tfds:some", str(tmp_path), tmp_path)
+    assert all(f"{name} (" in str(error.value) for name in features)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"fileFormat": "riegeli"}, "of the file format riegeli; prepare it again.*--file_format=tfrecord"),
+        ({"splits": 3}, "can't be read .TypeError"),
+        ({"splits": [{"name": "train", "shardLengths": ["x"]}]}, "can't be read .ValueError"),
+        (
+            {"splits": [{"name": "train", "shardLengths": ["1"], "filepathTemplate": "../{SHARD_X_OF_Y}"}]},
+            "00000-of-00001 lies outside",
+        ),
+    ],
+)
+def test_folders_of_another_form_are_refused(changes, said, tmp_path):
+    write_json(tmp_path, {"image": IMAGE, "label": LABEL}, **changes)
+    with pytest.raises(UserError, match=said):
+        tfds.source_of("tfds:some", str(tmp_path), tmp_path)
+
+
+def test_a_file_that_is_missing_or_damaged_is_named(tmp_path):
+    build(tmp_path / "sets")
+    source = tfds.source_of("tfds:small", str(tmp_path / "sets"), tmp_path / "store")
+    file = tmp_path / "sets/small/1.0.0/small-train.tfrecord-00001-of-00003"
+    content = file.read_bytes()
+    flipped = bytearray(content)
+    flipped[200] ^= 1
+    damages = {
+        "cut": content[:-10],
+        "flipped": bytes(flipped),
+        "gzip": gzip.compress(content),
+        "one record less": content[16 + int.from_bytes(content[:8], "little") :],
+    }
+    for kind, damaged in damages.items():
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"{file.name} can't be read.*(copy|prepare) the data set") as error:
+            source.open()
+        assert ("gzip" in str(error.value)) == (kind == "gzip")
+        assert ("it has 9 records, where dataset_info.json says 10" in str(error.value)) == (kind == "one record less")
+    file.unlink()
+    with pytest.raises(UserError, match=rf"{file.name} can't be read \(No such file"):
+        source.open()
+
+    # What is damaged after the index was made is seen when it is read.
+    file.write_bytes(content)
+    records, _ = source.open()["train"]
+    place = content.index(b"\x89PNG")
+    with file.open("r+b") as stream:
+        stream.seek(place + 60)
+        stream.write(bytes([content[place + 60] ^ 1]))
+    records.read(np.arange(10))
+    with pytest.raises(UserError, match=rf"{file.name}, image 0 can't be read \(it differs from its checksum"):
+        records.read(np.arange(20))
+    os.truncate(file, place)
+    with pytest.raises(UserError, match=rf"{file.name}, image 0 can't be read \(it ends behind the end"):
+        records.read(np.array([10]))
+
+
+def test_a_damaged_array_record_is_named(tmp_path):
+    pytest.importorskip("array_record")
+    build(tmp_path / "sets", "array_record")
+    source = tfds.source_of("tfds:small", str(tmp_path / "sets"), tmp_path / "store")
+    source.open()
+    file = tmp_path / "sets/small/1.0.0/small-train.array_record-00001-of-00003"
+    records, _ = source.open()["train"]
+    file.write_bytes(file.read_bytes()[:50_000])
+    with pytest.raises(UserError, match=rf"{file.name}.* can't be read .*copy the data set again"):
+        records.read(np.array([15]))
+    with pytest.raises(UserError, match=rf"{file.name} can't be read .*copy the data set again"):
+        source.open()
+
+
+def test_few_of_many_files_stay_open_whatever_many_threads_read(tmp_path, monkeypatch):
+    builder = build(tmp_path / "sets")
+    monkeypatch.setattr(pieces.resource, "getrlimit", lambda which: (4, 4))
+    records, _ = tfds.source_of("tfds:small", str(tmp_path / "sets"), tmp_path / "store").open()["train"]
+    images, _ = as_tfds_gives_them(builder, "train")
+    orders = [np.random.RandomState(i).permutation(30) for i in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(decoded, [records] * 16, orders))
+    for order, got in zip(orders, found, strict=True):
+        np.testing.assert_array_equal(got, images[order])
+
+    def still_open():
+        return [f for f in Path("/proc/self/fd").iterdir() if f.is_symlink() and "tfrecord" in os.readlink(f)]
+
+    assert 0 < len(still_open()) <= 2
+    del records
+    assert not still_open()
+
+
+def test_what_is_no_example_is_refused_whatever_it_is():
+    features = {
+        b"image": b"\x0a\x05\x0a\x03abc",  # a list of bytes
+        b"label": b"\x1a\x03\x0a\x01\x07",  # a list of integers
+    }
+    entries = b"".join(
+        b"\x0a"
+        + bytes([len(key) + len(value) + 4])
+        + b"\x0a"
+        + bytes([len(key)])
+        + key
+        + b"\x12"
+        + bytes([len(value)])
+        + value
+        for key, value in features.items()
+    )
+    whole = b"\x0a" + bytes([len(entries)]) + entries
+
+    def parsed(record):
+        found = example.features(record)
+        return record[slice(*example.only_bytes(record, found.get(b"image")))], example.only_integer(
+            record, found.get(b"label")
+        )
+
+    assert parsed(whole) == (b"abc", 7)
+    rng = np.random.RandomState(0)
+    for cut in range(len(whole)):
+        with pytest.raises(ValueError, match="Example|values"):
+            parsed(whole[:cut])
+    for _ in range(2000):
+        damaged = bytearray(whole)
+        for place in rng.randint(len(whole), size=3):
+            damaged[place] = rng.randint(256)
+        try:
+            content, label = parsed(bytes(damaged))
+        except ValueError:
+            continue
+        assert len(content) < len(whole) and -(2**63) <= label < 2**70
