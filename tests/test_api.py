@@ -162,6 +162,14 @@ def test_pieces_have_one_size_of_images():
         vit_jax.setup("debug", {"train.sizes": ((0.0, 16), (0.5, 32))})
 
 
+def test_a_loop_of_ones_own_has_its_own_batches_and_the_weights_of_the_classes():
+    with pytest.raises(vit_jax.UserError, match=r"overfit_one_batch=True: a loop of one's own takes the batches"):
+        vit_jax.setup("debug", {"train.overfit_one_batch": True})
+    setup = vit_jax.setup("debug", {"train.class_weights": "balanced"})
+    counts = np.bincount(setup.parts.train.labels)
+    assert setup.train_step.keywords["class_weights"] == pytest.approx(len(setup.parts.train.labels) / (10 * counts))
+
+
 @pytest.mark.slow
 def test_the_pieces_are_those_of_a_run(run):
     _, workdir = run

@@ -130,8 +130,8 @@ def shown(run: Run, dataset: DataSet) -> Html:
         alt = f"image {i} of the first batch, as the model saw it: {told}"
         figures.append(element("figure", picture(_enlarged(image), alt), element("figcaption", told)))
     lead = (
-        f"The first {len(figures)} of the {len(images):,} images of the first step as they came to the model: augmented "
-        "as config.augment says, here without the normalisation, and of a mixed image the share of each label. What "
+        f"The first {len(figures)} of the {len(images):,} images of the first step, as the model was given them, but "
+        "without the normalisation: augmented as config.augment says; of a mixed image, the share of each label. What "
         "grows over the run (config.augment.ramp) is at its least here."
     )
     return join([paragraph(lead, kind="note"), element("div", *figures, class_="pictures")])

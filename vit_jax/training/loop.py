@@ -158,7 +158,7 @@ def _loop(
                             f"up took {clock.since_start():.1f} s, and {job.plan.reserve:.1f} s are kept for the end; "
                             "give it more, in another --workdir"
                         )
-                    if waiting.over(patience):
+                    if waiting.over(patience) and not job.plan.ended(step, clock):
                         what = f"No better validation top-1 in {waiting.validations} evaluations"
                         say(f"{what}: ended after {job.plan.say(step)}.")
                     break
