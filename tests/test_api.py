@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def test_fit_gives_the_results_as_a_table(run):
     results, workdir = run
     assert dict(results) == json.loads((workdir / "results.json").read_text())
     assert results["steps"] == 6 and results["num_examples"] == 128
-    assert f"top-1       {100 * results['top1']:.2f} %" in repr(results)
+    assert re.search(rf"top-1 +{100 * results['top1']:.2f} %", repr(results))
     page = results._repr_html_()
     assert page.startswith("<table>") and f"<td>{100 * results['top1']:.2f} %</td>" in page
 
