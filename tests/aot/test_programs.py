@@ -19,6 +19,7 @@ from vit_jax.errors import RunError
 from vit_jax.evaluation.evaluate import traced_evaluation
 from vit_jax.main import main
 from vit_jax.models.backend import Target
+from vit_jax.steps.losses import weights_of
 from vit_jax.steps.phases import traced_step
 from vit_jax.system.sharding import make_mesh
 from vit_jax.training.pieces import first_state, pieces_of, pipeline_of
@@ -29,7 +30,7 @@ CONFIG = from_config_dict(debug.get_config())
 CONFIG = dataclasses.replace(
     CONFIG,
     data=dataclasses.replace(CONFIG.data, name="fake"),
-    train=dataclasses.replace(CONFIG.train, steps_per_call=2, accumulate=1),
+    train=dataclasses.replace(CONFIG.train, steps_per_call=2, accumulate=1, class_weights="balanced"),
 )
 
 
@@ -54,8 +55,9 @@ def test_programs_are_those_of_a_run(cpu, pipeline):
     state, data = first_state(config, pieces, parts), pipeline_of(config, parts, target, mesh)
     if pipeline == "mapped":
         data = data.batch_at(0, 0)
+    weights = weights_of("balanced", parts.train.labels, 10)
     traced = [
-        traced_step(config, pieces.module, pieces.tx, pieces.schedule, pieces.plan, mesh, data, state, count)
+        traced_step(config, pieces.module, pieces.tx, pieces.schedule, pieces.plan, mesh, data, state, count, weights)
         for count in ((1, 2) if pipeline == "resident" else (1,))
     ]
     traced.append(traced_evaluation(pieces.module, config, mesh, state.params, parts.train.images.shape[1:]))

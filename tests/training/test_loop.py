@@ -42,11 +42,14 @@ def test_results_hold_the_contract(straight):
     assert set(found) >= {
         "dataset", "split", "num_examples", "top1", "top5", "loss", "params", "flops_per_image", "steps", "epochs",
         "seed", "checkpoint", "wall_seconds", "compile_seconds", "images_per_second", "device", "versions",
-        "git_commit",
+        "git_commit", "balanced_accuracy", "macro_f1", "per_class", "per_class_f1",
     }  # fmt: skip
     assert found["dataset"] == "fake" and found["split"] == "test" and found["num_examples"] == 128
     assert 0.3 < found["top1"] <= found["top5"] <= 1
     assert found["steps"] == found["checkpoint"] == 30
+    recalls = [recall for recall in found["per_class"].values() if recall is not None]
+    assert found["balanced_accuracy"] == pytest.approx(sum(recalls) / len(recalls))
+    assert found["per_class_f1"].keys() == found["per_class"].keys()
     assert abs(found["epochs"] - 30 * 32 / 461) < 1e-9
     assert found["wall_seconds"] > found["compile_seconds"] > 0
     assert found["train_flops_per_image"] == 3 * found["flops_per_image"]

@@ -125,14 +125,16 @@ def shown(run: Run, dataset: DataSet) -> Html:
         return paragraph(f"The images can't be shown: {error}.", kind="note")
     figures = []
     for i, image in enumerate(images[:_SHOWN]):
-        label, partner, weight = run.classes[targets.label[i]], run.classes[targets.partner[i]], targets.weight[i]
-        told = label if label == partner or weight == 1 else f"{label} {_short(weight)}, {partner} {_short(1 - weight)}"
+        label, partner, share = (values[i] for values in (targets.label, targets.partner, targets.weight))
+        told = run.classes[label]
+        if label != partner and share < 1:
+            told = f"{told} {_short(float(share))}, {run.classes[partner]} {_short(1 - float(share))}"
         alt = f"image {i} of the first batch, as the model saw it: {told}"
         figures.append(element("figure", picture(_enlarged(image), alt), element("figcaption", told)))
     lead = (
-        f"The first {len(figures)} of the {len(images):,} images of the first step as they came to the model: "
-        "augmented as config.augment says, here without the normalisation, and of a mixed image the share of each "
-        "label. What grows over the run (config.augment.ramp) is at its least here."
+        f"The first {len(figures)} of the {len(images):,} images of the first step, as the model was given them, but "
+        "without the normalisation: augmented as config.augment says; of a mixed image, the share of each label. What "
+        "grows over the run (config.augment.ramp) is at its least here."
     )
     return join([paragraph(lead, kind="note"), element("div", *figures, class_="pictures")])
 

@@ -37,15 +37,17 @@ def mixed_cross_entropy(
     return targets.weight * own + (1 - targets.weight) * of(targets.partner)
 
 
-def weights_of(kind: str, labels: np.ndarray, classes: int) -> tuple[float, ...] | None:
-    """The weight of each class that `config.train.class_weights` asks for; None for "none". labels (N,) int.
+def weights_of(kind: str, labels: np.ndarray, classes: int | None) -> tuple[float, ...] | None:
+    """The weight of each class that `config.train.class_weights` asks for; None for "none". labels (N,) int of a split.
+
+    `classes`: None for as many as the labels have.
 
     "balanced" is scikit-learn's: N / (C * images of the class), C being the classes that have any. The weights of the N
     images then have the mean 1, and all classes the same sum. A class without images weighs 0.
     """
     if kind == "none":
         return None
-    counts = np.bincount(labels, minlength=classes)  # (C,)
+    counts = np.bincount(labels, minlength=classes or 0)  # (C,)
     weights = np.where(counts > 0, len(labels) / ((counts > 0).sum() * np.maximum(counts, 1)), 0.0)
     return tuple(weights.tolist())
 

@@ -42,7 +42,8 @@ def _at_the_end(run: RunFolder) -> tuple[bool, dict[str, Any] | None]:
         meta = checkpoints.meta(step)
         if not (step and meta["total_steps"] == step and meta["evaluated"]):
             return False, None
-        tested = "[" in config.data.test or config.data.test in run.read("data.json")["examples"]
+        spec = config.data.test or ""
+        tested = "[" in spec or spec in run.read("data.json")["examples"]
         if tested and not config.train.overfit_one_batch:
             results = run.read("results.json")
             # Version 0.1.0 wrote an earlier evaluation there, too.

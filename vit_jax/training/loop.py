@@ -47,7 +47,8 @@ def train(
 ) -> dict[str, Any] | None:
     """Trains `config` in `workdir`, from where the run there stopped, and tests the checkpoint that it selects.
 
-    Gives the test's results, the content of results.json; None for a run without a test split.
+    Gives the test's results, the content of results.json; None for a run without a test split and for one that
+    overfits one batch, which isn't tested.
 
     `resume`: "auto" continues a run if there is one, "must" wants one, "never" refuses one. `started` is
     time.monotonic() at the start of the command. Of a job's processes the first writes. Raises UserError, RunError, and
@@ -158,7 +159,7 @@ def _loop(
                             f"up took {clock.since_start():.1f} s, and {job.plan.reserve:.1f} s are kept for the end; "
                             "give it more, in another --workdir"
                         )
-                    if waiting.over(patience):
+                    if waiting.over(patience) and not job.plan.ended(step, clock):
                         what = f"No better validation top-1 in {waiting.validations} evaluations"
                         say(f"{what}: ended after {job.plan.say(step)}.")
                     break
