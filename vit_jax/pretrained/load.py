@@ -54,7 +54,7 @@ def load(path: str | Path, **overrides: Any) -> tuple[VisionTransformer, dict[st
     colours, for grey images. `stored_image_size` tells the size that positions
     are for where it can't be read off.
 
-    Images (B, H, W, channels) come as the source wants them: in [-1, 1] for Google's files. The computation is in float32
+    Images (B, H, W, C) come as the source wants them: in [-1, 1] for Google's files. The computation is in float32
     unless `dtype` says otherwise; accelerators round the factors of float32 matmuls unless
     jax.default_matmul_precision is "highest". Raises UserError for a file that can't be read, and with every mismatch
     of names and shapes at once, before an array is read.
