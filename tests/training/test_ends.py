@@ -69,9 +69,9 @@ ONE_BATCH = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pipeline", ["device", "tfdata"])
+@pytest.mark.parametrize("pipeline", ["resident", "mapped"])
 def test_one_batch_is_learned_by_heart(command, tmp_path, monkeypatch, pipeline):
-    if pipeline == "tfdata":
+    if pipeline == "mapped":
         pytest.importorskip("tensorflow")
     asked, batch_at = [], TfDataPipeline.batch_at
 
@@ -87,7 +87,7 @@ def test_one_batch_is_learned_by_heart(command, tmp_path, monkeypatch, pipeline)
     assert "The first batch of 32 images: loss 0.0" in printed and "top-1 100.00 %\n" in printed
     assert "Warning" not in printed and "validation" not in printed and not (tmp_path / "results.json").exists()
     assert rows(tmp_path, "train")[-1]["loss"] < 0.05
-    assert set(asked) == ({0} if pipeline == "tfdata" else set())
+    assert set(asked) == ({0} if pipeline == "mapped" else set())
     code, printed = command(*args)
     assert code == 0 and "already complete" in printed
 

@@ -132,7 +132,7 @@ def test_any_data_set_and_both_pipelines(command, tmp_path):
         code, printed = command(*args, f"--workdir={tmp_path / pipeline}")
         assert code == 0, printed
     # The same batches: the same losses, but for the rounding of two compilations.
-    for a, b in zip(rows(tmp_path / "device", "train"), rows(tmp_path / "tfdata", "train"), strict=True):
+    for a, b in zip(rows(tmp_path / "resident", "train"), rows(tmp_path / "mapped", "train"), strict=True):
         assert abs(a["loss"] - b["loss"]) < 1e-4
 
 

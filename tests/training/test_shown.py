@@ -26,18 +26,17 @@ CONFIG = dataclasses.replace(
 
 
 def resolved(config):
-    return with_data(config, sources.load(config.data, config.model.image_size), Target("cpu"))
+    return with_data(config, sources.load(config), Target("cpu"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("streamed", [False, True])
-def test_images_are_those_of_the_first_step(streamed, monkeypatch):
+def test_images_are_those_of_the_first_step(streamed):
     """Drawn as train_step draws them: the batch of step 0 and the first key of the split of the step's."""
     if streamed:
         pytest.importorskip("tensorflow")
-        monkeypatch.setattr(shown, "is_resident", lambda *_: False)
-        monkeypatch.setattr("vit_jax.training.pieces.is_resident", lambda *_: False)
-    config, parts = resolved(CONFIG)
+    pipeline = "mapped" if streamed else "resident"
+    config, parts = resolved(dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, pipeline=pipeline)))
     images, targets = shown.first_shown(config, parts)
     assert images.shape == (32, 32, 32, 3) and images.dtype == np.uint8
 

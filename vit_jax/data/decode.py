@@ -61,7 +61,7 @@ def decoder(view: View) -> Callable[[Any, Any, Any, Any], Any]:
                 out[i] = part
             elif part.size:
                 image = converted(Image.fromarray(part), view.channels)
-                inside = (0, 0, *part.shape[:2])
+                inside = np.array((0, 0, *part.shape[:2]))
                 out[i] = pixels(image, inside, box[i], view.size, view.interpolation).reshape(out.shape[1:])
             else:
                 out[i] = by_pillow([raw[i]], window[i : i + 1], box[i : i + 1], view)[0]
@@ -87,7 +87,7 @@ def decoder(view: View) -> Callable[[Any, Any, Any, Any], Any]:
 
 
 def _without_pillow(tf: Any, view: View, window: Any, box: Any) -> tuple[Any, Any]:
-    """Which views of plain images are pixels of theirs as they are (G,), and which are enlargements of a window (G,)."""
+    """Which views of plain images are pixels of theirs as they are (G,), which are enlargements of a window (G,)."""
     size = tf.constant(view.size, tf.float32)
     unit = tf.reduce_all(tf.equal(box[:, 2:] - box[:, :2], size), 1)
     cut = unit & tf.reduce_all(tf.equal(box, tf.round(box)), 1)

@@ -68,12 +68,6 @@ def upright(raw: bytes, channels: int = 3) -> "Image.Image":
     return image if turn is None else image.transpose(turn)
 
 
-def converted(image: "Image.Image", channels: int) -> "Image.Image":
-    """A loaded image of any mode as RGB (3 channels) or L (1)."""
-    image, target = _grey_or_rgb(image), "RGB" if channels == 3 else "L"
-    return image if image.mode == target else image.convert(target)
-
-
 def pixels(
     image: "Image.Image", window: np.ndarray, box: np.ndarray, size: tuple[int, int], interpolation: str
 ) -> np.ndarray:

@@ -120,7 +120,7 @@ def _source(data: DataConfig, store: Path) -> Source | None:
         return None
     if data.name == "image_folder":
         return image_folder.source_of(image_folder.scan(root, data.follow_links))
-    return parquet.source_of(root, store)
+    return parquet.source_of(data.dir, store)
 
 
 def _kept(
@@ -185,7 +185,8 @@ def _decoded(dataset: DataSet, store: Path) -> DataSet:
 def _with_channels(dataset: DataSet, channels: int) -> DataSet:
     """The same with arrays (N, H, W, channels): grey of colours (ITU-R 601, as Pillow), or three times the grey."""
 
-    def converted(images: np.ndarray) -> np.ndarray:
+    def converted(images: np.ndarray | EncodedImages) -> np.ndarray:
+        assert isinstance(images, np.ndarray)
         if images.shape[3] == channels:
             return images
         if channels == 3:
@@ -218,9 +219,10 @@ def _cifar10_batches(data: DataConfig) -> tuple[dict[str, Any] | None, Callable[
 
 
 def _npz(data: DataConfig) -> tuple[dict[str, Any] | None, Callable[[], DataSet]]:
-    if data.dir is None:
-        raise UserError("config.data.name=npz needs config.data.dir: a .npz with arrays images and labels")
-    return npz.source_of(expanded(data.dir))
+    if data.dir is not None and not expanded(data.dir).exists():
+        return None, lambda: npz.read(npz.files_of(data.dir))
+    files = npz.files_of(data.dir)
+    return npz.identity(files), lambda: npz.read(files)
 
 
 _ARRAYS: dict[str, Callable[[DataConfig], tuple[dict[str, Any] | None, Callable[[], DataSet]]]] = {
