@@ -131,10 +131,11 @@ def shown(run: Run, dataset: DataSet) -> Html:
             told = f"{told} {_short(float(share))}, {run.classes[partner]} {_short(1 - float(share))}"
         alt = f"image {i} of the first batch, as the model saw it: {told}"
         figures.append(element("figure", picture(_enlarged(image), alt), element("figcaption", told)))
+    changed = "augmented as config.augment says; of a mixed image, the share of each label"
     lead = (
         f"The first {len(figures)} of the {len(images):,} images of the first step, as the model was given them, but "
-        "without the normalisation: augmented as config.augment says; of a mixed image, the share of each label. What "
-        "grows over the run (config.augment.ramp) is at its least here."
+        f"without the normalisation: {'as they are' if run.config.train.overfit_one_batch else changed}. What grows "
+        "over the run (config.augment.ramp) is at its least here."
     )
     return join([paragraph(lead, kind="note"), element("div", *figures, class_="pictures")])
 
