@@ -78,7 +78,8 @@ class Pieces:
 
     def _one(self, i: int, number: int, offset: int, length: int, check: int) -> bytes:
         try:
-            content = os.pread(self._opened(number).descriptor, length, offset)
+            file = self._opened(number)  # held until it is read: another thread may put it away meanwhile
+            content = os.pread(file.descriptor, length, offset)
         except OSError as error:
             raise UserError(f"{self.name(i)} can't be read ({error.strerror}); {self._remedy}") from error
         if zlib.crc32(content) != check:

@@ -173,7 +173,8 @@ class ArrayRecords:
     def _one(self, i: int) -> bytes:
         number, place = self._place(i)
         try:
-            (record,) = self._opened(number).read([place])
+            reader = self._opened(number)
+            (record,) = reader.read([place])
             begin, end = example.only_bytes(record, example.features(record).get(self._image))
         except UserError:
             raise
