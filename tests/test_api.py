@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def test_fit_gives_the_results_as_a_table(run):
     results, workdir = run
     assert dict(results) == json.loads((workdir / "results.json").read_text())
     assert results["steps"] == 6 and results["num_examples"] == 128
-    assert f"top-1       {100 * results['top1']:.2f} %" in repr(results)
+    assert re.search(rf"top-1 +{100 * results['top1']:.2f} %", repr(results))
     page = results._repr_html_()
     assert page.startswith("<table>") and f"<td>{100 * results['top1']:.2f} %</td>" in page
 
@@ -160,6 +161,14 @@ def test_an_interrupt_saves_and_the_same_call_goes_on(run, tmp_path, monkeypatch
 def test_pieces_have_one_size_of_images():
     with pytest.raises(vit_jax.UserError, match=r"config\.train\.sizes=.*one size of images; set it to \(\)"):
         vit_jax.setup("debug", {"train.sizes": ((0.0, 16), (0.5, 32))})
+
+
+def test_a_loop_of_ones_own_has_its_own_batches_and_the_weights_of_the_classes():
+    with pytest.raises(vit_jax.UserError, match=r"overfit_one_batch=True: a loop of one's own takes the batches"):
+        vit_jax.setup("debug", {"train.overfit_one_batch": True})
+    setup = vit_jax.setup("debug", {"train.class_weights": "balanced"})
+    counts = np.bincount(setup.parts.train.labels)
+    assert setup.train_step.keywords["class_weights"] == pytest.approx(len(setup.parts.train.labels) / (10 * counts))
 
 
 @pytest.mark.slow

@@ -146,7 +146,7 @@ class TrainConfig:
     accumulate: int | None = None  # micro-batches in a step; None: chosen for the machine (steps/cpu.py)
     steps_per_call: int = 1  # resident images only; pays where a step is under 1 ms on an accelerator
     label_smoothing: float = 0.0
-    class_weights: str = "none"  # of the losses: none | balanced: 1 / images of the class, over the mean of that
+    class_weights: str = "none"  # of the losses: none | balanced: images / (classes * images of the class)
     patience: int | None = None  # validations in a row without a better top-1, after which the run ends; None: all
     overfit_one_batch: bool = False  # a check: every step takes the first batch, as it is; its loss must vanish
     ema: float | None = None  # decay of a moving average of the parameters, kept beside them; None: none

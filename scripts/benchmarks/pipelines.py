@@ -56,7 +56,7 @@ def _device(images: np.ndarray, labels: np.ndarray, batch_size: int, augmented: 
     def batch(pipeline: DevicePipeline, step: jax.Array) -> Any:
         out = pipeline.batch_at(0, step)
         key, batch = jax.random.fold_in(jax.random.key(0), step), (out["image"], out["label"], out["parity"])
-        return augment(key, *batch, cfg, 32)[0] if augmented else out
+        return augment(key, *batch, cfg, (32, 32))[0] if augmented else out
 
     steps = iter(range(10**9))
     return lambda: jax.block_until_ready(batch(pipeline, next(steps)))

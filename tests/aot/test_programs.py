@@ -19,6 +19,7 @@ from vit_jax.errors import RunError
 from vit_jax.evaluation.evaluate import traced_evaluation
 from vit_jax.main import main
 from vit_jax.models.backend import Target
+from vit_jax.steps.losses import weights_of
 from vit_jax.steps.phases import traced_step
 from vit_jax.system.sharding import make_mesh
 from vit_jax.training.pieces import first_state, pieces_of, pipeline_of
@@ -29,7 +30,7 @@ CONFIG = from_config_dict(debug.get_config())
 CONFIG = dataclasses.replace(
     CONFIG,
     data=dataclasses.replace(CONFIG.data, name="fake"),
-    train=dataclasses.replace(CONFIG.train, steps_per_call=2, accumulate=1),
+    train=dataclasses.replace(CONFIG.train, steps_per_call=2, accumulate=1, class_weights="balanced"),
 )
 
 
@@ -39,24 +40,25 @@ def cpu(monkeypatch):
     monkeypatch.setattr(programs, "devices_of", lambda machine: jax.devices()[:1])
 
 
-@pytest.mark.parametrize("pipeline", ["device", "tfdata"])
+@pytest.mark.parametrize("pipeline", ["resident", "mapped"])
 def test_programs_are_those_of_a_run(cpu, pipeline):
     """Traced from shapes alone, the text is that of the programs that a run traces from its data and its state."""
     config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, pipeline=pipeline))
-    if pipeline == "tfdata":
+    if pipeline == "mapped":
         pytest.importorskip("tensorflow")
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps_per_call=1))
     run = programs.run_on(config, CPU)
 
     target, mesh = Target("cpu"), make_mesh(jax.devices()[:1])
-    config, parts = with_data(config, sources.load(config.data, config.model.image_size), target)
+    config, parts = with_data(config, sources.load(config), target)
     pieces = pieces_of(config, target, mesh, len(parts.train.labels))
     state, data = first_state(config, pieces, parts), pipeline_of(config, parts, target, mesh)
-    if pipeline == "tfdata":
+    if pipeline == "mapped":
         data = data.batch_at(0, 0)
+    weights = weights_of("balanced", parts.train.labels, 10)
     traced = [
-        traced_step(config, pieces.module, pieces.tx, pieces.schedule, pieces.plan, mesh, data, state, count)
-        for count in ((1, 2) if pipeline == "device" else (1,))
+        traced_step(config, pieces.module, pieces.tx, pieces.schedule, pieces.plan, mesh, data, state, count, weights)
+        for count in ((1, 2) if pipeline == "resident" else (1,))
     ]
     traced.append(traced_evaluation(pieces.module, config, mesh, state.params, parts.train.images.shape[1:]))
     ours = [program.trace() for program in run.programs]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_jax.config import DataConfig
+from vit_jax.config import Config, DataConfig, ModelConfig
 from vit_jax.data import sources
 from vit_jax.data.dataset import DataSet, Examples
 from vit_jax.data.sources import cifar_files
@@ -41,7 +41,11 @@ def expected():
 
 
 def load(name, **kwargs):
-    return sources.load(DataConfig(name=name, **kwargs), 32)
+    return load_at(32, name, **kwargs)
+
+
+def load_at(size, name, **kwargs):
+    return sources.load(Config(data=DataConfig(name=name, **kwargs), model=ModelConfig(image_size=size)))
 
 
 class Canary:

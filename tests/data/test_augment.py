@@ -24,13 +24,13 @@ def test_preprocessing_is_keras():
     """Normalization, then Resizing from 32 to 72 pixels."""
     mean, std = KERAS["norm_mean"] / 255, np.sqrt(KERAS["norm_var"]) / 255
     cfg = AugmentConfig(mean=tuple(mean.ravel().tolist()), std=tuple(std.ravel().tolist()))
-    np.testing.assert_allclose(preprocess(KERAS["x32"], cfg, 72), KERAS["normalized_then_resized"], atol=2e-5)
+    np.testing.assert_allclose(preprocess(KERAS["x32"], cfg, (72, 72)), KERAS["normalized_then_resized"], atol=2e-5)
 
 
 def test_normalising_makes_mean_0_and_deviation_1():
     x = IMAGES / 255
     cfg = AugmentConfig(mean=tuple(x.mean((0, 1, 2)).tolist()), std=tuple(x.std((0, 1, 2)).tolist()))
-    y = np.asarray(preprocess(IMAGES, cfg, 12))
+    y = np.asarray(preprocess(IMAGES, cfg, (12, 12)))
     np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(y.std((0, 1, 2)), 1, atol=1e-5)
 
@@ -101,14 +101,14 @@ def test_zoom_scales_height_and_width_apart_within_its_range():
 
 def test_a_key_gives_one_result_and_another_key_another():
     cfg = AugmentConfig(PLAIN.mean, PLAIN.std, crop_padding=2, flip=True, rotate=0.02, zoom=0.2)
-    one, again, other = (augment(jax.random.key(k), IMAGES, LABELS, PARITY, cfg, 18)[0] for k in (0, 0, 1))
+    one, again, other = (augment(jax.random.key(k), IMAGES, LABELS, PARITY, cfg, (18, 18))[0] for k in (0, 0, 1))
     assert one.shape == (64, 18, 18, 3)
     assert (one == again).all() and (one != other).any()
 
 
 def test_without_augmentation_training_sees_what_evaluation_sees():
-    images, targets = augment(jax.random.key(0), IMAGES, LABELS, PARITY, PLAIN, 18)
-    np.testing.assert_array_equal(images, preprocess(IMAGES, PLAIN, 18))
+    images, targets = augment(jax.random.key(0), IMAGES, LABELS, PARITY, PLAIN, (18, 18))
+    np.testing.assert_array_equal(images, preprocess(IMAGES, PLAIN, (18, 18)))
     np.testing.assert_array_equal(targets.label, LABELS)
 
 
@@ -132,7 +132,7 @@ def test_no_two_keys_of_a_step_are_equal(monkeypatch):
 
     monkeypatch.setattr(jax.random, "split", watched)
     monkeypatch.setattr(jax.random, "fold_in", None)  # a key of another way could equal one of these
-    jax.block_until_ready(augment(jax.random.key(0), IMAGES[:3], LABELS[:3], PARITY[:3], ALL, 12))
+    jax.block_until_ready(augment(jax.random.key(0), IMAGES[:3], LABELS[:3], PARITY[:3], ALL, (12, 12)))
     jax.effects_barrier()
     assert len(seen) >= 6 + 2 + 2 + 5 + 4 and len(set(seen)) == len(seen)
 
@@ -144,7 +144,9 @@ def test_devices_augment_their_images_by_themselves():
     split, everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
 
     def compiled(cfg):
-        apply = jax.jit(lambda key, *batch: augment(key, *batch, cfg, 12)[0], in_shardings=(everywhere, *[split] * 3))
+        apply = jax.jit(
+            lambda key, *batch: augment(key, *batch, cfg, (12, 12))[0], in_shardings=(everywhere, *[split] * 3)
+        )
         return apply.lower(jax.random.key(0), IMAGES, LABELS, PARITY).compile()
 
     exchanges = r"all-gather|all-to-all|all-reduce|reduce-scatter|collective-permute"
@@ -154,5 +156,5 @@ def test_devices_augment_their_images_by_themselves():
     assert re.search(exchanges, compiled(dataclasses.replace(PLAIN, mixup=1.0)).as_text())
     placed = [jax.device_put(x, split) for x in (IMAGES, LABELS, PARITY)]
     found = program(jax.device_put(jax.random.key(0), everywhere), *placed)
-    alone = jax.jit(lambda key, *batch: augment(key, *batch, cfg, 12)[0])
+    alone = jax.jit(lambda key, *batch: augment(key, *batch, cfg, (12, 12))[0])
     np.testing.assert_allclose(found, alone(jax.random.key(0), IMAGES, LABELS, PARITY), atol=1e-5)

@@ -77,12 +77,12 @@ def test_processes_share_a_batch():
     np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
-@pytest.mark.parametrize("pipeline", ["device", "tfdata"])
+@pytest.mark.parametrize("pipeline", ["resident", "mapped"])
 def test_parity_begins_at_random_and_turns_in_every_epoch(pipeline):
     n, batch_size = 60, 20
     images = np.arange(n, dtype=np.uint8).repeat(3).reshape(n, 1, 1, 3)
     labels = np.arange(n, dtype=np.int32)
-    if pipeline == "tfdata":
+    if pipeline == "mapped":
         pytest.importorskip("tensorflow")
         batch_at = TfDataPipeline(Examples(images, labels), batch_size).batch_at
     else:

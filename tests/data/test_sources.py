@@ -72,8 +72,8 @@ def test_tfds_is_read_in_order_and_cached_without_tensorflow(prepared, tmp_path,
     np.testing.assert_array_equal(dataset.splits["test"].labels, np.arange(20, 30) % 10)
     monkeypatch.setenv("TFDS_DATA_DIR", str(folder))
     code = (
-        "import sys; from vit_jax.config import DataConfig; from vit_jax.data import sources; "
-        "d = sources.load(DataConfig(), 32); print(len(d.splits['train'].labels), 'tensorflow' in sys.modules)"
+        "import sys; from vit_jax.config import Config; from vit_jax.data import sources; "
+        "d = sources.load(Config()); print(len(d.splits['train'].labels), 'tensorflow' in sys.modules)"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.split() == ["20", "False"]

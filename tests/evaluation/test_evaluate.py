@@ -13,7 +13,7 @@ from jax.sharding import AxisType
 from vit_jax import models
 from vit_jax.config import AugmentConfig, Config, EvalConfig, ModelConfig
 from vit_jax.evaluation.evaluate import Evaluator, calibration_error, confusion, score
-from vit_jax.runs.report import per_class
+from vit_jax.runs.scores import by_name, scores_of
 
 CONFIG = Config(
     augment=AugmentConfig(mean=(0.5,) * 3, std=(0.25,) * 3),
@@ -51,8 +51,29 @@ def test_scores():
     assert found["top1"] == 0.5 and found["top5"] == 1.0
     matrix = confusion(logits, labels)
     np.testing.assert_array_equal(matrix, [[2, 0, 0], [1, 0, 0], [0, 1, 0]])
-    assert per_class(matrix, ["a", "b", "c"]) == {"a": 1.0, "b": 0.0, "c": 0.0}
-    assert per_class(np.zeros((1, 1), int), ["a"]) == {"a": None}
+
+
+def test_scores_of_classes_are_scikit_learns():
+    """Of unbalanced classes, one of them without images, one without predictions, and one with neither."""
+    from sklearn import metrics
+
+    random = np.random.RandomState(0)
+    labels = random.choice(6, 300, p=[0.5, 0.2, 0.15, 0.1, 0.05, 0.0])
+    logits = random.normal(size=(300, 7)) + 2 * np.eye(7)[labels]
+    logits[:, [3, 6]] = -9.0
+    guesses = logits.argmax(axis=1)
+    assert set(guesses) == {0, 1, 2, 4, 5} and set(labels) == {0, 1, 2, 3, 4}
+    found = scores_of(confusion(logits, labels))
+    with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
+        assert found.balanced_accuracy == pytest.approx(metrics.balanced_accuracy_score(labels, guesses))
+    assert found.macro_f1 == pytest.approx(metrics.f1_score(labels, guesses, average="macro", zero_division=0))
+    expected = metrics.precision_recall_fscore_support(labels, guesses, labels=range(7), zero_division=0)
+    for values, theirs in zip((found.precision, found.recall, found.f1), expected, strict=False):
+        np.testing.assert_allclose(np.nan_to_num(values), theirs)
+    assert np.flatnonzero(np.isnan(found.precision)).tolist() == [3, 6]  # never predicted
+    assert np.flatnonzero(np.isnan(found.recall)).tolist() == [5, 6]  # without images
+    named = by_name(found.f1, list("abcdefg"))
+    assert named["d"] == named["f"] == 0 < named["a"] and named["g"] is None
 
 
 def test_calibration_error_of_known_confidence():

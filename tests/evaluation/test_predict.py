@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.config import DataConfig
+from vit_jax.config import Config, DataConfig, ModelConfig
 from vit_jax.data import sources
-from vit_jax.data.sources.image_folder import read_image
+from vit_jax.data.encoded import seen
+from vit_jax.data.images import upright
+from vit_jax.data.view import View
 from vit_jax.errors import UserError
 from vit_jax.evaluation.predict import Predictor, find_images
 from vit_jax.main import main
@@ -41,7 +43,8 @@ def predictor(run):
 
 @pytest.fixture(scope="module")
 def examples():
-    return sources.load(DataConfig(name="fake"), 16).splits["test"].images  # (128, 16, 16, 3)
+    config = Config(data=DataConfig(name="fake"), model=ModelConfig(image_size=16))
+    return sources.load(config).splits["test"].images  # (128, 16, 16, 3)
 
 
 @pytest.fixture
@@ -240,6 +243,6 @@ def test_a_16_bit_picture_is_turned_as_its_camera_says(tmp_path):
     exif[0x0112] = 6  # to be turned by a quarter
     picture.save(tmp_path / "deep.png", exif=exif)
     Image.fromarray((pixels // 257).astype(np.uint8)).save(tmp_path / "plain.png", exif=exif)
-    deep, plain = (read_image(tmp_path / name, 8) for name in ("deep.png", "plain.png"))
+    deep, plain = (seen(upright((tmp_path / name).read_bytes()), View((8, 8))) for name in ("deep.png", "plain.png"))
     np.testing.assert_allclose(deep.astype(int), plain, atol=1)
     assert plain[:, -1].min() > plain[:, 0].max()

@@ -90,6 +90,7 @@ MODELS = {
         "head_mlp": (16,), "pool": "flatten",
     },
     "hybrid": {"stem": StemConfig(kind="resnet", widths=(32,), units=(1, 2)), "patch_size": 1, "pool": "token"},
+    "grey": {"channels": 1, "image_width": 32},
     "mixer": {"token_mlp_dim": 24, "posemb": "none", "norm_after_pool": True},
 }  # fmt: skip
 
@@ -102,7 +103,9 @@ def untrained(name):
     random = np.random.RandomState(0)
     params = jax.tree.map(lambda x: x + 0.1 * random.normal(size=x.shape).astype(np.float32), params)
     classes = tuple("abcde")
-    return dataclasses.replace(model, module=module, params=params, classes=classes, image_size=(20, 20))
+    mean, std = (values[: module.cfg.channels] for values in (model.config.augment.mean, model.config.augment.std))
+    config = dataclasses.replace(model.config, augment=dataclasses.replace(model.config.augment, mean=mean, std=std))
+    return dataclasses.replace(model, config=config, module=module, params=params, classes=classes, image_size=(20, 20))
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from vit_jax.errors import UserError
 from vit_jax.export import formats, weights
 from vit_jax.export.weights import write_weights
 from vit_jax.models import create
+from vit_jax.models.stems import image_shape
 from vit_jax.runs.trained import Trained
 from vit_jax.steps import state as states
 
@@ -29,7 +30,8 @@ def trained(**keys):
     leaves, tree = jax.tree.flatten(states.abstract_params(module))
     rng = np.random.RandomState(0)
     params = tree.unflatten([rng.normal(0.1, 0.3, x.shape).astype(np.float32) for x in leaves])
-    augment = AugmentConfig(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    channels = module.cfg.channels
+    augment = AugmentConfig(mean=(0.5, 0.4, 0.3)[:channels], std=(0.2, 0.3, 0.4)[:channels])
     return Trained(None, Config(model=module.cfg, augment=augment), module, params, tuple("abcde"), (16, 16), 7)
 
 
@@ -37,7 +39,9 @@ def check_round_trip(format, folder, **keys):
     model = trained(**keys)
     said = write_weights(model, format, folder)
     assert said["largest_difference"] < 1e-5
-    assert said["preprocessing"] == {"image_size": 16, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+    size = [16, keys["image_width"]] if "image_width" in keys else 16
+    mean, std = ([0.5], [0.2]) if keys.get("channels") == 1 else ([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
+    assert said["preprocessing"] == {"image_size": size, "mean": mean, "std": std}
     return model, said
 
 
@@ -50,27 +54,38 @@ def test_our_own_come_back_bit_for_bit_and_describe_themselves(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, model.params)
 
 
+GREY_AND_WIDE = {"pool": "token", "channels": 1, "image_width": 24}
 TIMM = [
+    GREY_AND_WIDE,
     {"pool": "token", "registers": 2, "layer_scale": 0.1, "qk_norm": True},
     {"pool": "mean", "norm_after_pool": True, "activation": "gelu_tanh"},
     {"pool": "map", "posemb": "sincos2d"},
     {"pool": "mean", "registers": 1, "posemb": "none"},
 ]
-HUGGING_FACE = [{"pool": "token", "norm_eps": 1e-5, "activation": "gelu_tanh"}, {"pool": "token", "posemb": "sincos2d"}]
+HUGGING_FACE = [
+    GREY_AND_WIDE,
+    {"pool": "token", "norm_eps": 1e-5, "activation": "gelu_tanh"},
+    {"pool": "token", "posemb": "sincos2d"},
+]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("keys", TIMM)
 def test_names_of_timm_are_read_back(keys, tmp_path):
-    check_round_trip("timm", tmp_path, **keys)
-    assert json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]["mean"] == [0.5, 0.4, 0.3]
+    model, said = check_round_trip("timm", tmp_path, **keys)
+    seen = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
+    height, width, channels = image_shape(model.module.cfg)
+    assert seen["mean"] == said["preprocessing"]["mean"] and seen["input_size"] == [channels, height, width]
 
 
 @pytest.mark.parametrize("keys", HUGGING_FACE)
 def test_names_of_hugging_face_are_read_back(keys, tmp_path):
-    check_round_trip("huggingface", tmp_path, **keys)
+    model, said = check_round_trip("huggingface", tmp_path, **keys)
     assert json.loads((tmp_path / "config.json").read_text())["id2label"]["4"] == "e"
-    assert json.loads((tmp_path / "preprocessor_config.json").read_text())["image_mean"] == [0.5, 0.4, 0.3]
+    processor = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    height, width, _ = image_shape(model.module.cfg)
+    assert processor["image_mean"] == said["preprocessing"]["mean"]
+    assert processor["size"] == {"height": height, "width": width}
 
 
 @pytest.mark.parametrize("keys", TIMM)

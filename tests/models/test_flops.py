@@ -10,6 +10,7 @@ from test_models import TINY, WHITENED
 from vit_jax import models
 from vit_jax.config import StemConfig
 from vit_jax.models import flops
+from vit_jax.models.stems import image_shape
 from vit_jax.steps import state as states
 
 
@@ -22,6 +23,7 @@ from vit_jax.steps import state as states
         {"pool": "flatten", "head_mlp": (8,)},
         {"pool": "token", "registers": 1, "representation_dim": 9},
     ]
+    + [{"channels": 1, "image_width": 32}, {"channels": 1, "stem": StemConfig("resnet", widths=(64,)), "patch_size": 1}]
     + [{"stem": StemConfig("conv", widths=(4, 8), strides=(1, 2)), "patch_size": 2}]
     + [{"stem": dataclasses.replace(WHITENED, norm="none"), "patch_size": 1, "pool": "sequence"}],
     ids=str,
@@ -30,7 +32,7 @@ def test_flops_are_xlas_but_for_the_elementwise(options):
     """Wide and few tokens: norms, softmax and activations, which only XLA counts, are little there."""
     cfg = dataclasses.replace(TINY, width=256, heads=4, mlp_dim=512, attention="xla", **options)
     module = models.create(cfg)
-    params, images = states.abstract_params(module), jnp.zeros((4, 16, 16, 3))
+    params, images = states.abstract_params(module), jnp.zeros((4, *image_shape(module.cfg)))
 
     def counted(f):
         return jax.jit(f).lower(params, images).compile().cost_analysis()["flops"] / 4

@@ -112,6 +112,10 @@ def test_a_run_without_checkpoint_and_data_still_has_a_page(tmp_path, capsys):
     for said in ("70.00 %", "60.42 to 78.11", "1,234", "5.0 million", "1:35", "one seed only", "in no commit"):
         assert said in words, said
     assert "The checkpoint of step 40, which was tested, isn't there." in words
+    assert "What the model saw The images can't be shown: " in words  # the run's data aren't the fake data set's
+    # Of the matrix: recall, its interval, precision, F1 of the first class.
+    assert "cat 85.71 % 70.6 to 93.7 % 62.50 % 72.29 % 35" in words
+    assert "balanced accuracy" not in words  # the results are of an earlier version
     assert "<script>alert(1)</script>" in words  # as text
     assert "report.html" in capsys.readouterr().out
 
@@ -120,7 +124,8 @@ def test_several_runs_are_compared(tmp_path):
     other = json.loads(json.dumps(CONFIG))
     other["optim"]["learning_rate"] = 3e-4
     first = make_run(tmp_path / "first")
-    second = make_run(tmp_path / "second", config=other, top1=0.8, device="1 x gpu", top1_flips=0.81)
+    second = make_run(tmp_path / "second", config=other, top1=0.8, device="1 x gpu", top1_flips=0.81,
+                      balanced_accuracy=0.6905, macro_f1=0.687)  # fmt: skip
     unfinished = make_run(tmp_path / "third", tested=False)
     output = tmp_path / "page.html"
     assert report(first, second, unfinished, f"--output={output}") == 0
@@ -130,6 +135,7 @@ def test_several_runs_are_compared(tmp_path):
     assert "optim.|learning_rate|0.001|0.0003|0.001" in words
     assert "third: not tested; it has come to step 40." in words and "validation top-1 at epoch 2.0" in words
     assert "81.00 %" in words and "figures with flips" in words
+    assert "|balanced accuracy|-|69.05 %|macro F1|-|68.70 %|" in words
     assert not (first / "report.html").exists()
 
 
@@ -154,6 +160,7 @@ def test_seeds_are_summed_up(tmp_path):
         ("data.json", '{"classes": [1]}', "data.json is damaged"),
         ("results.json", json.dumps(RESULTS | {"top1": 70}), "top1 is 70"),
         ("results.json", json.dumps(RESULTS | {"loss": "<b>"}), "loss is '<b>'"),
+        ("results.json", json.dumps(RESULTS | {"macro_f1": 1.5}), "macro_f1 is 1.5"),
         ("results.json", json.dumps(RESULTS | {"num_examples": 0}), "num_examples is 0"),
         ("confusion.csv", "a,b\n1,x\n", "confusion.csv is damaged"),
         ("confusion.csv", "a,b\n1,2\n", "not 3 x 3"),
@@ -194,6 +201,7 @@ def test_a_run_that_was_trained_is_looked_into(tmp_path, command):
     alts = [image["alt"] for image in page.images]
     assert len([alt for alt in alts if "taken for" in alt]) > 3
     assert len([alt for alt in alts if alt.endswith("rollout")]) == 10
+    assert len([alt for alt in alts if ", as the model saw it: class " in alt]) == 10
     assert "Similarity of positions" in alts and "The first 28 principal components of the patch embedding" in alts
     assert before == {p: p.read_bytes() for p in before}  # looking changes nothing
     for seed in ("seed_0", "seed_1"):

@@ -137,7 +137,7 @@ def test_images_are_normalised_as_those_that_the_weights_were_trained_on(tmp_pat
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     assert normalised(folder) == ((0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
     (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": ["a"], "image_std": 1}))
-    with pytest.raises(UserError, match="three numbers each"):
+    with pytest.raises(UserError, match="a number for each channel"):
         normalised(folder)
 
 

@@ -107,7 +107,7 @@ def p17(bench: Bench) -> Iterator[str]:
     epochs, allowed = (20, 0.05) if bench.full else (5, 0.1)
     size = ["--config.model.width=192", "--config.model.depth=6", "--config.model.mlp_dim=768"]
     size = size if bench.full else ["--config.model.depth=1"]
-    for pipeline in ("device", "tfdata")[: bench.times(1, 2)]:
+    for pipeline in ("resident", "mapped")[: bench.times(1, 2)]:
         workdir = bench.new()
         samples: dict[int, list[tuple[int, int]]] = {n: [] for n in range(epochs + 1)}  # KiB and files, by epochs done
         args = ["--config=configs/quickstart.py", *size, f"--config.train.length={epochs} epochs"]

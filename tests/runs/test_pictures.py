@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,6 +13,7 @@ from vit_jax.config import AugmentConfig, ModelConfig, StemConfig
 from vit_jax.evaluation import attention_maps, filters
 from vit_jax.models.stems import whitening_kernel
 from vit_jax.runs import pictures
+from vit_jax.runs.fonts import font_for
 from vit_jax.steps import state as states
 
 MODEL = ModelConfig(
@@ -27,7 +29,7 @@ def random_params(module):
 
 def test_the_four_lines_are_the_articles(tmp_path):
     image = np.random.RandomState(0).randint(256, size=(32, 32, 3)).astype(np.uint8)
-    assert pictures.patches(image, 72, 6, tmp_path / "patches.png") == [
+    assert pictures.patches(image, (72, 72), (12, 12), tmp_path / "patches.png") == [
         "Image size: 72 X 72",
         "Patch size: 6 X 6",
         "Patches per image: 144",
@@ -35,6 +37,22 @@ def test_the_four_lines_are_the_articles(tmp_path):
     ]
     drawn = np.asarray(Image.open(tmp_path / "patches.png").convert("RGB"))
     assert drawn.std() > 20 and drawn.shape[1] > drawn.shape[0]
+
+
+def test_the_four_lines_of_a_grey_rectangle_are_its_own(tmp_path):
+    image = np.zeros((10, 30, 1), np.uint8)
+    image[:, 15:] = 200  # the right half is light
+    assert pictures.patches(image, (8, 24), (2, 3), tmp_path / "patches.png") == [
+        "Image size: 8 X 24",
+        "Patch size: 4 X 8",
+        "Patches per image: 6",
+        "Elements per patch: 32",
+    ]
+    drawn = np.asarray(Image.open(tmp_path / "patches.png").convert("RGB")).astype(int)
+    ((rows, columns),) = [np.nonzero((drawn == 200).all(axis=-1))]  # grey is shown as grey
+    assert len(rows) > 1000 and columns.max() > drawn.shape[1] / 2 > columns.min()
+    wide = drawn[rows.min() : rows.max() + 1, : drawn.shape[1] // 2]
+    assert ((wide == 0).all(axis=-1).any(axis=0)).sum() > 1.2 * len(wide)  # 24 wide to 8 high, half of it dark
 
 
 @pytest.mark.parametrize("validation", [True, False])
@@ -49,6 +67,42 @@ def test_confusion_shows_every_class(tmp_path):
     matrix = np.array([[8, 2, 0], [0, 10, 0], [1, 0, 0]])
     pictures.confusion(matrix, ["cat", "dog", "frog"], tmp_path / "confusion.png")
     assert np.asarray(Image.open(tmp_path / "confusion.png").convert("RGB")).std() > 20
+
+
+FONTS = f"{matplotlib.get_data_path()}/fonts/ttf"
+DEJAVU = f"{FONTS}/DejaVuSans.ttf"
+
+
+def test_the_first_font_that_has_all_letters_is_taken():
+    latin = f"{FONTS}/cmr10.ttf"
+    assert font_for(["cat", "a b"], [latin, DEJAVU]) == latin
+    assert font_for(["cat", "кот", "ψ\u200d\ufe0f"], ["/nowhere.ttf", latin, DEJAVU]) == DEJAVU
+    assert font_for(["кот"], [latin]) is None and font_for(["кот", "\U0010fffd"]) is None  # no last resort's boxes
+    assert font_for(["кот", "dog"]) == DEJAVU
+
+
+def drawn(path):
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_classes_that_no_font_has_are_numbers(tmp_path, caplog):
+    matrix = np.array([[8, 2], [0, 10]])
+    (line,) = pictures.confusion(matrix, ["cat", "고양이"], tmp_path / "confusion.png", [DEJAVU])
+    assert line.startswith("No installed font has the letters of all classes: confusion.png has their numbers")
+    assert not pictures.confusion(matrix, ["0", "1"], tmp_path / "numbers.png", [DEJAVU])
+    np.testing.assert_array_equal(drawn(tmp_path / "confusion.png"), drawn(tmp_path / "numbers.png"))
+    assert not caplog.records
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", [r"$\nothing{$", "$5", "a_b^c$d$", "кошка", "قطة", "x" * 255, "100%", "a\\nb"])
+def test_classes_of_any_name_are_drawn_as_they_are(tmp_path, name, caplog):
+    assert not pictures.confusion(np.eye(2, dtype=int), ["cat", name], tmp_path / "confusion.png", [DEJAVU])
+    assert not caplog.records
+    pictures.confusion(np.eye(2, dtype=int), ["cat", ""], tmp_path / "bare.png", [DEJAVU])
+    assert drawn(tmp_path / "confusion.png").shape == drawn(tmp_path / "bare.png").shape
+    assert (drawn(tmp_path / "confusion.png") != drawn(tmp_path / "bare.png")).sum() > 300
 
 
 # --- attention
@@ -92,8 +146,18 @@ def test_weights_of_a_model_are_those_in_aux_whatever_its_attention():
         attention_maps.weights_of(mixer, {}, images, AUGMENT)
 
 
-def test_an_overlay_is_light_where_the_weight_is():
-    image, weights = np.full((8, 12, 3), 100, np.uint8), np.zeros((2, 3))
+def test_attention_of_grey_rectangles_has_a_weight_for_each_of_their_patches():
+    module = models.create(dataclasses.replace(MODEL, channels=1, image_width=12))
+    images = np.random.RandomState(0).randint(256, size=(3, 10, 14, 1)).astype(np.uint8)
+    weights = attention_maps.weights_of(module, random_params(module), images, AugmentConfig((0.5,), (0.25,)))
+    assert [block.shape for block in weights] == [(3, 8, 8)] * 2  # class token, register, 2 x 3 patches
+    maps = attention_maps.seen_by_output(attention_maps.rollout(weights), 2, True).reshape(3, 2, 3)
+    assert pictures.overlay(images[0], maps[0], side=64).shape == (64, 90, 3)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_overlay_is_light_where_the_weight_is(channels):
+    image, weights = np.full((8, 12, channels), 100, np.uint8), np.zeros((2, 3))
     weights[1, 2] = 1
     drawn = pictures.overlay(image, weights, side=64).astype(float)
     assert drawn.shape == (64, 96, 3)
@@ -115,17 +179,29 @@ def test_filters_of_linear_patches_are_pixels_in_their_places():
     assert picture[3, 0, 1].tolist() == [128, 255, 128] and (picture[0] == 128).all()
 
 
-def test_filters_behind_a_whitening_layer_are_of_both():
+def test_filters_of_grey_images_are_shown_in_grey():
+    kernel = np.zeros((4, 16), np.float32)
+    kernel[1, 3] = -1  # row 0, column 1
+    _, found = filters.input_filters(
+        dataclasses.replace(MODEL, patch_size=2, channels=1), {"stem": {"proj": {"kernel": kernel}}}
+    )
+    assert found.shape == (16, 2, 2, 1)
+    picture = filters.filter_pictures(found)
+    assert picture[3, 0, 1].tolist() == [0, 0, 0] and picture[3, 0, 0].tolist() == [128, 128, 128]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_filters_behind_a_whitening_layer_are_of_both(channels):
     """They give what the two layers give, one after the other."""
     stem = StemConfig(kind="conv", widths=(5,), whiten=2, bias=False)
-    module = models.create(dataclasses.replace(MODEL, stem=stem, patch_size=2, image_size=12))
-    image = np.random.RandomState(0).normal(size=(1, 12, 12, 3)).astype(np.float32)
+    module = models.create(dataclasses.replace(MODEL, stem=stem, patch_size=2, image_size=12, channels=channels))
+    image = np.random.RandomState(0).normal(size=(1, 12, 12, channels)).astype(np.float32)
     params = random_params(module)
     params["stem"]["whitening"]["kernel"] = whitening_kernel(np.repeat(image, 9, axis=0) ** 3, 2)
     _, found = filters.input_filters(module.cfg, params)
-    assert found.shape == (5, 6, 6, 3)
-    whitening = params["stem"]["whitening"]["kernel"].reshape(2, 2, 3, -1)
-    white = np.einsum("aibjc,ijcw->abw", image[0].reshape(6, 2, 6, 2, 3), whitening)  # (6, 6, channels)
+    assert found.shape == (5, 6, 6, channels)
+    whitening = params["stem"]["whitening"]["kernel"].reshape(2, 2, channels, -1)
+    white = np.einsum("aibjc,ijcw->abw", image[0].reshape(6, 2, 6, 2, channels), whitening)  # (6, 6, channels)
     expected = np.einsum("abw,abwd->d", white[1:4, 2:5], params["stem"]["conv_0"]["kernel"])  # around place (2, 3)
     one_go = np.einsum("hwc,dhwc->d", image[0, 2:8, 4:10], found)
     np.testing.assert_allclose(one_go, expected, rtol=1e-4, atol=1e-4)
@@ -165,8 +241,6 @@ def test_tiles_lie_row_by_row():
 
 
 def test_drawing_leaves_the_callers_backend_alone(tmp_path):
-    import matplotlib
-
     before = matplotlib.get_backend(auto_select=False)
     pictures.confusion(np.eye(3, dtype=int), ["a", "b", "c"], tmp_path / "c.png")
     assert (tmp_path / "c.png").stat().st_size > 1000

@@ -17,7 +17,7 @@ from vit_jax.data.dataset import Examples
 from vit_jax.data.pipeline import DevicePipeline
 from vit_jax.steps import optim
 from vit_jax.steps import state as states
-from vit_jax.steps.losses import cross_entropy
+from vit_jax.steps.losses import cross_entropy, weights_of
 from vit_jax.steps.schedules import learning_rate
 from vit_jax.steps.step import eval_step, train_step, train_steps
 from vit_jax.system.sharding import replicated
@@ -53,6 +53,7 @@ def states_of(config=CONFIG, devices=1, steps=3):
         config=config,
         mesh=mesh,
         total=10,
+        class_weights=weights_of(config.train.class_weights, LABELS, 5),
     )
     step = jax.jit(step, out_shardings=everywhere)
     found, history = [state], []
@@ -79,18 +80,22 @@ def plain():
 
 
 @pytest.mark.slow
-def test_metrics_are_those_of_the_batch_before_the_update():
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+def test_metrics_are_those_of_the_batch_before_the_update(class_weights):
     module = models.create(CONFIG.model)
     params = jax.jit(module.init)(states.keys(jnp.uint32(0))[0], jnp.zeros((1, 8, 8, 3)))["params"]
     no_augmentation = dataclasses.replace(CONFIG.augment, flip=False, crop_padding=0)
-    _, history = run(dataclasses.replace(CONFIG, augment=no_augmentation), steps=1)
+    weighted = dataclasses.replace(CONFIG.train, class_weights=class_weights)
+    _, history = run(dataclasses.replace(CONFIG, augment=no_augmentation, train=weighted), steps=1)
+    of_class = 50 / (5 * np.bincount(LABELS)) if class_weights == "balanced" else np.ones(5)
+    assert class_weights == "none" or of_class.max() > 1.2
     data = DevicePipeline.of(Examples(IMAGES, LABELS), 16, replicated(mesh_of(1)))
     batch = jax.jit(lambda data: data.batch_at(0, 0))(data)
-    x = jax.jit(lambda images: preprocess(images, CONFIG.augment, 8))(batch["image"])
+    x = jax.jit(lambda images: preprocess(images, CONFIG.augment, (8, 8)))(batch["image"])
 
     def loss(params):
         logits = module.apply({"params": params}, x, train=True)[0]
-        return cross_entropy(logits, batch["label"], 0.1).mean(), logits
+        return (of_class[batch["label"]] * cross_entropy(logits, batch["label"], 0.1)).mean(), logits
 
     (expected, logits), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     np.testing.assert_allclose(history[0]["loss"], expected, rtol=1e-5)

@@ -42,11 +42,14 @@ def test_results_hold_the_contract(straight):
     assert set(found) >= {
         "dataset", "split", "num_examples", "top1", "top5", "loss", "params", "flops_per_image", "steps", "epochs",
         "seed", "checkpoint", "wall_seconds", "compile_seconds", "images_per_second", "device", "versions",
-        "git_commit",
+        "git_commit", "balanced_accuracy", "macro_f1", "per_class", "per_class_f1",
     }  # fmt: skip
     assert found["dataset"] == "fake" and found["split"] == "test" and found["num_examples"] == 128
     assert 0.3 < found["top1"] <= found["top5"] <= 1
     assert found["steps"] == found["checkpoint"] == 30
+    recalls = [recall for recall in found["per_class"].values() if recall is not None]
+    assert found["balanced_accuracy"] == pytest.approx(sum(recalls) / len(recalls))
+    assert found["per_class_f1"].keys() == found["per_class"].keys()
     assert abs(found["epochs"] - 30 * 32 / 461) < 1e-9
     assert found["wall_seconds"] > found["compile_seconds"] > 0
     assert found["train_flops_per_image"] == 3 * found["flops_per_image"]
@@ -123,13 +126,13 @@ def test_a_run_goes_on_without_its_config_file(command, tmp_path, straight):
 @pytest.mark.slow
 def test_any_data_set_and_both_pipelines(command, tmp_path):
     pytest.importorskip("tensorflow")
-    for pipeline in ("device", "tfdata"):
+    for pipeline in ("resident", "mapped"):
         args = ["--config=configs/debug.py", "--config.model.depth=1", "--config.train.length=8 steps"]
         args += ["--config.data.name=digits", f"--config.data.pipeline={pipeline}", "--config.log.every=1 steps"]
         code, printed = command(*args, f"--workdir={tmp_path / pipeline}")
         assert code == 0, printed
     # The same batches: the same losses, but for the rounding of two compilations.
-    for a, b in zip(rows(tmp_path / "device", "train"), rows(tmp_path / "tfdata", "train"), strict=True):
+    for a, b in zip(rows(tmp_path / "resident", "train"), rows(tmp_path / "mapped", "train"), strict=True):
         assert abs(a["loss"] - b["loss"]) < 1e-4
 
 

@@ -60,7 +60,7 @@ def test_several_steps_in_a_call_are_the_same_steps(straight, command, tmp_path)
 
 
 def test_several_steps_in_a_call_need_resident_images(command, tmp_path):
-    args = [*RUN, "--config.train.steps_per_call=3", "--config.data.pipeline=tfdata"]
+    args = [*RUN, "--config.train.steps_per_call=3", "--config.data.pipeline=mapped"]
     code, printed = command(*args, f"--workdir={tmp_path / 'run'}")
     assert code == 2 and "steps_per_call=3 needs the images on the device" in printed
 
@@ -80,8 +80,8 @@ def test_steps_that_are_not_finite_can_be_left_out(command, tmp_path, monkeypatc
     """Those whose first example is of class 3, here: each is told and logged, the rest go on, and all stays finite."""
     original = step.mixed_cross_entropy
 
-    def poisoned(logits, targets, smoothing):
-        return original(logits, targets, smoothing) * jnp.where(targets.label[0] == 3, jnp.nan, 1.0)
+    def poisoned(logits, targets, *rest):
+        return original(logits, targets, *rest) * jnp.where(targets.label[0] == 3, jnp.nan, 1.0)
 
     monkeypatch.setattr(step, "mixed_cross_entropy", poisoned)
     labels = sources._read_fake(32).splits["train"].labels[:461]

@@ -19,11 +19,12 @@ from vit_jax.data.pipeline import Batch, DevicePipeline
 from vit_jax.evaluation.evaluate import batch_on, traced_evaluation
 from vit_jax.models import flops
 from vit_jax.steps import state as states
+from vit_jax.steps.losses import weights_of
 from vit_jax.steps.phases import traced_step
 from vit_jax.system.sharding import batch_sharding, make_mesh, replicated
 from vit_jax.training.checks import check_config
 from vit_jax.training.pieces import Pieces, pieces_of
-from vit_jax.training.resolve import is_resident, with_data
+from vit_jax.training.resolve import pipeline_of_data, with_data
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def run_on(config: Config, machine: Machine, batch_size: int | None = None) -> R
     if batch_size is not None:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=batch_size))
     check_config(config, machine.target)
-    dataset = shapes_of_data(config) or sources.load(config.data, config.model.image_size)
+    dataset = shapes_of_data(config) or sources.load(config)
     config, parts = with_data(config, dataset, machine.target)
     mesh = make_mesh(devices_of(machine))
     pieces = pieces_of(config, machine.target, mesh, len(parts.train.labels))
@@ -73,7 +74,8 @@ def run_on(config: Config, machine: Machine, batch_size: int | None = None) -> R
         0,
     )
     split = 1 if isinstance(data, DevicePipeline) else machine.devices
-    programs = (*_steps(config, pieces, data, state), evaluation)
+    weights = weights_of(config.train.class_weights, parts.train.labels, pieces.module.cfg.num_classes)
+    programs = (*_steps(config, pieces, data, state, weights), evaluation)
     config = dataclasses.replace(config, model=pieces.module.cfg)  # with the attention that it takes there
     return Run(
         config,
@@ -87,12 +89,16 @@ def run_on(config: Config, machine: Machine, batch_size: int | None = None) -> R
 
 
 def shapes_of_data(config: Config) -> DataSet | None:
-    """Images that all are one black pixel in memory, of the shapes of a data set that is known; None for others."""
+    """Images that all are one black pixel in memory, of the shapes of a data set that is known; None for others.
+
+    As there, each class has as many of them.
+    """
     classes = {"cifar10": 10, "cifar100": 100}.get(config.data.name)
     if classes is None:
         return None
+    shape = 32, 32, config.model.channels
     splits = {
-        name: Examples(np.broadcast_to(np.uint8(0), (size, 32, 32, 3)), np.broadcast_to(np.int32(0), (size,)))
+        name: Examples(np.broadcast_to(np.uint8(0), (size, *shape)), np.arange(size, dtype=np.int32) % classes)
         for name, size in sources.SIZES[config.data.name].items()
     }
     return DataSet(config.data.name, tuple(map(str, range(classes))), splits)
@@ -100,7 +106,7 @@ def shapes_of_data(config: Config) -> DataSet | None:
 
 def _data(config: Config, train: Examples, machine: Machine, mesh: Mesh) -> DevicePipeline | Batch:
     """Shapes of what a step reads its images from."""
-    if is_resident(config, train, machine.target):
+    if pipeline_of_data(config, train, machine.target)[0] == "resident":
         everywhere = replicated(mesh)
         count, *shape = train.images.shape
         images = jax.ShapeDtypeStruct((count, math.prod(shape)), np.uint8, sharding=everywhere)
@@ -113,7 +119,9 @@ def _data(config: Config, train: Examples, machine: Machine, mesh: Mesh) -> Devi
     }
 
 
-def _steps(config: Config, pieces: Pieces, data: Any, state: Any) -> list[Traced]:
+def _steps(
+    config: Config, pieces: Pieces, data: Any, state: Any, class_weights: tuple[float, ...] | None
+) -> list[Traced]:
     """The steps of all phases: one, and `steps_per_call` at once."""
     found, several = [], config.train.steps_per_call
     for _, size in config.train.sizes or ((0.0, config.model.image_size),):
@@ -124,7 +132,8 @@ def _steps(config: Config, pieces: Pieces, data: Any, state: Any) -> list[Traced
 
             def trace(module: Any = module, count: int = count) -> Any:
                 plan, mesh = pieces.plan, pieces.mesh
-                return traced_step(config, module, pieces.tx, pieces.schedule, plan, mesh, data, state, count)
+                bound = (config, module, pieces.tx, pieces.schedule, plan, mesh, data, state)
+                return traced_step(*bound, count, class_weights)
 
             found.append(Traced(name, trace, count * work // pieces.mesh.size, config.train.batch_size * count, count))
     return found

@@ -1,6 +1,6 @@
 """Decodes a data set into the cache of arrays, ahead of training: for machines without TensorFlow or a network."""
 
-from vit_jax.config import DataConfig
+from vit_jax.config import Config, DataConfig, ModelConfig
 from vit_jax.data import cache, sources
 from vit_jax.errors import UserError
 from vit_jax.system.disk import cache_root
@@ -15,7 +15,8 @@ def prepare(name: str, dir: str | None, cache_dir: str | None, image_size: int) 
     names = [known for known in sources.NAMES if known != "fake"]  # which is made in memory
     if name not in names:
         raise UserError(f"--name={name} is not one of {', '.join(names)}")
-    dataset = sources.load(DataConfig(name=name, dir=dir, cache_dir=cache_dir), image_size)
+    data = DataConfig(name=name, dir=dir, cache_dir=cache_dir)
+    dataset = sources.load(Config(data=data, model=ModelConfig(image_size=image_size)))
     for split, examples in dataset.splits.items():
         say(f"{split}: {len(examples.labels):,} images, {examples.images.nbytes / 2**20:,.1f} MiB")
     say(f"in {cache.newest(cache_root(cache_dir), name)}")

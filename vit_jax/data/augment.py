@@ -1,4 +1,7 @@
-"""Preprocessing and augmentation of batches, pure JAX, inside the compiled step. B batch, H/W pixels."""
+"""Preprocessing and augmentation of batches, pure JAX, inside the compiled step.
+
+B batch, H/W pixels, C channels.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +15,14 @@ from vit_jax.data.policies import apply_policy
 from vit_jax.data.targets import Targets
 
 
-def preprocess(images: jax.Array | np.ndarray, cfg: AugmentConfig, image_size: int) -> jax.Array:
-    """uint8, or float of the same range, (B, H, W, 3) -> normalised float32 (B, S, S, 3): all that evaluation does.
+def preprocess(images: jax.Array | np.ndarray, cfg: AugmentConfig, size: tuple[int, int]) -> jax.Array:
+    """uint8, or float of the same range, (B, H, W, C) -> normalised float32 (B, *size, C): all that evaluation does.
 
     Mean and standard deviation in `cfg` are per channel, of pixels in [0, 1]. Resizing is bilinear.
     """
     x = images.astype(jnp.float32) / 255
     x = (x - jnp.asarray(cfg.mean)) / jnp.asarray(cfg.std)
-    return jax.image.resize(x, (x.shape[0], image_size, image_size, 3), "bilinear")  # as it is where sizes agree
+    return jax.image.resize(x, (x.shape[0], *size, x.shape[3]), "bilinear")  # as it is where sizes agree
 
 
 def augment(
@@ -28,11 +31,11 @@ def augment(
     labels: jax.Array,
     parity: jax.Array,
     cfg: AugmentConfig,
-    image_size: int,
+    size: tuple[int, int],
     strength: jax.Array | float = 1.0,
     left: jax.Array | float = 1.0,
 ) -> tuple[jax.Array, Targets]:
-    """uint8 (B, H, W, 3), labels (B,) -> float32 (B, S, S, 3) and what they are to be told as.
+    """uint8 (B, H, W, C), labels (B,) -> float32 (B, *size, C) and what they are to be told as.
 
     In this order: crop and flip, policy, preprocessing, rotation and zoom, cutout, erasing, mixing. `parity` (B,) bool
     decides on alternating flips. `strength` from 0 to 1 scales magnitudes and the probabilities of erasing and mixing;
@@ -45,7 +48,7 @@ def augment(
         images = crop_and_flip(crop_key, images, cfg.crop_padding, cfg.flip, mirrored)
     if cfg.policy != "none":
         images = jax.lax.cond(on, lambda x: apply_policy(policy_key, x, cfg, strength), lambda x: x, images)
-    x = preprocess(images, cfg, image_size)
+    x = preprocess(images, cfg, size)
     if cfg.rotate or cfg.zoom:
         x = rotate_and_zoom(affine_key, x, cfg.rotate * strength, cfg.zoom * strength)
     if cfg.cutout:

@@ -1,6 +1,6 @@
 """Values of images changed, each image in its own way (`operations.Change`), equal to Pillow's.
 
-Images are planes, uint8 (B, 3, N): B batch, N = H*W pixels.
+Images are planes, uint8 (B, C, N): B batch, C channels, 3 or 1 (Pillow's modes "RGB" and "L"), N = H*W pixels.
 """
 
 import jax
@@ -13,21 +13,21 @@ _LUMA = (19595, 38470, 7471)  # ITU-R 601-2 in 65536ths, Pillow's "L"
 
 
 def mapped(planes: jax.Array, table: jax.Array) -> jax.Array:
-    """uint8 (B, 3, N), and what each value of each channel becomes, uint8 (B, 3, 256) -> uint8 (B, 3, N)."""
+    """uint8 (B, C, N), and what each value of each channel becomes, uint8 (B, C, 256) -> uint8 (B, C, N)."""
     b, c, n = planes.shape
     return lookup(table.reshape(b * c, 1, 256), planes.reshape(b * c, n))[0].reshape(b, c, n)
 
 
 def enhanced(padded: jax.Array, change: Change, width: int) -> jax.Array:
-    """uint8 (B, 3, N + 2 * width + 2), in which a row and a pixel precede and follow the image -> uint8 (B, 3, N)."""
+    """uint8 (B, C, N + 2 * width + 2), in which a row and a pixel precede and follow the image -> uint8 (B, C, N)."""
     planes = padded[..., width + 1 : -width - 1]
     smooth = (change.from_smooth > 0)[:, None, None]
-    degenerate = jnp.where(smooth, smoothed(padded, width), grey(planes)[:, None, :])  # (B, 3, N)
+    degenerate = jnp.where(smooth, smoothed(padded, width), grey(planes)[:, None, :])  # (B, C, N)
     return blended(degenerate, planes, change.factor[:, None, None]).astype(jnp.uint8)
 
 
 def value_table(planes: jax.Array, change: Change) -> jax.Array:
-    """What each value becomes where that depends on the image's values alone: uint8 (B, 3, 256)."""
+    """What each value becomes where that depends on the image's values alone: uint8 (B, C, 256)."""
     b, c, n = planes.shape
 
     def each(field: jax.Array) -> jax.Array:  # (B, 1, 1)
@@ -47,7 +47,7 @@ def value_table(planes: jax.Array, change: Change) -> jax.Array:
         numerator, denominator = jnp.where(use, quotient[0], numerator), jnp.where(use, quotient[1], denominator)
     # Whole numbers both: a half more takes the quotient away from where it would be rounded down. On a CPU it is also
     # what XLA won't work out anew for each pixel that is looked up.
-    return jnp.minimum((numerator + 0.5) / denominator, 255).astype(jnp.uint8)  # (B, 3, 256)
+    return jnp.minimum((numerator + 0.5) / denominator, 255).astype(jnp.uint8)  # (B, C, 256)
 
 
 def stretched(below: jax.Array, pixels: int) -> tuple[jax.Array, jax.Array]:
@@ -73,7 +73,9 @@ def blended(degenerate: jax.Array, x: jax.Array, factor: jax.Array) -> jax.Array
 
 
 def grey(planes: jax.Array) -> jax.Array:
-    """uint8 (B, 3, N) -> int32 (B, N)."""
+    """uint8 (B, C, N) -> int32 (B, N): of one channel itself."""
+    if planes.shape[1] == 1:
+        return planes[:, 0].astype(jnp.int32)
     red, green, blue = (planes[:, i].astype(jnp.int32) * weight for i, weight in enumerate(_LUMA))
     return (red + green + blue + 32768) >> 16
 
@@ -82,7 +84,7 @@ def smoothed(padded: jax.Array, width: int) -> jax.Array:
     """As `enhanced`'s -> each pixel averaged with its neighbours, it 5 times as heavy; the border stays. float32."""
     n = padded.shape[-1] - 2 * width - 2
     shifts = [row * width + column for row in range(3) for column in range(3)]
-    shifted = [padded[..., shift : shift + n].astype(jnp.float32) for shift in shifts]  # (B, 3, N) each
+    shifted = [padded[..., shift : shift + n].astype(jnp.float32) for shift in shifts]  # (B, C, N) each
     row, column = jnp.arange(n) // width, jnp.arange(n) % width
     inside = (row > 0) & (row < n // width - 1) & (column > 0) & (column < width - 1)  # (N,)
     return jnp.where(inside, jnp.round((sum(shifted) + 4 * shifted[4]) / 13), shifted[4])

@@ -1,18 +1,25 @@
 """What every source gives: labelled images, split by name, and slices of them."""
 
+import dataclasses
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from vit_jax.config import DataConfig
+from vit_jax.data.encoded import EncodedImages
 from vit_jax.errors import UserError
+
+# What splits of validation images are called; ours is the first.
+_VALIDATION = ("validation", "valid", "val", "dev")
 
 
 class Examples(NamedTuple):
-    """Labelled images, possibly memory-mapped."""
+    """Labelled images: arrays, possibly memory-mapped, or encoded ones that are decoded when they are asked for."""
 
-    images: np.ndarray  # (N, H, W, 3) uint8
+    images: np.ndarray | EncodedImages  # (N, H, W, C) uint8
     labels: np.ndarray  # (N,) int32
 
 
@@ -22,6 +29,7 @@ class DataSet:
     classes: tuple[str, ...]  # a label is an index into these
     splits: dict[str, Examples]  # whole, by name: train, test
     sha256: str = ""  # of all images and labels, where they come from the cache
+    notes: tuple[str, ...] = ()  # what a user should know of it before training: a sentence each
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,19 @@ class Parts:
     train: Examples
     validation: Examples | None
     test: Examples | None
+
+
+def with_default_splits(data: DataConfig, names: Collection[str]) -> DataConfig:
+    """`data` with the splits that it leaves open chosen among those that the data set has, by `names`.
+
+    A data set's own validation images are taken where there are any; else a tenth of its train images.
+    """
+    own = next((name for name in _VALIDATION if name in names), None)
+    validation = data.validation if data.validation is not None else own or "train[90%:]"
+    apart = own is not None and not validation.startswith("train[")
+    train = data.train if data.train is not None else "train" if apart else "train[:90%]"
+    test = data.test if data.test is not None else "test" if "test" in names else ""
+    return dataclasses.replace(data, train=train, validation=validation, test=test)
 
 
 _SPLIT = re.compile(r"(\w+)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
@@ -65,4 +86,5 @@ def take(dataset: DataSet, spec: str, key: str) -> Examples:
     """The examples of a split or a slice of one, without a copy."""
     name, chosen = split_range(spec, key, {k: len(v.labels) for k, v in dataset.splits.items()})
     images, labels = dataset.splits[name]
-    return Examples(images[chosen.start : chosen.stop], labels[chosen.start : chosen.stop])
+    part = images.part if isinstance(images, EncodedImages) else lambda start, stop: images[start:stop]
+    return Examples(part(chosen.start, chosen.stop), labels[chosen.start : chosen.stop])

@@ -1,4 +1,4 @@
-"""Images moved: crops, flips, rotations, and sampling between pixels. B batch, H/W pixels."""
+"""Images moved: crops, flips, rotations, and sampling between pixels. B batch, H/W pixels, C channels."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from vit_jax.data.operations import Change
 def crop_and_flip(
     key: jax.Array, images: jax.Array, padding: int, flip: bool, mirrored: jax.Array | None = None
 ) -> jax.Array:
-    """Shifts each image by up to `padding` pixels, borders reflected, and mirrors half of them; uint8 (B, H, W, 3).
+    """Shifts each image by up to `padding` pixels, borders reflected, and mirrors half of them; uint8 (B, H, W, C).
 
     The same as padding, cropping and flipping in turn, at once. `mirrored` (B,) bool says which, instead of chance.
     """
@@ -32,13 +32,13 @@ def crop_and_flip(
 
 
 def to_planes(images: jax.Array) -> jax.Array:
-    """(B, H, W, 3) -> (B, 3, H*W)."""
+    """(B, H, W, C) -> (B, C, H*W)."""
     b, h, w, c = images.shape
     return images.reshape(b, h * w, c).swapaxes(1, 2)
 
 
 def from_planes(planes: jax.Array, width: int) -> jax.Array:
-    """(B, 3, H*W) -> (B, H, W, 3)."""
+    """(B, C, H*W) -> (B, H, W, C)."""
     b, c, n = planes.shape
     return planes.swapaxes(1, 2).reshape(b, n // width, width, c)
 
@@ -76,9 +76,9 @@ def sample_bilinear(x: jax.Array, ys: jax.Array, xs: jax.Array) -> jax.Array:
 def moved(
     planes: jax.Array, change: Change, width: int, fill: tuple[float, ...], bilinear: bool, halo: int
 ) -> jax.Array:
-    """uint8 (B, 3, N) -> uint8 (B, 3, halo + N + halo), each image by its own map, as Pillow's Image.transform.
+    """uint8 (B, C, N) -> uint8 (B, C, halo + N + halo), each image by its own map, as Pillow's Image.transform.
 
-    `change`'s fields are (B,). `fill` (3,) stands where nothing came from. Between pixels are, unless `bilinear`, the
+    `change`'s fields are (B,). `fill` (C,) stands where nothing came from. Between pixels are, unless `bilinear`, the
     nearest ones. What is in the halo has no meaning.
     """
     b, c, n = planes.shape

@@ -19,7 +19,7 @@ def unmixed(labels: jax.Array) -> Targets:
 def mix(
     key: jax.Array, images: jax.Array, labels: jax.Array, cfg: AugmentConfig, share: jax.Array | float = 1.0
 ) -> tuple[jax.Array, Targets]:
-    """Mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019) of float images (B, H, W, 3) and labels (B,).
+    """Mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019) of float images (B, H, W, C) and labels (B,).
 
     Where `cfg` has both, one of them is drawn for each batch, half and half. A batch is mixed with probability `share`.
     """
@@ -35,7 +35,7 @@ def mix(
     stays = jnp.where(on, jnp.where(blends, drawn, ~inside), 1.0)[:, :, None]  # (H, W, 1)
     # Images and labels go to their partners together. Of two exchanges, devices of a CPU may begin different ones
     # first, and wait for each other for ever (XLA of JAX 0.12).
-    rows = jnp.concatenate([images.reshape(b, -1), labels[:, None].astype(images.dtype)], axis=1)[::-1]  # (B, H*W*3+1)
+    rows = jnp.concatenate([images.reshape(b, -1), labels[:, None].astype(images.dtype)], axis=1)[::-1]  # (B, H*W*C+1)
     partners, others = rows[:, :-1].reshape(images.shape), rows[:, -1].astype(labels.dtype)
     mixed = stays * images + (1 - stays) * partners
     return mixed, Targets(labels, others, jnp.full((b,), jnp.where(on, weight, 1.0), jnp.float32))

@@ -5,8 +5,10 @@ examples s*B to (s+1)*B - 1. Nothing is carried from step to step: resuming is s
 shows every image once, and one device or eight see the same. N examples, B batch.
 """
 
+import itertools
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -14,7 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
+from vit_jax.data.crops import Crops, central, random_resized
 from vit_jax.data.dataset import Examples
+from vit_jax.data.encoded import EncodedImages, cut
+from vit_jax.data.streaming import closed_at_exit, decoded
 from vit_jax.system.hashing import fmix32
 from vit_jax.system.sharding import put
 from vit_jax.system.tensorflow import import_tensorflow
@@ -89,7 +94,7 @@ class DevicePipeline(flax.struct.PyTreeNode):
     @classmethod
     def of(cls, examples: Examples, batch_size: int, everywhere: NamedSharding) -> "DevicePipeline":
         """Puts the examples, the same on every host, on all devices."""
-        images, labels = examples
+        images, labels = np.asarray(examples.images[:]), examples.labels
         rows = put(images.reshape(len(images), -1), everywhere)  # (N, H*W*3)
         return cls(rows, put(labels, everywhere), images.shape[1:], batch_size, everywhere)
 
@@ -103,14 +108,31 @@ class DevicePipeline(flax.struct.PyTreeNode):
         return {"image": images, "label": self.labels[index], "parity": parity}
 
 
-class TfDataPipeline:
-    """A tf.data stream for splits that don't fit in the accelerator's memory: images are read as they are needed.
+class RandomCrop(NamedTuple):
+    """A random resized crop of each image (Szegedy et al. 2015), as torchvision's RandomResizedCrop has it."""
 
-    The arrays may be memory-mapped. In a job of several processes each takes its own part of every batch.
+    scale: tuple[float, float]  # share of the image's area
+    ratio: tuple[float, float]  # width / height
+    interpolation: str  # bilinear | bicubic | lanczos
+
+
+class TfDataPipeline:
+    """Batches that tf.data reads ahead, for splits that don't fit in the accelerator's memory.
+
+    Images of an array, which may be memory-mapped, are gathered; encoded ones are decoded as they are needed. In a job
+    of several processes each takes its own part of every batch.
     """
 
-    def __init__(self, examples: Examples, batch_size: int, process: int = 0, processes: int = 1):
-        self._examples, self._batch_size = examples, batch_size
+    def __init__(
+        self,
+        examples: Examples,
+        batch_size: int,
+        process: int = 0,
+        processes: int = 1,
+        crop: RandomCrop | None = None,
+    ):
+        """With a random crop of each image, which is as large as the images then, or all of it."""
+        self._examples, self._batch_size, self._crop = examples, batch_size, crop
         share = batch_size // processes
         self._part = slice(process * share, (process + 1) * share)
 
@@ -119,19 +141,47 @@ class TfDataPipeline:
 
     def stream(self, seed: int, start: int) -> Iterator[Batch]:
         """Batches of the steps from `start` on, read ahead by tf.data. Seeking costs nothing."""
-        tf = import_tensorflow()
         images, labels = self._examples
-
-        def gather(step: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            every = indices_at(seed, int(step), len(labels), self._batch_size)
+        if isinstance(images, EncodedImages):
+            found = decoded(images, partial(self._request, seed), start)
+        else:
+            found = self._gathered(images, seed, start)
+        for step, image in zip(itertools.count(start), found, strict=False):
+            every = self._indices(seed, step)
             parity = parity_at(np.full(1, seed, np.uint32), np.full(1, step, np.uint32), every, len(labels))
-            index = every[self._part]
-            return images[index], labels[index], parity[self._part]
+            label = np.asarray(labels[every[self._part]])
+            yield {"image": image, "label": label, "parity": parity[self._part]}
 
-        def element(step: Any) -> Batch:
-            image, label, parity = tf.numpy_function(gather, [step], (tf.uint8, tf.int32, tf.bool), stateful=False)
-            return {"image": image, "label": label, "parity": parity}
+    def _indices(self, seed: int, step: int) -> np.ndarray:
+        """Of the whole batch, (B,)."""
+        return indices_at(seed, step, len(self._examples.labels), self._batch_size)
+
+    def _request(self, seed: int, step: int) -> tuple[np.ndarray, Crops]:
+        """The images of this process' part of a batch, and what to cut out of each."""
+        images, every = self._examples.images, self._indices(seed, step)
+        if isinstance(images, EncodedImages):
+            sizes = images.sizes(every)
+        else:
+            sizes = np.broadcast_to(np.array(images.shape[1:3], np.int32), (len(every), 2))
+        if self._crop is not None:
+            crops = random_resized(seed, step, sizes, self._crop.scale, self._crop.ratio)
+        else:
+            assert isinstance(images, EncodedImages)
+            crops = central(sizes, images.view)
+        return every[self._part], Crops(*(field[self._part] for field in crops))
+
+    def _gathered(self, images: np.ndarray, seed: int, start: int) -> Iterator[np.ndarray]:
+        tf = import_tensorflow()
+
+        def gather(step: np.ndarray) -> np.ndarray:
+            if self._crop is None:
+                return images[self._indices(seed, int(step))[self._part]]
+            index, crops = self._request(seed, int(step))
+            return cut(images[index], crops, self._crop.interpolation)
+
+        def element(step: Any) -> Any:
+            return tf.numpy_function(gather, [step], tf.uint8, stateful=False)
 
         steps = tf.data.Dataset.range(start, tf.int64.max)
         batches = steps.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return iter(batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator())
+        return closed_at_exit(iter(batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()))

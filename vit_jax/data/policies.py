@@ -1,4 +1,7 @@
-"""RandAugment and TrivialAugment: random operations for each image, in the compiled step. B batch, N = H*W pixels."""
+"""RandAugment and TrivialAugment: random operations for each image, in the compiled step.
+
+B batch, C channels, N = H*W pixels.
+"""
 
 from typing import NamedTuple
 
@@ -20,7 +23,7 @@ class Drawn(NamedTuple):
 
 
 def apply_policy(key: jax.Array, images: jax.Array, cfg: AugmentConfig, strength: jax.Array | float = 1.0) -> jax.Array:
-    """uint8 (B, H, W, 3) -> the same: `cfg.policy` of each image.
+    """uint8 (B, H, W, C) -> the same: `cfg.policy` of each image.
 
     trivialaugment: one operation, its magnitude one of 31 evenly spaced. randaugment: `policy_operations` in turn, each
     with `policy_probability`, magnitudes normal about `policy_magnitude`. `strength` multiplies magnitudes and
@@ -54,13 +57,13 @@ def draw(key: jax.Array, shape: tuple[int, ...], cfg: AugmentConfig, strength: j
 
 
 def operated(planes: jax.Array, drawn: Drawn, cfg: AugmentConfig, height: int, width: int) -> jax.Array:
-    """uint8 (B, 3, N) in and out: each image by the operation that was drawn for it.
+    """uint8 (B, C, N) in and out: each image by the operation that was drawn for it.
 
     Moved images stand on black, by whole pixels, in trivialaugment, as torchvision's; in randaugment on the data's
     mean, as timm's, always bilinear.
     """
     trivial = cfg.policy == "trivialaugment"
-    fill = (0.0, 0.0, 0.0) if trivial else tuple(255 * mean for mean in cfg.mean)
+    fill = (0.0,) * planes.shape[1] if trivial else tuple(255 * mean for mean in cfg.mean)
     change = operations.change(drawn.number, _operations(cfg, height, width), drawn.magnitude, drawn.sign)
     # The order is free, as an image is changed by one of these at most. On a CPU the look-up, which XLA fuses with what
     # comes before but not with the neighbours' sums after it, keeps each pixel from being moved nine times.

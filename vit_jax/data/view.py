@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from vit_jax.config import DataConfig, ModelConfig
+from vit_jax.models.stems import image_shape
+
 
 @dataclass(frozen=True)
 class View:
@@ -11,3 +14,11 @@ class View:
     channels: int = 3  # 3 | 1, grey
     crop_pct: float = 1.0  # the central crop has this share of the shorter side (timm's name)
     interpolation: str = "bilinear"  # bilinear | bicubic | lanczos, with antialiasing, as Pillow has them
+
+
+def view_of(data: DataConfig, model: ModelConfig) -> View:
+    """What a config says of it. The images are as large as the model's unless config.data.image_size says how high."""
+    height, width = image_shape(model)[:2]
+    if data.image_size is not None:
+        height, width = data.image_size, round(data.image_size * width / height)
+    return View((height, width), model.channels, data.crop_pct, data.interpolation)

@@ -10,6 +10,7 @@ import numpy as np
 from vit_jax.config import AugmentConfig, ModelConfig
 from vit_jax.data.augment import preprocess
 from vit_jax.models import VisionTransformer
+from vit_jax.models.stems import image_shape
 
 
 def has_weights(cfg: ModelConfig) -> bool:
@@ -20,7 +21,7 @@ def has_weights(cfg: ModelConfig) -> bool:
 def weights_of(module: VisionTransformer, params: Any, images: np.ndarray, augment: AugmentConfig) -> list[np.ndarray]:
     """The attention weights of each block, the first first, averaged over the heads: (B, T, T) float32 each.
 
-    `images` (B, H, W, 3) uint8 as stored. Whatever way the module computes attention, here it is the plain one: cuDNN's
+    `images` (B, H, W, C) uint8 as stored. Whatever way the module computes attention, here it is the plain one: cuDNN's
     gives no weights. Raises ValueError for a model that has none.
     """
     if not has_weights(module.cfg):
@@ -28,7 +29,7 @@ def weights_of(module: VisionTransformer, params: Any, images: np.ndarray, augme
     plain = module.clone(cfg=dataclasses.replace(module.cfg, attention="xla"))
 
     def apply(params: Any, images: jax.Array) -> list[jax.Array]:
-        x = preprocess(images, augment, plain.cfg.image_size)  # (B, S, S, 3)
+        x = preprocess(images, augment, image_shape(plain.cfg)[:2])  # (B, H, W, C) of the model
         aux = plain.apply({"params": params}, x, train=False)[1]
         return [aux[f"block_{i:02d}"]["attn_weights"].mean(axis=1) for i in range(plain.cfg.depth)]
 

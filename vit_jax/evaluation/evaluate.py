@@ -14,6 +14,8 @@ from jax.sharding import Mesh
 from vit_jax.config import AT_EVALUATION, Config
 from vit_jax.data import sources
 from vit_jax.data.dataset import Examples, take
+from vit_jax.data.encoded import EncodedImages
+from vit_jax.data.streaming import batches
 from vit_jax.errors import UserError
 from vit_jax.models import VisionTransformer, create
 from vit_jax.models import flops as flop_count
@@ -22,6 +24,7 @@ from vit_jax.models.checks import positive
 from vit_jax.runs import metrics, report, trained
 from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.folder import RunFolder
+from vit_jax.runs.scores import by_name, scores_of
 from vit_jax.schema import flat, type_of, with_overrides
 from vit_jax.steps import state as states
 from vit_jax.steps.clock import Clock
@@ -45,7 +48,7 @@ def traced_evaluation(
     image_shape: tuple[int, ...],
     step: Callable[..., jax.Array] = eval_step,
 ) -> Any:
-    """`step`, traced: (params, images (B, H, W, 3) uint8) -> (B, ...). The parameters may be shapes."""
+    """`step`, traced: (params, images (B, H, W, C) uint8) -> (B, ...). The parameters may be shapes."""
     images = jax.ShapeDtypeStruct((batch_on(mesh, config), *image_shape), np.uint8, sharding=batch_sharding(mesh))
     compiled = jax.jit(partial(step, module=module, config=config), out_shardings=replicated(mesh))
     return compiled.trace(shapes_of(params, replicated(mesh)), images)
@@ -63,7 +66,7 @@ class Evaluator:
         image_shape: tuple[int, ...],
         step: Callable[..., jax.Array] = eval_step,
     ):
-        """Compiles; `params` may be shapes, `image_shape` is (H, W, 3) as stored.
+        """Compiles; `params` may be shapes, `image_shape` is (H, W, C) as stored.
 
         Another `step`, like `features_step`, gives other rows (N, D) in the place of logits.
         """
@@ -71,20 +74,28 @@ class Evaluator:
         self._batch = batch_on(mesh, config)
         self._step = traced_evaluation(module, config, mesh, params, image_shape, step).lower().compile()
 
-    def logits(self, params: Any, images: np.ndarray, check: Callable[[], None] = lambda: None) -> np.ndarray:
-        """uint8 (N, H, W, 3) -> float32 (N, C). `check` is called before each batch and may raise."""
+    def logits(
+        self,
+        params: Any,
+        images: np.ndarray | EncodedImages,
+        check: Callable[[], None] = lambda: None,
+        mirrored: bool = False,
+    ) -> np.ndarray:
+        """uint8 (N, H, W, channels) -> float32 (N, C), of the images or their mirror images.
+
+        `check` is called before each batch and may raise.
+        """
         parts: list = []
-        for i, start in enumerate(range(0, len(images), self._batch)):
+        for i, batch in enumerate(batches(images, self._batch)):
             check()
             if i >= 2:  # two batches under way, no more: they lie in the accelerator's memory
                 parts[i - 2] = np.asarray(parts[i - 2][0]), parts[i - 2][1]
-            batch = np.asarray(images[start : start + self._batch])
             filled = np.zeros((self._batch, *batch.shape[1:]), np.uint8)  # the last batch is filled up with black
-            filled[: len(batch)] = batch
+            filled[: len(batch)] = batch[:, :, ::-1] if mirrored else batch
             parts.append((self._step(params, put(filled, self._sharding)), len(batch)))
         return np.concatenate([np.asarray(part)[:count] for part, count in parts])
 
-    def images_per_second(self, params: Any, images: np.ndarray) -> float:
+    def images_per_second(self, params: Any, images: np.ndarray | EncodedImages) -> float:
         """The speed of `logits`, from one batch after one that doesn't count."""
         batch = np.asarray(images[: self._batch])
         self.logits(params, batch)
@@ -155,10 +166,11 @@ def test(
     seconds, flips = time.monotonic() - started, {}
     if config.eval.flips:
         with doing("Testing mirrored images"):
-            both = (logits + evaluator.logits(params, examples.images[:, :, ::-1], check)) / 2
+            both = (logits + evaluator.logits(params, examples.images, check, mirrored=True)) / 2
         flips = {f"{key}_flips": score(both, examples.labels)[key] for key in ("loss", "top1", "top5")}
     data = run.read("data.json")
     matrix = confusion(logits, examples.labels)
+    classes = scores_of(matrix)
     latest = checkpoints.resolve("latest")
     meta = checkpoints.check(latest)
     clock, num_train = meta["clock"], meta["num_train"]
@@ -168,7 +180,10 @@ def test(
         **score(logits, examples.labels),
         **flips,
         "calibration_error": calibration_error(logits, examples.labels),
-        "per_class": report.per_class(matrix, data["classes"]),
+        "balanced_accuracy": classes.balanced_accuracy,
+        "macro_f1": classes.macro_f1,
+        "per_class": by_name(classes.recall, data["classes"]),
+        "per_class_f1": by_name(classes.f1, data["classes"]),
         "params": states.count(abstract),
         "flops_per_image": flop_count.forward(module.cfg),
         "train_flops_per_image": flop_count.training(module.cfg),
@@ -235,7 +250,7 @@ def evaluate(
         with doing("Reading the data"):
             # What was said now has to be there; where a run found its data may be gone, and cached arrays do.
             said = "data.dir" in flat(overrides)
-            dataset = sources.load(config.data, config.model.image_size, must_find_dir=said)
+            dataset = sources.load(config, must_find_dir=said)
             run.check_data(dataset)
             examples = take(dataset, config.data.test, "config.data.test")
         say(f"Testing checkpoint {step} of {run.path} on {len(examples.labels):,} images, {environment.device()} ...")

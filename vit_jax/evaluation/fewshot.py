@@ -88,11 +88,12 @@ def fewshot(
     where the data lie now. Raises UserError for a run without one of the splits.
     """
     model = trained.load(workdir, checkpoint)
-    data = with_overrides(model.config, overrides).data
+    config = with_overrides(model.config, overrides)
+    data = config.data
     if not data.validation:
         raise UserError("few-shot evaluation chooses its ridge on validation images, and the run has none")
     with doing("Reading the data"):
-        dataset = sources.load(data, model.config.model.image_size, must_find_dir=False)
+        dataset = sources.load(config, must_find_dir=False)
         model.run.check_data(dataset)
         parts = [
             take(dataset, split, f"config.data.{key}")

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vit_jax.data.sources.image_folder import SUFFIXES, passed_over, read_image, square
+from vit_jax.data.encoded import seen
+from vit_jax.data.images import SUFFIXES, converted, passed_over, upright
+from vit_jax.data.view import View
 from vit_jax.errors import UserError
 from vit_jax.evaluation.evaluate import Evaluator, probabilities
 from vit_jax.runs import trained
@@ -46,11 +48,13 @@ class Predictor:
         """
         model = trained.load(workdir, checkpoint)
         config = dataclasses.replace(model.config, eval=dataclasses.replace(model.config.eval, batch_size=batch_size))
-        self.classes, self._params, self._side = model.classes, model.params, model.image_size[0]
-        self._evaluator = Evaluator(model.module, config, make_mesh(), model.params, (*model.image_size, 3))
+        self.classes, self._params = model.classes, model.params
+        data, channels = config.data, config.model.channels
+        self._view = View(model.image_size, channels, data.crop_pct, data.interpolation)
+        self._evaluator = Evaluator(model.module, config, make_mesh(), model.params, (*model.image_size, channels))
 
     def __call__(self, images: "Picture | Iterable[Picture]") -> np.ndarray:
-        """Paths of PNG and JPEG files, PIL images and uint8 (H, W, 3), of any size -> probabilities (N, C) float32.
+        """Paths of files, PIL images and uint8 (H, W, 3), of any size -> probabilities (N, C) float32.
 
         One alone is taken as a list of one. Raises what `read` does.
         """
@@ -78,18 +82,18 @@ class Predictor:
             raise UserError(f"{image}: {text or type(error).__name__}") from error
 
     def read(self, image: "Picture") -> np.ndarray:
-        """One image as the run stores it, (S, S, 3) uint8: its central square, resized.
+        """One image as the run's evaluation sees it, uint8: its middle, resized.
 
         Raises UserError for what is no image; for a broken file, whatever Pillow raises.
         """
-        from PIL import Image
+        from PIL import Image, ImageOps
 
         if isinstance(image, (str, Path)):
             if not str(image):
                 raise UserError("the name of an image is empty")
             if Path(image).is_dir():
                 raise UserError(f"this is a folder; give its images: Path({str(image)!r}).glob('*.png')")
-            return read_image(Path(image), self._side)
+            return seen(upright(Path(image).read_bytes(), self._view.channels), self._view)
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
                 raise UserError(f"an array of an image is uint8 (H, W, 3); found {image.dtype} {image.shape}")
@@ -98,7 +102,7 @@ class Predictor:
             raise UserError(f"an image is a path, one of PIL or a uint8 array (H, W, 3); found {type(image).__name__}")
         if not (image.width and image.height):
             raise UserError(f"an image has pixels; found one of {image.width} x {image.height}")
-        return square(image, self._side)
+        return seen(converted(ImageOps.exif_transpose(image), self._view.channels), self._view)
 
 
 def predict(
@@ -118,7 +122,7 @@ def predict(
     with contextlib.nullcontext() if format == "table" else _said_on_stderr():
         files, left_out = find_images(images)
         if left_out:
-            say(f"Left out: {left_out}. Only PNG and JPEG are read; convert the others first.")
+            say(f"Left out: {left_out}. Only PNG, JPEG, WebP, BMP, GIF and TIFF are read; convert the others first.")
         with doing("Loading"):
             predictor = Predictor(workdir, checkpoint, min(len(files), _BATCH))
         rows = _rows(predictor, files, top_k, broken, check)
@@ -136,7 +140,7 @@ def predict(
 
 
 def find_images(paths: Sequence[str]) -> tuple[list[Path], str]:
-    """The files named and, in the order of their names, every PNG and JPEG in the folders, but none that is hidden.
+    """The files named and, in the order of their names, every image in the folders, but none that is hidden.
 
     Also how many pictures of other formats are in the folders, as `passed_over` says it. Raises UserError for a path
     that doesn't exist and a folder without images.
@@ -159,7 +163,7 @@ def _found(paths: Sequence[str]) -> tuple[list[Path], str]:
             found = [file for file in there if file.suffix.lower() in SUFFIXES]
             if not found:
                 instead = f"; found {passed_over(there)}: convert them first" if passed_over(there) else ""
-                raise UserError(f"--images {_name(path)}: no *.png, *.jpg or *.jpeg in this folder{instead}")
+                raise UserError(f"--images {_name(path)}: no *.png, *.jpg or other image in this folder{instead}")
             files += found
             others += there
         elif path.is_file():

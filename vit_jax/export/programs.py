@@ -1,6 +1,6 @@
 """Programs that compute a model's logits elsewhere. B batch, H/W pixels of the run's stored images, C classes.
 
-A program takes uint8 images (B, H, W, 3), any number of them, and gives logits (B, C) float32: preprocessing and
+A program takes uint8 images (B, H, W, channels), any number of them, and gives logits (B, C) float32: preprocessing and
 parameters are part of it. Before it counts as written, the library that it is for loads it, and what it gives is
 compared with the model.
 """
@@ -34,7 +34,7 @@ _STABLEHLO = "1.8.0"  # of December 2024: TensorFlow's XLA is older than JAX's
 _COUNTS = (1, 3)  # batch sizes that are compared
 _INLINE_BYTES = 2**30  # of parameters in an ONNX file: it can't have more than 2 GB, beside it they may have any size
 
-# uint8 (B, H, W, 3) -> float32 (B, C), by the library that a program is for.
+# uint8 (B, H, W, channels) -> float32 (B, C), by the library that a program is for.
 Loaded = Callable[[np.ndarray], np.ndarray]
 Written = tuple[Loaded, str, list[str]]  # also name and version of that library, and how it loads the program
 
@@ -44,8 +44,8 @@ class Program:
     """A model as a function of its parameters and images, the same on every platform."""
 
     params: Any  # numpy arrays
-    image_shape: tuple[int, int, int]  # (H, W, 3)
-    logits: Callable[[Any, jax.Array], jax.Array]  # params, uint8 (B, H, W, 3) -> (B, C) float32
+    image_shape: tuple[int, int, int]  # (H, W, channels)
+    logits: Callable[[Any, jax.Array], jax.Array]  # params, uint8 (B, H, W, channels) -> (B, C) float32
 
     def images(self) -> jax.ShapeDtypeStruct:
         """What it takes, the number of images left open."""
@@ -95,7 +95,7 @@ def program_of(model: Trained) -> Program:
         with jax.default_matmul_precision("highest"):  # accelerators would round the factors
             return eval_step(params, images, module=module, config=model.config)
 
-    return Program(jax.tree.map(np.asarray, model.params), (*model.image_size, 3), logits)
+    return Program(jax.tree.map(np.asarray, model.params), (*model.image_size, module.cfg.channels), logits)
 
 
 def difference(program: Program, loaded: Loaded) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from vit_jax.export import formats
 from vit_jax.export.parity import require_same
 from vit_jax.models import VisionTransformer, posembs
 from vit_jax.models.backend import Compute
-from vit_jax.models.stems import grid_shape
+from vit_jax.models.stems import grid_shape, image_shape
 from vit_jax.pretrained import huggingface, own, timm
 from vit_jax.pretrained.load import load
 from vit_jax.pretrained.pieces import Piece
@@ -50,7 +50,7 @@ def write_weights(model: Trained, format: str, folder: Path) -> dict[str, Any]:
     readers = {"vit_jax's own reader": _by_us, **_libraries(format)}
     return {
         "preprocessing": {
-            "image_size": model.module.cfg.image_size,
+            "image_size": _size(model.module.cfg),
             "mean": list(model.config.augment.mean),
             "std": list(model.config.augment.std),
         },
@@ -65,8 +65,7 @@ def _save(arrays: dict[str, np.ndarray], folder: Path, marks: dict[str, str]) ->
 
 def _compared(model: Trained, folder: Path, readers: dict[str, Callable]) -> float:
     """The largest difference of logits on random images; raises RunError where it is no rounding."""
-    size = model.module.cfg.image_size
-    images = np.random.RandomState(0).normal(size=(4, size, size, 3)).astype(np.float32)
+    images = np.random.RandomState(0).normal(size=(4, *image_shape(model.module.cfg))).astype(np.float32)
     module = VisionTransformer(dataclasses.replace(model.module.cfg, attention="xla"), Compute())
     with jax.default_matmul_precision("highest"):
         expected = np.asarray(_applied(module, model.params, images))
@@ -150,8 +149,14 @@ _PIECES: dict[str, Callable[[ModelConfig], list[Piece]]] = {
 }
 
 
+def _size(cfg: ModelConfig) -> int | list[int]:
+    """A side in pixels, or height and width: as all who read weights take them."""
+    height, width, _ = image_shape(cfg)
+    return height if height == width else [height, width]
+
+
 def _huggingface_configs(model: Trained, cfg: ModelConfig) -> dict[str, Any]:
-    labels = dict(enumerate(model.classes))
+    labels, (height, width, _) = dict(enumerate(model.classes)), image_shape(cfg)
     activations = {ours: theirs for theirs, ours in reversed(huggingface.ACTIVATIONS.items())}
     config = {
         "architectures": ["ViTForImageClassification"],
@@ -162,9 +167,9 @@ def _huggingface_configs(model: Trained, cfg: ModelConfig) -> dict[str, Any]:
         "intermediate_size": cfg.mlp_dim,
         "hidden_act": activations[cfg.activation],
         "layer_norm_eps": cfg.norm_eps,
-        "image_size": cfg.image_size,
+        "image_size": _size(cfg),
         "patch_size": cfg.patch_size,
-        "num_channels": 3,
+        "num_channels": cfg.channels,
         "qkv_bias": True,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
@@ -175,7 +180,7 @@ def _huggingface_configs(model: Trained, cfg: ModelConfig) -> dict[str, Any]:
     processor = {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
-        "size": {"height": cfg.image_size, "width": cfg.image_size},
+        "size": {"height": height, "width": width},
         "resample": 2,  # Pillow's bilinear
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -187,8 +192,10 @@ def _huggingface_configs(model: Trained, cfg: ModelConfig) -> dict[str, Any]:
 
 
 def _timm_configs(model: Trained, cfg: ModelConfig) -> dict[str, Any]:
+    height, width, channels = image_shape(cfg)
     args = {
-        "img_size": cfg.image_size,
+        "img_size": _size(cfg),
+        "in_chans": channels,
         "patch_size": cfg.patch_size,
         "embed_dim": cfg.width,
         "depth": cfg.depth,
@@ -203,7 +210,7 @@ def _timm_configs(model: Trained, cfg: ModelConfig) -> dict[str, Any]:
         "act_layer": cfg.activation,
     }
     seen = {
-        "input_size": [3, cfg.image_size, cfg.image_size],
+        "input_size": [channels, height, width],
         "fixed_input_size": True,
         "interpolation": "bilinear",
         "crop_pct": 1.0,

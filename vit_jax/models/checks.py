@@ -42,6 +42,8 @@ def check_model(cfg: ModelConfig) -> None:
         one_of(f"{at}.{key}", getattr(cfg, key), allowed)
     for key in ("image_size", "patch_size", "width", "depth", "mlp_dim", "num_classes", "norm_eps"):
         positive(f"{at}.{key}", getattr(cfg, key))
+    if cfg.channels not in (1, 3):
+        raise UserError(f"{at}.channels is 3, or 1 for grey images; found {cfg.channels!r}")
     for key in ("image_width", "heads", "head_dim", "token_mlp_dim", "representation_dim"):
         if getattr(cfg, key) is not None:
             positive(f"{at}.{key}", getattr(cfg, key))
@@ -106,7 +108,7 @@ def _check_stem(cfg: ModelConfig) -> None:
         _check_resnet(stem)
     elif stem.widths or stem.units:
         raise UserError(f'{at}.widths and .units belong to {at}.kind="conv" or "resnet"; found kind="patch"')
-    height, width = (patch_input_side(cfg, side) for side in image_shape(cfg))
+    height, width = (patch_input_side(cfg, side) for side in image_shape(cfg)[:2])
     if any(side % cfg.patch_size or side < cfg.patch_size for side in (height, width)):
         fits = [p for p in range(1, min(height, 4096) + 1) if height % p == width % p == 0]
         raise UserError(
@@ -129,12 +131,13 @@ def _check_conv_shapes(cfg: ModelConfig) -> None:
     at, stem = "config.model.stem", cfg.stem
     if stem.pool and stem.pools:
         raise UserError(f"{at}.pool and {at}.pools are two ways of pooling; set one of them")
-    if stem.whiten < 0 or (stem.whiten and any(side % stem.whiten for side in image_shape(cfg))):
-        raise UserError(f"{at}.whiten={stem.whiten} does not divide the {cfg.image_size} pixels of an image")
-    channels = input_channels(stem)
+    height, width, _ = image_shape(cfg)
+    if stem.whiten < 0 or (stem.whiten and (height % stem.whiten or width % stem.whiten)):
+        raise UserError(f"{at}.whiten={stem.whiten} does not divide the {height} x {width} pixels of an image")
+    channels = input_channels(cfg)
     for i, width in enumerate(stem.widths):
         stride, pool = value_at(stem.strides, i, 1), value_at(stem.pools, i, 1)
-        for side in (conv_sides(cfg, side)[i][0] for side in image_shape(cfg)):
+        for side in (conv_sides(cfg, side)[i][0] for side in image_shape(cfg)[:2]):
             if side % pool:
                 raise UserError(f"{at}.pools: {pool} does not divide the {side} pixels of convolution {i}'s output")
         if value_at(stem.residual, i, False) and (width, stride, pool) != (channels, 1, 1):

@@ -15,12 +15,13 @@ def forward(cfg: ModelConfig) -> int:
     Norms, activations and softmax are left out, as usual (Hoffmann et al. 2022, appendix F); the backward pass
     costs twice as much again (a fixed whitening layer's is counted, too). `cfg` must be resolved.
     """
-    macs, channels = 0, 3
+    *shape, channels = image_shape(cfg)
+    macs = 0
     if cfg.stem.kind == "conv":
         if cfg.stem.whiten:
-            channels = input_channels(cfg.stem)
-            macs += math.prod(side // cfg.stem.whiten for side in image_shape(cfg)) * cfg.stem.whiten**2 * 3 * channels
-        rows, columns = (conv_sides(cfg, side) for side in image_shape(cfg))
+            values, channels = cfg.stem.whiten**2 * channels, input_channels(cfg)
+            macs += math.prod(side // cfg.stem.whiten for side in shape) * values * channels
+        rows, columns = (conv_sides(cfg, side) for side in shape)
         for width, (row, _), (column, _) in zip(cfg.stem.widths, rows, columns, strict=True):
             macs += row * column * cfg.stem.kernel_size**2 * channels * width
             channels = width

@@ -33,14 +33,14 @@ def output_side(cfg: ModelConfig, side: int) -> int:
     return side
 
 
-def macs(cfg: ModelConfig, shape: tuple[int, int]) -> int:
-    """Multiply-adds of one image (H, W)."""
+def macs(cfg: ModelConfig, image_shape: tuple[int, int, int]) -> int:
+    """Multiply-adds of one image (H, W, C)."""
 
     def halved(shape: tuple[int, int]) -> tuple[int, int]:
         return -(-shape[0] // 2), -(-shape[1] // 2)
 
-    shape = halved(shape)
-    total = shape[0] * shape[1] * 7 * 7 * 3 * cfg.stem.widths[0]
+    shape = halved(image_shape[:2])
+    total = shape[0] * shape[1] * 7 * 7 * image_shape[2] * cfg.stem.widths[0]
     shape, channels = halved(shape), cfg.stem.widths[0]
     for stage, (units, width) in enumerate(zip(cfg.stem.units, stage_widths(cfg), strict=True)):
         for unit in range(units):
@@ -109,7 +109,7 @@ class ResidualUnit(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Root and stages: images (B, H, W, 3) -> (B, H/4, W/4, ...) with one stage or none; each further one halves."""
+    """Root and stages: images (B, H, W, C) -> (B, H/4, W/4, ...) with one stage or none; each further one halves."""
 
     cfg: ModelConfig
     dtype: Any

@@ -1,4 +1,4 @@
-"""From images (B, H, W, 3) to a grid of tokens (B, N, D). P patch size."""
+"""From images (B, H, W, C) to a grid of tokens (B, N, D). P patch size, C channels: 3, or 1 of grey images."""
 
 from typing import Any, TypeVar
 
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax.config import ModelConfig, StemConfig
+from vit_jax.config import ModelConfig
 from vit_jax.models import inits, ops, resnet
 from vit_jax.models.backend import Compute
 from vit_jax.models.layers import ACTIVATIONS, Dense, LayerNorm
@@ -17,9 +17,9 @@ Array = TypeVar("Array", np.ndarray, jax.Array)
 WHITENING = "stem/whitening/kernel"  # the path of the kernel that isn't trained
 
 
-def image_shape(cfg: ModelConfig) -> tuple[int, int]:
-    """Height and width in pixels of the images that the model sees."""
-    return cfg.image_size, cfg.image_width or cfg.image_size
+def image_shape(cfg: ModelConfig) -> tuple[int, int, int]:
+    """Of the images that the model sees: height and width in pixels, channels."""
+    return cfg.image_size, cfg.image_width or cfg.image_size, cfg.channels
 
 
 def conv_sides(cfg: ModelConfig, side: int) -> list[tuple[int, int]]:
@@ -35,9 +35,9 @@ def conv_sides(cfg: ModelConfig, side: int) -> list[tuple[int, int]]:
     return sides
 
 
-def input_channels(stem: StemConfig) -> int:
+def input_channels(cfg: ModelConfig) -> int:
     """Of the first convolution: the image's, or those of the whitening layer."""
-    return 2 * stem.whiten**2 * 3 if stem.whiten else 3
+    return 2 * cfg.stem.whiten**2 * cfg.channels if cfg.stem.whiten else cfg.channels
 
 
 def value_at(values: tuple, i: int, default: Any) -> Any:
@@ -54,7 +54,7 @@ def patch_input_side(cfg: ModelConfig, side: int) -> int:
 
 def grid_shape(cfg: ModelConfig) -> tuple[int, int]:
     """Rows and columns of tokens."""
-    height, width = (patch_input_side(cfg, side) // cfg.patch_size for side in image_shape(cfg))
+    height, width = (patch_input_side(cfg, side) // cfg.patch_size for side in image_shape(cfg)[:2])
     return height, width
 
 
@@ -93,7 +93,7 @@ class ResNetStem(nn.Module):
 class Whitening(nn.Module):
     """Fixed linear patches whose channels are uncorrelated and of variance 1, and their negatives.
 
-    (B, H, W, 3) -> (B, H/P, W/P, 2*P*P*3): the first layer of Jordan 2024 ("94% on CIFAR-10 in 3.29 seconds"), here
+    (B, H, W, C) -> (B, H/P, W/P, 2*P*P*C): the first layer of Jordan 2024 ("94% on CIFAR-10 in 3.29 seconds"), here
     with stride P. Its kernel is `whitening_kernel` of the train images, a parameter that is never trained.
     """
 
@@ -111,12 +111,12 @@ class Whitening(nn.Module):
 
 
 def whitening_kernel(images: np.ndarray, patch_size: int, epsilon: float = 5e-4) -> np.ndarray:
-    """Kernel (P*P*3, 2*P*P*3) float32 of `Whitening`, from normalised images (N, H, W, 3) float32.
+    """Kernel (P*P*C, 2*P*P*C) float32 of `Whitening`, from normalised images (N, H, W, C) float32.
 
     Its columns are the eigenvectors of the patches' second moments over the square root of (eigenvalue + epsilon).
     """
     h, w = (side // patch_size * patch_size for side in images.shape[1:3])
-    patches = patchify(images[:, :h, :w], patch_size)  # (N, patches, P*P*3)
+    patches = patchify(images[:, :h, :w], patch_size)  # (N, patches, P*P*C)
     patches = patches.reshape(-1, patches.shape[-1])
     values, vectors = np.linalg.eigh(patches.T @ patches / len(patches))
     kernel = vectors / np.sqrt(values + epsilon)

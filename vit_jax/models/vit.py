@@ -27,7 +27,7 @@ from vit_jax.schema import from_mapping
 
 
 class VisionTransformer(nn.Module):
-    """images (B, H, W, 3) float -> (logits (B, C) float32, aux).
+    """images (B, H, W, channels) float -> (logits (B, C) float32, aux).
 
     `cfg` must be resolved (`presets.resolve`); `compute.dtype` is of the computation, params are float32. Training with
     any dropout needs an rng named "dropout", and `drop_path_share` of stochastic depth's rate is in force. The same
@@ -51,18 +51,23 @@ class VisionTransformer(nn.Module):
         """Of the computation."""
         return self.compute.dtype
 
+    @property
+    def seen(self) -> ModelConfig:
+        """The config of a model for images of `input_size`, where that is given."""
+        return self.cfg if self.input_size is None else dataclasses.replace(self.cfg, image_size=self.input_size)
+
     @nn.compact
     def __call__(
         self, images: jax.Array, train: bool = False, drop_path_share: float | jax.Array = 1.0
     ) -> tuple[jax.Array, dict[str, Any]]:
         cfg, aux = self.cfg, {}
-        seen = cfg if self.input_size is None else dataclasses.replace(cfg, image_size=self.input_size)
-        if images.shape[1:] != (*image_shape(seen), 3):
-            raise ValueError(f"images must be (B, {', '.join(map(str, image_shape(seen)))}, 3); found {images.shape}")
+        if images.shape[1:] != image_shape(self.seen):
+            shape = ", ".join(map(str, image_shape(self.seen)))
+            raise ValueError(f"images must be (B, {shape}); found {images.shape}")
         stem = {"patch": PatchStem, "conv": ConvStem, "resnet": ResNetStem}[cfg.stem.kind]
         x = aux["stem"] = stem(cfg, self.compute, name="stem")(images.astype(self.compute.dtype))  # (B, N, D)
 
-        grid, here, angles = grid_shape(cfg), grid_shape(seen), None
+        grid, here, angles = grid_shape(cfg), grid_shape(self.seen), None
         if cfg.posemb == "learned":
             table = self.param("posemb", inits.posemb(cfg), (grid[0] * grid[1], cfg.width), jnp.float32)
             x = x + posembs.resized(table, grid, here).astype(self.compute.dtype)

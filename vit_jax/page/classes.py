@@ -4,6 +4,7 @@ import numpy as np
 
 from vit_jax.page.html import Html, Section, element, join, paragraph, scrolling, table
 from vit_jax.page.results import wilson
+from vit_jax.runs.scores import scores_of
 from vit_jax.system.progress import percent
 
 _MOST_CLASSES = 50  # of a matrix that can be read; of more, the most frequent mistakes
@@ -69,13 +70,14 @@ def _pairs(matrix: np.ndarray, classes: tuple[str, ...], images: str) -> Html:
 
 
 def _classes(matrix: np.ndarray, classes: tuple[str, ...], images: str) -> Html:
-    rows = []
+    rows, scores = [], scores_of(matrix)
     for i, name in enumerate(classes):
+        precision, f1 = (_share(values[i]) for values in (scores.precision, scores.f1))
         total, right = int(matrix[i].sum()), int(matrix[i, i])
         others = np.where(np.arange(len(classes)) == i, 0, matrix[i])
         mistake = int(np.argmax(others))
         if not total:
-            rows.append([_name(name), "-", "-", "0", "-"])
+            rows.append([_name(name), "-", "-", precision, f1, "0", "-"])
             continue
         low, high = wilson(right / total, total)
         bar = element("span", class_="bar", style=f"--share: {right / total:.4f}")
@@ -84,9 +86,19 @@ def _classes(matrix: np.ndarray, classes: tuple[str, ...], images: str) -> Html:
             _name(name),
             join([bar, percent(right / total)]),
             f"{100 * low:.1f} to {100 * high:.1f} %",
+            precision,
+            f1,
             f"{total:,}",
             most,
         ])  # fmt: skip
-    head = ["class", "accuracy", "95 % interval", "images", "most frequent mistake"]
+    head = ["class", "recall", "its 95 % interval", "precision", "F1", "images", "most frequent mistake"]
     body = table(f"{images}.", head, rows, "figures tall" if len(classes) > 20 else "figures")
-    return join([body, paragraph("Intervals are Wilson's, of each class alone.", kind="note")])
+    said = (
+        "Recall is the share of a class' images that were taken for it, precision the share of the images taken for it "
+        "that are of it, F1 their harmonic mean. Intervals are Wilson's, of each class alone."
+    )
+    return join([body, paragraph(said, kind="note")])
+
+
+def _share(value: float) -> str:
+    return "-" if np.isnan(value) else percent(float(value))

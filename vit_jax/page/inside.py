@@ -1,11 +1,11 @@
-"""A look into one run: what its model took its images for, what it attended to, what it has learned. N images."""
+"""A look into one run: what its model took its images for, attended to, was shown, and has learned. N images."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from vit_jax.data import sources
-from vit_jax.data.dataset import Examples, take
+from vit_jax.data.dataset import DataSet, Examples, take
 from vit_jax.errors import UserError
 from vit_jax.evaluation import attention_maps, evaluate, filters
 from vit_jax.models.stems import grid_shape
@@ -17,8 +17,11 @@ from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.trained import Trained
 from vit_jax.system.progress import doing, percent, say
 from vit_jax.system.sharding import make_mesh
+from vit_jax.training import resolve
+from vit_jax.training.shown import first_shown
 
 _MISTAKES = 24
+_SHOWN = 10  # train images as the model saw them
 _MAPS = 10  # images with attention maps, of as many classes
 _THUMBNAIL = 96  # pixels of the longer side, at most, of an image among many
 _COMPONENTS = 28  # as in figure 7 of the ViT paper
@@ -40,7 +43,8 @@ def section(index: int, entry: Entry) -> Section:
     Raises UserError for a damaged checkpoint.
     """
     run, prefix = entry.shown(), f"run-{index}"
-    model, seen, reason = look(run)
+    dataset, absent = data_of(run)
+    model, seen, reason = look(run, dataset, absent)
     matrix = run.matrix
     if matrix is None and seen is not None:
         matrix = evaluate.confusion(seen.logits, seen.examples.labels)
@@ -54,6 +58,8 @@ def section(index: int, entry: Entry) -> Section:
         worst, maps = mistakes(seen, run.classes), attention(model, seen)
     parts.append(Section(f"{prefix}-mistakes", "Most confident mistakes", worst))
     parts.append(Section(f"{prefix}-attention", "Attention", maps))
+    training = paragraph(absent, kind="note") if dataset is None else shown(run, dataset)
+    parts.append(Section(f"{prefix}-shown", "What the model saw", training))
     learned = missing if model is None else join([input_filters(model), positions(model)])
     parts.append(Section(f"{prefix}-filters", "Learned filters and positions", learned))
     return Section(prefix, entry.name, _lead(entry, run, model), tuple(parts))
@@ -69,11 +75,23 @@ def _lead(entry: Entry, run: Run, model: Trained | None) -> Html:
     return paragraph("".join(told), kind="note")
 
 
-def look(run: Run) -> tuple[Trained | None, Seen | None, str]:
+def data_of(run: Run) -> tuple[DataSet | None, str]:
+    """The data set that the run was trained on; the reason where it can't be had."""
+    try:
+        with doing("Reading the data"):
+            dataset = sources.load(run.config, must_find_dir=False, download=False)
+        run.folder.check_data(dataset)
+    except UserError as error:
+        return None, f"The images can't be shown: {error}."
+    return dataset, ""
+
+
+def look(run: Run, dataset: DataSet | None, absent: str) -> tuple[Trained | None, Seen | None, str]:
     """The model and what it gives for the images to show; the reason where one of them can't be had.
 
     The images are those of the test if the run was tested, by the checkpoint that was. They are looked at, and no
-    result is changed. Before the test those of the validation split, so that the test's stay unseen.
+    result is changed. Before the test those of the validation split, so that the test's stay unseen. `absent` says why
+    there is no data set.
     """
     with Checkpoints(run.folder.path) as checkpoints:
         steps = checkpoints.steps()
@@ -83,20 +101,42 @@ def look(run: Run) -> tuple[Trained | None, Seen | None, str]:
     # Before the end no checkpoint need have been evaluated, so the best can't be asked for.
     model = trained.load(str(run.folder.path), "latest" if step is None else str(step))
     data = run.config.data
-    split, key = (data.test, "config.data.test") if run.results else (data.validation, "config.data.validation")
-    if not split:
+    spec, key = (data.test, "config.data.test") if run.results else (data.validation, "config.data.validation")
+    if not spec:
         return model, None, "There are no images to show: the run has no validation split and wasn't tested."
+    if dataset is None:
+        return model, None, absent
     try:
-        with doing("Reading the data"):
-            dataset = sources.load(data, run.config.model.image_size, must_find_dir=False, download=False)
-        run.folder.check_data(dataset)
-        examples = take(dataset, split, key)
+        examples = take(dataset, spec, key)
     except UserError as error:
         return model, None, f"The images can't be shown: {error}."
-    say(f"Looking at {len(examples.labels):,} images of {split} with checkpoint {model.step} of {run.name} ...")
+    say(f"Looking at {len(examples.labels):,} images of {spec} with checkpoint {model.step} of {run.name} ...")
     with doing("Computing"):
         evaluator = evaluate.Evaluator(model.module, run.config, make_mesh(), model.params, examples.images.shape[1:])
-        return model, Seen(split, examples, evaluator.logits(model.params, examples.images)), ""
+        return model, Seen(spec, examples, evaluator.logits(model.params, examples.images)), ""
+
+
+def shown(run: Run, dataset: DataSet) -> Html:
+    """Some train images as the first step showed them to the model: cropped, changed, mixed."""
+    try:
+        with doing("Augmenting"):
+            images, targets = first_shown(run.config, resolve.split(run.config, dataset))
+    except (UserError, ImportError) as error:
+        return paragraph(f"The images can't be shown: {error}.", kind="note")
+    figures = []
+    for i, image in enumerate(images[:_SHOWN]):
+        label, partner, share = (values[i] for values in (targets.label, targets.partner, targets.weight))
+        told = run.classes[label]
+        if label != partner and share < 1:
+            told = f"{told} {_short(float(share))}, {run.classes[partner]} {_short(1 - float(share))}"
+        alt = f"image {i} of the first batch, as the model saw it: {told}"
+        figures.append(element("figure", picture(_enlarged(image), alt), element("figcaption", told)))
+    lead = (
+        f"The first {len(figures)} of the {len(images):,} images of the first step, as the model was given them, but "
+        "without the normalisation: augmented as config.augment says; of a mixed image, the share of each label. What "
+        "grows over the run (config.augment.ramp) is at its least here."
+    )
+    return join([paragraph(lead, kind="note"), element("div", *figures, class_="pictures")])
 
 
 def mistakes(seen: Seen, names: tuple[str, ...]) -> Html:
@@ -179,7 +219,7 @@ def input_filters(model: Trained) -> Html:
 
 
 def _tiled(kernels: np.ndarray, columns: int, caption: str) -> Html:
-    """Filters (n, P, P, 3) side by side."""
+    """Filters (n, P, P, C) side by side."""
     drawn = pictures.tiles(filters.filter_pictures(kernels), columns, max(40 // kernels.shape[1], 1), gap=4)
     return element("figure", picture(drawn, caption.split(",")[0], "tiles"), element("figcaption", caption))
 
@@ -209,9 +249,15 @@ def _short(probability: float) -> str:
 
 
 def _thumbnail(image: np.ndarray) -> np.ndarray:
-    """An image (H, W, 3) uint8, smaller where it is large: a page holds many."""
+    """An image (H, W, C) uint8 as (h, w, 3), smaller where it is large: a page holds many."""
     from PIL import Image
 
-    small = Image.fromarray(np.asarray(image))
+    small = Image.fromarray(pictures.rgb(np.asarray(image)))
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     return np.asarray(small)
+
+
+def _enlarged(image: np.ndarray) -> np.ndarray:
+    """An image (H, W, 3) uint8, each pixel a square of them where it is small, so that no browser blurs it."""
+    times = max(_THUMBNAIL // max(image.shape[:2]), 1)
+    return _thumbnail(image.repeat(times, axis=0).repeat(times, axis=1))

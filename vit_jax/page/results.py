@@ -7,13 +7,14 @@ from typing import Any
 from vit_jax.page.charts import series_colour
 from vit_jax.page.curves import points
 from vit_jax.page.html import Html, Section, element, join, paragraph, small, table, two_lines
-from vit_jax.page.runs import SHARES, Entry, Run
+from vit_jax.page.runs import MEANS, SHARES, Entry, Run
 from vit_jax.steps import durations
 from vit_jax.system.progress import duration, percent
 from vit_jax.training.seeds import spread
 
 _NORMAL = 1.959964  # 97.5 % of the standard normal distribution lie below
-_SPREAD = (*SHARES, "loss", "loss_flips", "calibration_error")  # figures whose mean over seeds has an interval here
+# Figures whose mean over seeds has an interval here.
+_SPREAD = (*SHARES, *MEANS, "loss", "loss_flips", "calibration_error")
 
 Show = Callable[[float], str]
 
@@ -79,6 +80,8 @@ def _table(entries: Sequence[Entry]) -> Html:
         "Test": [
             ("top-1", "top1", percent),
             ("top-5", "top5", percent),
+            ("balanced accuracy", "balanced_accuracy", percent),
+            ("macro F1", "macro_f1", percent),
             ("loss, nats", "loss", lambda x: f"{x:.4f}"),
             ("calibration error", "calibration_error", lambda x: f"{x:.4f}"),
             ("images", "num_examples", lambda x: f"{x:,}"),

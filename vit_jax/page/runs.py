@@ -16,7 +16,8 @@ from vit_jax.runs import metrics
 from vit_jax.runs.folder import RunFolder
 from vit_jax.training.seeds import runs_of
 
-SHARES = ("top1", "top5", "top1_flips", "top5_flips")
+SHARES = ("top1", "top5", "top1_flips", "top5_flips")  # of the test images
+MEANS = ("balanced_accuracy", "macro_f1")  # over classes
 _NUMBERS = (
     *("loss", "loss_flips", "num_examples", "calibration_error", "params", "flops_per_image", "steps", "epochs"),
     *("train_seconds", "wall_seconds", "total_seconds", "images_per_second", "checkpoint", "seed"),
@@ -100,8 +101,8 @@ def _run(folder: RunFolder, name: str) -> Run:
 
 def _checked(path: Path, results: dict[str, Any]) -> dict[str, Any]:
     """The content of results.json; raises UserError where a figure is none."""
-    for key in (*SHARES, *_NUMBERS):
-        value, most = results.get(key), 1 if key in SHARES else math.inf
+    for key in (*SHARES, *MEANS, *_NUMBERS):
+        value, most = results.get(key), math.inf if key in _NUMBERS else 1
         if value is None and key not in _REQUIRED:
             continue
         if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= most:

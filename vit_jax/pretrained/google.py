@@ -21,6 +21,7 @@ from vit_jax.pretrained.source import (
     TO_ONE,
     Layout,
     Source,
+    channels_of,
     first_shape,
     not_more_than,
     nothing,
@@ -42,9 +43,10 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
     if any(name.startswith("MixerBlock_") for name in shapes):
         return _mixer_fields(shapes)
     blocks = _count(r"Transformer/encoderblock_(\d+)/", shapes)
-    patch, _, _, width = shapes.get("embedding/kernel", (1, 1, 3, 1))
+    patch, _, _, width = embedding = shapes.get("embedding/kernel", (1, 1, 3, 1))
     found: dict[str, Any] = {
         "patch_size": patch,
+        "channels": channels_of(shapes.get("conv_root/kernel", embedding), 2),
         "width": width,
         "depth": blocks,
         "pool": "token" if "cls" in shapes else "mean",
@@ -69,6 +71,7 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
 def _mixer_fields(shapes: dict[str, Shape]) -> dict[str, Any]:
     found = {
         "patch_size": shapes.get("stem/kernel", (1,))[0],
+        "channels": channels_of(shapes.get("stem/kernel", ()), 2),
         "width": shapes.get("stem/kernel", (1,))[-1],
         "depth": _count(r"MixerBlock_(\d+)/", shapes),
         "pool": "mean",
@@ -114,7 +117,7 @@ def pieces(cfg: ModelConfig, shapes: dict[str, Shape], before: int, grid: Grid |
     """All of a model's; its positions are those of `grid`, before they are resized, after `before` rows."""
     if cfg.token_mlp_dim is not None:
         return _mixer_pieces(cfg)
-    channels = output_channels(cfg) if cfg.stem.kind == "resnet" else 3
+    channels = output_channels(cfg) if cfg.stem.kind == "resnet" else cfg.channels
     stem = "stem/patches/proj" if cfg.stem.kind == "resnet" else "stem/proj"
     found = [
         *(_resnet_pieces(cfg, shapes) if cfg.stem.kind == "resnet" else []),
@@ -183,7 +186,7 @@ def _block(ours: str, theirs: str, cfg: ModelConfig, released: bool) -> list[Pie
 
 def _resnet_pieces(cfg: ModelConfig, shapes: dict[str, Shape]) -> list[Piece]:
     at, root = "stem/resnet", cfg.stem.widths[0]
-    found = [same(f"{at}/root/kernel", "conv_root/kernel", (7, 7, 3, root))]
+    found = [same(f"{at}/root/kernel", "conv_root/kernel", (7, 7, cfg.channels, root))]
     found += _group_norm(f"{at}/root_norm", "gn_root", root, shapes)
     channels = root
     for stage, (units, width) in enumerate(zip(cfg.stem.units, stage_widths(cfg), strict=True)):
@@ -210,7 +213,7 @@ def _group_norm(ours: str, theirs: str, width: int, shapes: dict[str, Shape]) ->
 
 def _mixer_pieces(cfg: ModelConfig) -> list[Piece]:
     tokens = math.prod(grid_shape(cfg))
-    found = _patches("stem/proj", "stem", cfg, 3)
+    found = _patches("stem/proj", "stem", cfg, cfg.channels)
     for i in range(cfg.depth):
         ours, theirs, d = f"block_{i:02d}", f"MixerBlock_{i}", cfg.width
         found += norm(f"{ours}/norm_0", f"{theirs}/LayerNorm_0", d, _NORM)

@@ -27,6 +27,7 @@ from vit_jax.pretrained.source import (
     Layout,
     Normalisation,
     Source,
+    channels_of,
     first_shape,
     normalisation_of,
     not_more_than,
@@ -65,6 +66,7 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
     hidden = first_shape(r".*\.(intermediate\.dense|mlp\.fc1)\.weight", shapes)
     found = {
         "patch_size": patch[-1],
+        "channels": channels_of(patch, 1),
         "width": patch[0],
         "depth": not_more_than(int(config.get("num_hidden_layers", max(layers) + 1)), shapes),
         "mlp_dim": (hidden or (config.get("intermediate_size", 1),))[0],
@@ -116,7 +118,7 @@ def pieces(cfg: ModelConfig, shapes: dict[str, Shape], before: int, grid: Grid |
     """All of a model's; with no `shapes`, as they are saved."""
     at = _prefix(shapes) if shapes else "vit."
     d, table = cfg.width, f"{at}embeddings.position_embeddings"
-    found = torch_patches("stem/proj", f"{at}embeddings.patch_embeddings.projection", cfg.patch_size, 3, d)
+    found = torch_patches("stem/proj", f"{at}embeddings.patch_embeddings.projection", cfg.patch_size, cfg.channels, d)
     found.append(prefix({f"{at}embeddings.cls_token": 1}, table, before, grid, d))
     found.append(positions_table(table, before, grid, d))
     biased = not shapes or first_shape(r".*\.(query|q_proj)\.bias", shapes) is not None

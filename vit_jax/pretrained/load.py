@@ -15,7 +15,7 @@ from vit_jax.models.backend import target_at_hand
 from vit_jax.models.stems import grid_shape
 from vit_jax.pretrained import google, huggingface, own, timm
 from vit_jax.pretrained.files import Weights, open_weights
-from vit_jax.pretrained.pieces import Piece, check, convert
+from vit_jax.pretrained.pieces import Piece, check, convert, summed_over_colours
 from vit_jax.pretrained.positions import Grid, Resize
 from vit_jax.pretrained.source import Layout, Source, not_more_than, pair
 from vit_jax.runs import trained
@@ -26,7 +26,8 @@ from vit_jax.system.progress import say
 
 _SOURCES = (own.SOURCE, google.SOURCE, huggingface.SOURCE, timm.SOURCE)
 _LOGITS = "head/logits/"
-_SIZES = ("image_size", "stored_image_size")  # may be height and width
+_SIZES = ("image_size", "image_width", "stored_image_size")  # the first and the last may be height and width
+_FIRST = ("stem/proj/kernel", "stem/conv_0/kernel")  # what takes the pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Described:
     weights: Weights
     model: dict[str, Any]  # the keys of a ModelConfig that they and what was given by hand say
     stored_classes: int | None  # None: there is no classifier
+    stored_channels: int  # of the images that they are for
     without: tuple[str, ...]  # beginnings of names that aren't wanted; the head that follows on them isn't, either
     layout: Layout
 
@@ -48,10 +50,11 @@ def load(path: str | Path, **overrides: Any) -> tuple[VisionTransformer, dict[st
     dicts of timm's VisionTransformer (.safetensors, .npz), our own exports and workdirs. Epsilon, GELU and pooling
     follow it. `overrides` are keys of config.model: what a file doesn't tell (timm's `heads`), or what is wanted
     otherwise: `image_size` (a number, or height and width) resizes positions in the source's way, another `num_classes`
-    puts a new head of zeros in the place of the old one, and says so. `stored_image_size` tells the size that positions
+    puts a new head of zeros in the place of the old one, and says so, `channels=1` sums the first kernel over the
+    colours, for grey images. `stored_image_size` tells the size that positions
     are for where it can't be read off.
 
-    Images (B, H, W, 3) come as the source wants them: in [-1, 1] for Google's files. The computation is in float32
+    Images (B, H, W, C) come as the source wants them: in [-1, 1] for Google's files. The computation is in float32
     unless `dtype` says otherwise; accelerators round the factors of float32 matmuls unless
     jax.default_matmul_precision is "highest". Raises UserError for a file that can't be read, and with every mismatch
     of names and shapes at once, before an array is read.
@@ -70,6 +73,10 @@ def describe(path: str | Path, given: Mapping[str, Any]) -> Described:
     """
     if not isinstance(path, (str, Path)) or not str(path):
         raise UserError(f"weights are a file or a folder, like B_16.npz or runs/first; found {path!r}")
+    if given.get("image_width") is not None:
+        if not isinstance(given.get("image_size"), int):
+            raise UserError("image_width is beside a height, image_size=224; or say both: image_size=(224, 160)")
+        given = {**given, "image_size": (given["image_size"], given["image_width"])}
     by_hand = _by_hand(given)
     weights = _open(Path(path))
     try:
@@ -122,7 +129,7 @@ def _described(weights: Weights, by_hand: dict[str, Any], given: Mapping[str, An
     model |= {"image_size": height, "image_width": None if width == height else width}
     drops = found.get("representation_dim") is not None and model["representation_dim"] is None
     without = ("pre_logits/", "head/representation/") if drops else ()
-    return Described(source, weights, model, found.get("num_classes"), without, layout)
+    return Described(source, weights, model, found.get("num_classes"), found["channels"], without, layout)
 
 
 def _open(path: Path) -> Weights:
@@ -143,7 +150,11 @@ def fitting(module: VisionTransformer, described: Described) -> list[Piece]:
     """
     source, weights, cfg = described.source, described.weights, module.cfg
     before, grid, _ = described.layout
-    pieces, wanted, replaced = source.pieces(cfg, weights.shapes, before, grid), own.paths(module), set()
+    stored = dataclasses.replace(cfg, channels=described.stored_channels)
+    pieces, wanted, replaced = source.pieces(stored, weights.shapes, before, grid), own.paths(module), set()
+    if stored != cfg:
+        _check_summable(weights.path, cfg)
+        pieces = [summed_over_colours(piece) if piece.ours in _FIRST else piece for piece in pieces]
     if _has_new_head(cfg, described):
         replaced = {name for piece in pieces if piece.ours.startswith(_LOGITS) for name in piece.theirs}
         pieces = [piece for piece in pieces if not piece.ours.startswith(_LOGITS)]
@@ -154,6 +165,17 @@ def fitting(module: VisionTransformer, described: Described) -> list[Piece]:
     return pieces
 
 
+def _check_summable(path: Path, cfg: ModelConfig) -> None:
+    """Raises UserError where weights for another number of channels than the model's can't become its own."""
+    if cfg.channels != 1:
+        raise UserError(f"{path}: these weights are for grey images; set channels=1 (--config.model.channels=1)")
+    if cfg.stem.kind == "resnet" or cfg.stem.whiten:
+        layer = "a ResNet, whose kernels are standardised" if cfg.stem.kind == "resnet" else "a whitening layer"
+        raise UserError(
+            f"{path}: weights for colours that begin with {layer}, can't become those for grey images; leave channels=3"
+        )
+
+
 def _has_new_head(cfg: ModelConfig, described: Described) -> bool:
     return bool(described.without) or cfg.num_classes != described.stored_classes
 
@@ -162,6 +184,8 @@ def params_for(module: VisionTransformer, described: Described) -> dict[str, Any
     """The parameters (float32) of a module whose config follows from what is described; the head may be a new one."""
     pieces, shapes, cfg = fitting(module, described), own.paths(module), module.cfg
     flat = convert(described.weights, pieces)
+    if described.stored_channels != cfg.channels:
+        say("The first kernel is summed over the colours, for grey images.")
     if (grid := described.layout.grid) is not None and "posemb" in flat:
         flat["posemb"] = _resized(flat["posemb"], grid, grid_shape(cfg), described.source.resize)
     if _has_new_head(cfg, described):

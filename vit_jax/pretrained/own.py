@@ -52,7 +52,7 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def layout(weights: Weights, model: Mapping[str, Any], given: Mapping[str, Any]) -> Layout:
     cfg = config_of(weights)
-    return Layout(0, grid_shape(cfg) if cfg.posemb == "learned" else None, image_shape(cfg))
+    return Layout(0, grid_shape(cfg) if cfg.posemb == "learned" else None, image_shape(cfg)[:2])
 
 
 def paths(module: VisionTransformer) -> dict[str, Shape]:

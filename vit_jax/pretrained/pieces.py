@@ -89,6 +89,19 @@ def torch_patches(ours: str, theirs: str, patch: int, channels: int, width: int)
     return [kernel, same(f"{ours}/bias", f"{theirs}.bias", (width,))]
 
 
+def summed_over_colours(kernel: Piece) -> Piece:
+    """A first layer's kernel for grey images, from one for three channels: its sum over them, as timm's for in_chans=1.
+
+    A grey image then gives what it gives the other as three equal channels, normalised alike.
+    """
+
+    def into(*arrays: np.ndarray) -> np.ndarray:
+        colours = kernel.into(*arrays)  # (P*P*3, D) of linear patches, (P, P, 3, D) of a convolution
+        return colours.reshape(*colours.shape[:-2], -1, 3, colours.shape[-1]).sum(axis=-2)
+
+    return kernel._replace(into=into)
+
+
 def positions_table(theirs: str, before: int, grid: Grid, width: int) -> Piece:
     """Learned positions (1, before + N, D) there, of which ours (N, D) are those of patches."""
     return Piece(

@@ -26,6 +26,12 @@ class Normalisation(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def of(self, channels: int) -> "Normalisation":
+        """For images of so many channels: a grey one is normalised with the average over the colours."""
+        if channels == 1 and len(self.mean) == len(self.std) == 3:
+            return Normalisation((sum(self.mean) / 3,), (sum(self.std) / 3,))
+        return self
+
 
 TO_ONE = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # to [-1, 1]
 
@@ -51,14 +57,19 @@ def normalisation_of(said: Any, mean: str, std: str, default: Normalisation | No
     if not isinstance(said, Mapping) or mean not in said or std not in said:
         return default
     values = [said[mean], said[std]]
-    if not all(isinstance(v, list) and len(v) == 3 and all(type(x) in (int, float) for x in v) for v in values):
-        raise UserError(f"{mean} and {std} beside the weights are three numbers each; found {values}")
+    if not all(isinstance(v, list) and len(v) in (1, 3) and all(type(x) in (int, float) for x in v) for v in values):
+        raise UserError(f"{mean} and {std} beside the weights are a number for each channel; found {values}")
     return Normalisation(*(tuple(map(float, value)) for value in values))
 
 
 def first_shape(pattern: str, shapes: Mapping[str, Shape]) -> Shape | None:
     """Of the arrays whose whole name matches, the first one's: a block that is missing leaves the others."""
     return next((shape for name, shape in shapes.items() if re.fullmatch(pattern, name)), None)
+
+
+def channels_of(kernel: Shape, axis: int) -> int:
+    """Of the images that a first kernel of this shape is for: 1, or else 3, so that another number is a mismatch."""
+    return 1 if kernel[axis : axis + 1] == (1,) else 3
 
 
 def not_more_than(blocks: int, shapes: Mapping[str, Shape]) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from vit_jax.config import Config, ModelConfig
 from vit_jax.models import VisionTransformer, create, resolve
+from vit_jax.models.stems import image_shape
 from vit_jax.pretrained.load import Described, describe, fitting, params_for
 from vit_jax.pretrained.source import Normalisation
 from vit_jax.runs.folder import RunFolder
@@ -45,13 +46,14 @@ def with_model(config: Config, workdir: str | None, given: Collection[str] = ())
     else:
         # Any class count will do for now: a new head takes the place of one of another.
         sizes = {"num_classes": config.model.num_classes or 1}
-        sizes |= {"image_size": config.model.image_size} if sized else {}
+        sizes |= {key: model[key] for key in _SIZES} if sized else {}
         described = describe(Path(config.init_from), chosen | sizes)
         known, theirs = described.model, described.source.normalisation(described.weights)
     chosen.pop("variant", None)  # its sizes are known by now
     known |= {key: model[key] for key in (*_OURS, *(_SIZES if sized else ()))} | chosen
     augment = config.augment
     if theirs is not None:
+        theirs = theirs.of(known["channels"])
         augment = dataclasses.replace(augment, mean=augment.mean or theirs.mean, std=augment.std or theirs.std)
     return dataclasses.replace(config, augment=augment, model=from_mapping(ModelConfig, known, "config.model"))
 
@@ -64,20 +66,26 @@ def check_start(config: Config) -> None:
     module = create(resolve(config.model, config.model.num_classes or 1))
     described = _describe(config, module)
     fitting(module, described)
-    side, own = config.model.image_size, described.source.layout(described.weights, described.model, {}).image_size
-    if own == (side, side):
+    height, width, channels = image_shape(config.model)
+    layout = described.layout
+    if layout.grid is None:  # then it has the size that was asked for, where the weights know none
+        layout = described.source.layout(described.weights, described.model, {})
+    own = layout.image_size
+    if own == (height, width):
         size = f"as the weights in {config.init_from} are for"
     else:
-        theirs = f"; the weights in {config.init_from} are for {own[0]} x {own[1]}" if own else ""
-        size = f"as the config says{theirs}"
+        others = f"; the weights in {config.init_from} are for {own[0]} x {own[1]}" if own else ""
+        size = f"as the config says{others}"
     here = Normalisation(config.augment.mean, config.augment.std)
-    if here == described.source.normalisation(described.weights):
+    theirs = described.source.normalisation(described.weights)
+    if theirs is not None and here == theirs.of(channels):
         normalised = "normalised as for those"
     elif here.mean and here.std:
         normalised = "normalised as the config says"
     else:
         normalised = "normalised by the train images, as the weights don't tell how"
-    say(f"Images of {side} x {side} pixels, {size}; {normalised}.")
+    kind = "Grey images" if channels == 1 else "Images"
+    say(f"{kind} of {height} x {width} pixels, {size}; {normalised}.")
 
 
 def params_of(config: Config, module: VisionTransformer) -> dict[str, Any]:
@@ -89,4 +97,4 @@ def params_of(config: Config, module: VisionTransformer) -> dict[str, Any]:
 
 
 def _describe(config: Config, module: VisionTransformer) -> Described:
-    return describe(Path(config.init_from), {**to_dict(module.cfg), "image_size": module.cfg.image_size})
+    return describe(Path(config.init_from), to_dict(module.cfg))

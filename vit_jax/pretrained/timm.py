@@ -26,6 +26,7 @@ from vit_jax.pretrained.source import (
     Layout,
     Normalisation,
     Source,
+    channels_of,
     first_shape,
     normalisation_of,
     not_more_than,
@@ -59,7 +60,8 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
     args, name = config.get("model_args") or {}, str(config.get("architecture", ""))
     if other := sorted(args.keys() - _ARGS) or ([name] if "rpn" in name else []):
         raise UserError(f"config.json says {', '.join(other)}: that makes a model of timm's that isn't known here")
-    width = shapes.get("patch_embed.proj.weight", (1,))[0]
+    patch = shapes.get("patch_embed.proj.weight", (1,))
+    width = patch[0]
     pooled = "map" if any(n.startswith("attn_pool.") for n in shapes) else None
     pooling = args.get("global_pool", config.get("global_pool", pooled))
     if pooling not in (None, *_POOLS):
@@ -69,7 +71,8 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
         pooling = "token" if "cls_token" in shapes and "fc_norm.weight" not in shapes else "avg"
     pool = given.get("pool", _POOLS[pooling])
     found = {
-        "patch_size": shapes.get("patch_embed.proj.weight", (1,))[-1],
+        "patch_size": patch[-1],
+        "channels": channels_of(patch, 1),
         "width": width,
         "depth": not_more_than(max(int(m[1]) for n in shapes if (m := re.match(r"blocks\.(\d+)\.", n))) + 1, shapes),
         "mlp_dim": (first_shape(r"blocks\.\d+\.mlp\.fc1\.weight", shapes) or (1,))[0],
@@ -121,7 +124,7 @@ def _image_size(config: Mapping[str, Any]) -> int | list[int] | None:
 def pieces(cfg: ModelConfig, shapes: dict[str, Shape], before: int, grid: Grid | None) -> list[Piece]:
     """All of a model's; with no `shapes`, those that timm would save."""
     d, table = cfg.width, "pos_embed" if cfg.posemb == "learned" else None
-    found = torch_patches("stem/proj", "patch_embed.proj", cfg.patch_size, 3, d)
+    found = torch_patches("stem/proj", "patch_embed.proj", cfg.patch_size, cfg.channels, d)
     class_token = "cls_token" in shapes if shapes else cfg.pool == "token"
     registers = cfg.registers + (cfg.pool == "token") - class_token
     tokens = {"cls_token": int(class_token), "reg_token": registers}

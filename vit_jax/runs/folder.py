@@ -18,6 +18,9 @@ from vit_jax.system.disk import expanded, write_whole
 # Where things lie may differ from start to start; it doesn't change a result.
 _PLACES = (("data", "dir"), ("data", "cache_dir"))
 
+# Names in the runs of version 0.1.0, and now.
+_PIPELINES = {"device": "resident", "tfdata": "mapped"}
+
 
 class RunFolder:
     """A workdir: config.json, data.json, metrics.jsonl, checkpoints/, results.json and pictures.
@@ -69,7 +72,11 @@ class RunFolder:
             raise UserError(
                 f"{self.path} holds no run (no config.json); name the --workdir of one, or train there first"
             )
-        return from_mapping(Config, self.read("config.json"))
+        content = self.read("config.json")
+        data = content.get("data")
+        if isinstance(data, dict) and data.get("pipeline") in _PIPELINES:
+            content["data"] = data | {"pipeline": _PIPELINES[data["pipeline"]]}
+        return from_mapping(Config, content)
 
     def same_config(self, config: Config) -> Config:
         """The run's config, with the places where `config` says that things lie now.
@@ -82,6 +89,9 @@ class RunFolder:
         now = to_dict(given)
         # What a config leaves open, the run has filled in.
         open_keys: tuple[tuple[str, str, Any], ...] = (
+            ("data", "train", None),
+            ("data", "validation", None),
+            ("data", "test", None),
             ("augment", "mean", []),
             ("augment", "std", []),
             ("model", "num_classes", None),

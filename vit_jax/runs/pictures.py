@@ -1,10 +1,14 @@
 """Pictures of a run. Matplotlib is imported only here, and only when something is drawn."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vit_jax.runs.fonts import font_for
+
+_NAME = 30  # characters of a class' name that are drawn; of a longer one the beginning
 # From black over violet and orange to a light yellow, evenly in lightness: some colours of matplotlib's "inferno".
 _RAMP = np.array([[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]], float)
 
@@ -40,27 +44,35 @@ def curves(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def patches(image: np.ndarray, image_size: int, patch_size: int, path: Path) -> list[str]:
-    """One image (H, W, 3) uint8 as the model sees it and, beside, the grid of its patches; gives the four lines."""
+def rgb(images: np.ndarray) -> np.ndarray:
+    """(..., C) -> (..., 3): grey images, of one channel, as they are shown and as Pillow takes them."""
+    return np.repeat(images, 3 // images.shape[-1], axis=-1)
+
+
+def patches(image: np.ndarray, size: tuple[int, int], grid: tuple[int, int], path: Path) -> list[str]:
+    """One image (h, w, C) uint8 as the model sees it and, beside, the grid of its patches; gives the four lines.
+
+    `size` (H, W) is the model's in pixels, `grid` its patches: rows and columns, of which H and W are multiples.
+    """
     from PIL import Image
 
-    side = image_size // patch_size
-    resized = Image.fromarray(np.asarray(image)).resize((image_size, image_size), Image.Resampling.BILINEAR)
+    (rows, columns), (high, wide) = grid, (side // count for side, count in zip(size, grid, strict=True))
+    resized = Image.fromarray(rgb(np.asarray(image))).resize(size[::-1], Image.Resampling.BILINEAR)
     pixels = np.asarray(resized)
     lines = [
-        f"Image size: {image_size} X {image_size}",
-        f"Patch size: {patch_size} X {patch_size}",
-        f"Patches per image: {side * side}",
-        f"Elements per patch: {patch_size * patch_size * 3}",
+        f"Image size: {size[0]} X {size[1]}",
+        f"Patch size: {high} X {wide}",
+        f"Patches per image: {rows * columns}",
+        f"Elements per patch: {high * wide * image.shape[-1]}",
     ]
     # One picture with white gaps: a subplot for each patch would take seconds.
-    gap = max(patch_size // 6, 1)
-    cells = pixels.reshape(side, patch_size, side, patch_size, 3).swapaxes(1, 2)  # (rows, columns, P, P, 3)
+    gap = max(high // 6, 1)
+    cells = pixels.reshape(rows, high, columns, wide, 3).swapaxes(1, 2)  # (rows, columns, high, wide, 3)
     cells = np.pad(cells, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
-    grid = cells.swapaxes(1, 2).reshape(side * (patch_size + gap), side * (patch_size + gap), 3)[:-gap, :-gap]
+    apart = cells.swapaxes(1, 2).reshape(rows * (high + gap), columns * (wide + gap), 3)[:-gap, :-gap]
     figure = _figure(9, 5.5)
     axes = figure.subplots(1, 2)
-    for axis, picture, title in zip(axes, (pixels, grid), (lines[:2], lines[2:]), strict=True):
+    for axis, picture, title in zip(axes, (pixels, apart), (lines[:2], lines[2:]), strict=True):
         axis.imshow(picture)
         axis.set_title("\n".join(title))
         axis.axis("off")
@@ -68,8 +80,20 @@ def patches(image: np.ndarray, image_size: int, patch_size: int, path: Path) -> 
     return lines
 
 
-def confusion(matrix: np.ndarray, classes: list[str], path: Path) -> None:
-    """The confusion matrix (C, C), rows true, columns predicted: shares of each row in colour, counts as text."""
+def confusion(matrix: np.ndarray, classes: list[str], path: Path, fonts: Sequence[str] | None = None) -> list[str]:
+    """The confusion matrix (C, C), rows true, columns predicted: shares of each row in colour, counts as text.
+
+    Where none of the `fonts` (files; by default all installed) has the letters of all classes, they are numbers, and
+    what it gives is a line that says so; else it gives none.
+    """
+    from matplotlib.font_manager import FontProperties
+
+    names = [name if len(name) <= _NAME else f"{name[: _NAME - 3]}..." for name in classes]
+    lines, font = [], font_for(names, fonts)
+    if font is None:
+        order = f"{path.name} has their numbers, from 0, in the order of confusion.csv"
+        lines = [f"No installed font has the letters of all classes: {order}."]
+        names = [str(label) for label in range(len(classes))]
     size = 3 + 0.6 * len(classes)
     figure = _figure(size, size)
     axis = figure.subplots()
@@ -79,11 +103,13 @@ def confusion(matrix: np.ndarray, classes: list[str], path: Path) -> None:
         if number:
             colour = "white" if shares[row, column] > 0.5 else "black"
             axis.text(column, row, str(number), ha="center", va="center", color=colour, fontsize=8)
-    axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axis.set_yticks(range(len(classes)), classes)
+    written = {"fontproperties": FontProperties(fname=font), "parse_math": False}  # a "$" is a "$"
+    axis.set_xticks(range(len(names)), names, rotation=45, ha="right", **written)
+    axis.set_yticks(range(len(names)), names, **written)
     accuracy = np.trace(matrix) / max(matrix.sum(), 1)
     axis.set(xlabel="predicted", ylabel="true", title=f"{100 * accuracy:.2f} % of {matrix.sum():,} images correct")
     figure.savefig(path, dpi=120)
+    return lines
 
 
 def coloured(values: np.ndarray) -> np.ndarray:
@@ -94,14 +120,14 @@ def coloured(values: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, weights: np.ndarray, side: int = 128, opacity: float = 0.6) -> np.ndarray:
-    """Weights (H, W), enlarged, over an image (h, w, 3) uint8 in grey: (side, side * w / h, 3) uint8.
+    """Weights (H, W), enlarged, over an image (h, w, C) uint8 in grey: (side, side * w / h, 3) uint8.
 
     The colours go from the least weight to the greatest.
     """
     from PIL import Image
 
     size = round(side * image.shape[1] / image.shape[0]), side
-    grey = Image.fromarray(np.asarray(image)).resize(size, Image.Resampling.BICUBIC).convert("L")
+    grey = Image.fromarray(rgb(np.asarray(image))).resize(size, Image.Resampling.BICUBIC).convert("L")
     spread = (weights - weights.min()) / max(weights.max() - weights.min(), 1e-12)
     fine = Image.fromarray(spread.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
     mixed = (1 - opacity) * np.asarray(grey, float)[..., None] + opacity * coloured(np.asarray(fine))

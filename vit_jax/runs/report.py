@@ -14,6 +14,7 @@ import vit_jax
 from vit_jax.config import Config
 from vit_jax.data.dataset import Parts
 from vit_jax.models import VisionTransformer, flops
+from vit_jax.models.stems import image_shape
 from vit_jax.runs import metrics, pictures
 from vit_jax.runs.results import rows_of
 from vit_jax.steps.clock import Clock
@@ -27,15 +28,17 @@ _MAX_PICTURE_CLASSES = 50  # beyond, cells are too small to read
 
 def say_run(path: Path, config: Config, module: VisionTransformer, shapes: Any, parts: Parts, plan: Plan) -> None:
     """What is about to be trained, on what, where; and the table of its parameters."""
-    h, w = parts.train.images.shape[1:3]
+    h, w, channels = parts.train.images.shape[1:]
+    kind = "grey images" if channels == 1 else "images"
     counts = [
         f"{len(part.labels):,} {name}"
         for name, part in (("train", parts.train), ("validation", parts.validation), ("test", parts.test))
         if part is not None
     ]
     cfg = module.cfg
+    height, width, _ = image_shape(cfg)
     say(f"vit_jax {vit_jax.__version__} on {environment.device()}, JAX {jax.__version__}, in {path}")
-    say(f"Data: {config.data.name}, {', '.join(counts)} images of {h} x {w}, {cfg.num_classes} classes")
+    say(f"Data: {config.data.name}, {', '.join(counts)} {kind} of {h} x {w}, {cfg.num_classes} classes")
     rows: list[list] = []  # name, parameters, how many such
     for name, tree in shapes.items():
         size = sum(x.size for x in jax.tree.leaves(tree))
@@ -53,7 +56,7 @@ def say_run(path: Path, config: Config, module: VisionTransformer, shapes: Any, 
         length = " by the clock"
     say(
         f"Training: {plan.say()} in batches of {config.train.batch_size} images{micro}{length}, "
-        f"{flops.forward(cfg) / 1e6:,.0f} MFLOPs an image forward, {cfg.image_size} x {cfg.image_size} pixels, "
+        f"{flops.forward(cfg) / 1e6:,.0f} MFLOPs an image forward, {height} x {width} pixels, "
         f"{jnp.dtype(module.dtype).name}, {cfg.attention} attention"
     )
 
@@ -80,12 +83,6 @@ def speed(
     )
 
 
-def per_class(matrix: np.ndarray, classes: list[str]) -> dict[str, float | None]:
-    """Accuracy of each class from the confusion matrix (C, C); None for a class without images."""
-    totals = matrix.sum(axis=1)
-    return {name: float(matrix[i, i] / totals[i]) if totals[i] else None for i, name in enumerate(classes)}
-
-
 def write_results(folder: Path, results: dict[str, Any], matrix: np.ndarray, classes: list[str]) -> None:
     """Writes the confusion matrix (C, C), and results.json last of all: a workdir that has it is complete.
 
@@ -97,26 +94,27 @@ def write_results(folder: Path, results: dict[str, Any], matrix: np.ndarray, cla
 
 def write_confusion(workdir: Path, matrix: np.ndarray, classes: list[str]) -> None:
     """Writes confusion.csv (rows true, columns predicted) and, for a readable number of classes, confusion.png."""
-    with (workdir / "confusion.csv").open("w", newline="") as file:
+    with (workdir / "confusion.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["true \\ predicted", *classes])
         writer.writerows([name, *row] for name, row in zip(classes, matrix.tolist(), strict=True))
     if len(classes) <= _MAX_PICTURE_CLASSES and _can_draw():
-        pictures.confusion(matrix, classes, workdir / "confusion.png")
+        for line in pictures.confusion(matrix, classes, workdir / "confusion.png"):
+            say(line)
 
 
-def write_pictures(workdir: Path, image: np.ndarray, image_size: int, grid: int) -> None:
+def write_pictures(workdir: Path, image: np.ndarray, size: tuple[int, int], grid: tuple[int, int]) -> None:
     """Draws curves.png from the metrics and patches.png from one stored image; says the latter's four lines.
 
-    `grid` is the number of tokens a side. Behind a convolution stem a patch is the square of the image that a token
-    stands for; there is no such square where the grid does not divide the image.
+    `size` (H, W) is of the images that the model sees, `grid` their rows and columns of tokens. Behind a convolution
+    stem a patch is the part of the image that a token stands for; there is none where the grid does not divide it.
     """
     if not _can_draw():
         say("No pictures: matplotlib is not installed.")
         return
     pictures.curves(metrics.read(workdir), workdir / "curves.png")
-    if image_size % grid == 0:
-        for line in pictures.patches(image, image_size, image_size // grid, workdir / "patches.png"):
+    if all(side % count == 0 for side, count in zip(size, grid, strict=True)):
+        for line in pictures.patches(image, size, grid, workdir / "patches.png"):
             say(line)
 
 

@@ -1,6 +1,7 @@
 """What training and evaluation find, as a dictionary that shows itself as a table."""
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,12 +44,19 @@ def of_validation(row: Mapping[str, Any] | None) -> Results:
 
 
 def rows_of(results: Mapping[str, Any]) -> list[Row]:
-    """Names and texts of the figures of a test that matter most."""
+    """Names and texts of the figures of a test that matter most.
+
+    Those that give each class the same weight are among them where balanced accuracy isn't top-1: where classes have
+    different numbers of images.
+    """
     rate = results["images_per_second"]
+    balanced = results.get("balanced_accuracy", results["top1"])  # earlier versions wrote none
+    unequal = not math.isclose(balanced, results["top1"], rel_tol=1e-9)
     return [
         ("top-1", percent(results["top1"])),
         ("top-5", percent(results["top5"])),
         *([("top-1, with flips", percent(results["top1_flips"]))] if "top1_flips" in results else []),
+        *([("balanced accuracy", percent(balanced)), ("macro F1", percent(results["macro_f1"]))] if unequal else []),
         ("loss", f"{results['loss']:.4f}"),
         ("images", f"{results['num_examples']:,}"),
         ("checkpoint", f"step {results['checkpoint']} of {results['steps']}, {results['selected']}"),

@@ -1,4 +1,4 @@
-"""Cross-entropy and ranks. B batch, C classes."""
+"""Cross-entropy, the classes' weights in it, and ranks. B batch, C classes."""
 
 from typing import Any
 
@@ -19,10 +19,37 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
     return -(1 - smoothing) * true - smoothing * log_probs.mean(axis=1)
 
 
-def mixed_cross_entropy(logits: jax.Array, targets: Targets, smoothing: float = 0.0) -> jax.Array:
-    """Per-example loss (B,) of logits (B, C) for images mixed of two: that of the mixed and smoothed targets."""
-    own = cross_entropy(logits, targets.label, smoothing)
-    return targets.weight * own + (1 - targets.weight) * cross_entropy(logits, targets.partner, smoothing)
+def mixed_cross_entropy(
+    logits: jax.Array, targets: Targets, smoothing: float = 0.0, class_weights: tuple[float, ...] | None = None
+) -> jax.Array:
+    """Per-example loss (B,) of logits (B, C) for images mixed of two: that of the mixed and smoothed targets.
+
+    With `class_weights`, one for each class, the loss of each of the two labels counts times the weight of that label.
+    The batch's loss is the plain mean of these: it isn't divided by the sum of their weights, so that the parts of a
+    batch add up to the whole, however they are divided over devices and micro-batches.
+    """
+
+    def of(labels: jax.Array) -> jax.Array:
+        losses = cross_entropy(logits, labels, smoothing)
+        return losses if class_weights is None else jnp.asarray(class_weights, losses.dtype)[labels] * losses
+
+    own = of(targets.label)
+    return targets.weight * own + (1 - targets.weight) * of(targets.partner)
+
+
+def weights_of(kind: str, labels: np.ndarray, classes: int | None) -> tuple[float, ...] | None:
+    """The weight of each class that `config.train.class_weights` asks for; None for "none". labels (N,) int of a split.
+
+    `classes`: None for as many as the labels have.
+
+    "balanced" is scikit-learn's: N / (C * images of the class), C being the classes that have any. The weights of the N
+    images then have the mean 1, and all classes the same sum. A class without images weighs 0.
+    """
+    if kind == "none":
+        return None
+    counts = np.bincount(labels, minlength=classes or 0)  # (C,)
+    weights = np.where(counts > 0, len(labels) / ((counts > 0).sum() * np.maximum(counts, 1)), 0.0)
+    return tuple(weights.tolist())
 
 
 def rank_of_label(logits: Any, labels: Any) -> Any:

@@ -39,6 +39,7 @@ def compile_phases(
     mesh: Mesh,
     pipeline: DevicePipeline | TfDataPipeline,
     state: TrainState,
+    class_weights: tuple[float, ...] | None,
 ) -> tuple[Phase, ...]:
     """The run's phases in order, their steps compiled, as `traced_step` traces them."""
     if isinstance(pipeline, DevicePipeline):
@@ -50,7 +51,7 @@ def compile_phases(
         sized = module.clone(input_size=size)
         work = flops.training(dataclasses.replace(module.cfg, image_size=size))
         compiled = [
-            traced_step(config, sized, tx, schedule, plan, mesh, data, state, count).lower().compile()
+            traced_step(config, sized, tx, schedule, plan, mesh, data, state, count, class_weights).lower().compile()
             for count in ((1,) if several == 1 else (1, several))
         ]
         phases.append(Phase(start * plan.total, work, compiled[0], compiled[1] if several > 1 else None))
@@ -67,6 +68,7 @@ def traced_step(
     data: DevicePipeline | Batch,
     state: TrainState,
     count: int = 1,
+    class_weights: tuple[float, ...] | None = None,
 ) -> Any:
     """`train_step`, or `train_steps` for a count above 1, traced: (state, data, pace) -> (state, metrics).
 
@@ -75,6 +77,7 @@ def traced_step(
 
     `data` is the pipeline itself where it is resident, else one batch; its arrays and those of the state may be shapes
     (`shapes_of`). `pace` (2,) float32 is for runs by the clock, None for others. The state is given up (donated).
+    `class_weights` are constants of the program.
     """
     resident = isinstance(data, DevicePipeline)
     pace = None if plan.seconds is None else jax.ShapeDtypeStruct((2,), np.float32, sharding=replicated(mesh))
@@ -87,5 +90,6 @@ def traced_step(
         config=config,
         mesh=mesh,
         total=plan.total,
+        class_weights=class_weights,
     )
     return jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).trace(state, data, pace)

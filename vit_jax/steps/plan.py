@@ -32,7 +32,7 @@ class Plan:
 
     def steps_in_all(self, step: int, ended: bool) -> int:
         """Of the whole run; -1 as long as one by the clock hasn't ended."""
-        return self.total if self.seconds is None else step if ended else -1
+        return step if ended else self.total if self.seconds is None else -1
 
     def _left(self, seconds: float, clock: Clock) -> tuple[float, float]:
         """Seconds trained, and left for training: what else takes time shortens that, but the schedule still ends."""

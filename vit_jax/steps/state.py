@@ -85,7 +85,7 @@ def with_params(state: TrainState, params: Any, mesh: Mesh) -> TrainState:
 
 
 def init_params(module: VisionTransformer, seed: jax.Array) -> Any:
-    return module.init(keys(seed)[0], jnp.zeros((1, *image_shape(module.cfg), 3)))["params"]
+    return module.init(keys(seed)[0], jnp.zeros((1, *image_shape(module.cfg))))["params"]
 
 
 def count(params: Any) -> int:

@@ -1,4 +1,4 @@
-"""The compiled steps: pure functions of state and data. B batch, A micro-batches, S image size."""
+"""The compiled steps: pure functions of state and data. B batch, A micro-batches, H/W pixels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from vit_jax.config import Config
+from vit_jax.config import AugmentConfig, Config
 from vit_jax.data.augment import augment, preprocess
 from vit_jax.data.pipeline import Batch
 from vit_jax.data.targets import Targets
 from vit_jax.models import VisionTransformer
+from vit_jax.models.stems import image_shape
 from vit_jax.steps import state as states
 from vit_jax.steps.losses import mixed_cross_entropy, rank_of_label
 from vit_jax.steps.optim import rates
@@ -37,31 +38,30 @@ def train_step(
     config: Config,
     mesh: Mesh,
     total: int,
+    class_weights: tuple[float, ...] | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update: batch, augmentation, gradients averaged over the whole batch, optimizer.
 
     All randomness is fold_in(key of the seed, state.step). The step's place among the run's `total` (schedules.py) is
     state.step or, where the run follows the clock, pace[0] + ahead * pace[1]. The metrics, () float32 each, are those
-    of this batch, before the update: loss (that of the targets, mixed and smoothed if the config says so), top1, top5
-    (of an image mixed of two by the first one's label), grad_norm, learning_rate.
+    of this batch, before the update: loss (what is minimised: of the targets, mixed and smoothed if the config says so,
+    times `class_weights`, losses.weights_of of the train labels), top1, top5 (of an image mixed of two by the first
+    one's label), grad_norm, learning_rate.
+
+    With config.train.overfit_one_batch the batch is that of step 0, and nothing about it or in the model is random.
     """
+    if (config.train.class_weights != "none") != (class_weights is not None):
+        raise ValueError(f"config.train.class_weights={config.train.class_weights!r}, class_weights={class_weights}")
     place = state.step if pace is None else pace[0] + ahead * pace[1]
-    key = jax.random.fold_in(states.keys(state.seed)[1], state.step)
-    augment_key, dropout_key = jax.random.split(key)
+    overfit = config.train.overfit_one_batch
+    augment_key, dropout_key = keys_at(state.seed, state.step)
     # Scopes name the parts of the program where its memory's traffic is looked at (aot/hlo.py).
     with jax.named_scope("fetch"):
-        batch = jax.lax.with_sharding_constraint(fetch(data, state.seed, state.step), batch_sharding(mesh))
+        number = jnp.zeros_like(state.step) if overfit else state.step
+        batch = jax.lax.with_sharding_constraint(fetch(data, state.seed, number), batch_sharding(mesh))
     with jax.named_scope("augment"):
-        images, targets = augment(
-            augment_key,
-            batch["image"],
-            batch["label"],
-            batch["parity"],
-            config.augment,
-            module.input_size or module.cfg.image_size,
-            ramp(config.augment.ramp, place, total),
-            1.0 - place / total,
-        )  # (B, S, S, 3)
+        size = image_shape(module.seen)[:2]
+        images, targets = shown(augment_key, batch, config, size, place, total)  # (B, H, W, C)
     frozen = jax.tree.map(lambda share: share == 0, rates(config.optim, state.params))
     drop_path_share = ramp(module.cfg.drop_path_ramp, place, total)
 
@@ -69,9 +69,10 @@ def train_step(
         # What isn't trained costs no backward pass, and is no part of the gradient's norm.
         params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen)
         logits, _ = module.apply(
-            {"params": params}, images, train=True, drop_path_share=drop_path_share, rngs={"dropout": key}
+            {"params": params}, images, train=not overfit, drop_path_share=drop_path_share, rngs={"dropout": key}
         )
-        losses = mixed_cross_entropy(logits, targets, config.train.label_smoothing)
+        smoothing = 0.0 if overfit else config.train.label_smoothing
+        losses = mixed_cross_entropy(logits, targets, smoothing, class_weights)
         ranks = rank_of_label(logits, targets.label)
         sums = {"loss": losses.sum(), "top1": (ranks < 1).sum(), "top5": (ranks < 5).sum()}
         return losses.mean(), jax.tree.map(lambda x: x.astype(jnp.float32), sums)
@@ -102,6 +103,31 @@ def train_step(
             updated, state,
         )  # fmt: skip
     return updated, metrics
+
+
+def keys_at(seed: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The keys of a step's augmentation and of its dropout."""
+    augment_key, dropout_key = jax.random.split(jax.random.fold_in(states.keys(seed)[1], step))
+    return augment_key, dropout_key
+
+
+def shown(
+    key: jax.Array, batch: Batch, config: Config, size: tuple[int, int], place: jax.Array, total: int
+) -> tuple[jax.Array, Targets]:
+    """What the model is shown of a batch at a place of the run: float32 (B, *size, C), normalised, and its targets."""
+    cfg = config.augment
+    if config.train.overfit_one_batch:
+        cfg = AugmentConfig(mean=cfg.mean, std=cfg.std)
+    return augment(
+        key,
+        batch["image"],
+        batch["label"],
+        batch["parity"],
+        cfg,
+        size,
+        ramp(cfg.ramp, place, total),
+        1.0 - place / total,
+    )
 
 
 def train_steps(
@@ -145,12 +171,12 @@ def _gradients(
 
 
 def features_step(params: Any, images: jax.Array, *, module: VisionTransformer, config: Config) -> jax.Array:
-    """uint8 (B, H, W, 3) -> what the classifier is given, (B, D) float32."""
-    x = preprocess(images, config.augment, module.cfg.image_size)  # (B, S, S, 3)
+    """uint8 (B, H, W, channels) -> what the classifier is given, (B, D) float32."""
+    x = preprocess(images, config.augment, image_shape(module.cfg)[:2])  # (B, H, W, C) of the model
     return module.apply({"params": params}, x, train=False)[1]["pre_logits"].astype(jnp.float32)
 
 
 def eval_step(params: Any, images: jax.Array, *, module: VisionTransformer, config: Config) -> jax.Array:
-    """uint8 (B, H, W, 3) -> logits (B, C) float32."""
-    x = preprocess(images, config.augment, module.cfg.image_size)  # (B, S, S, 3)
+    """uint8 (B, H, W, channels) -> logits (B, C) float32."""
+    x = preprocess(images, config.augment, image_shape(module.cfg)[:2])  # (B, H, W, C) of the model
     return module.apply({"params": params}, x, train=False)[0]

@@ -4,13 +4,12 @@ import dataclasses
 
 from vit_jax.config import Config
 from vit_jax.data import sources
-from vit_jax.data.dataset import split_range
+from vit_jax.data.dataset import split_range, with_default_splits
 from vit_jax.data.pipeline import MAX_EXAMPLES
 from vit_jax.errors import UserError
 from vit_jax.models import create
 from vit_jax.models.backend import Target
 from vit_jax.models.checks import one_of, positive
-from vit_jax.schema import unknown
 from vit_jax.steps import durations, optim
 from vit_jax.steps import state as states
 from vit_jax.steps.plan import plan_of, warmup_places
@@ -23,11 +22,6 @@ def check_config(config: Config, target: Target) -> None:
     # Where the class count is left to the data, any will do here.
     classes = 10 if config.model.num_classes is None else config.model.num_classes
     module = create(dataclasses.replace(config.model, num_classes=classes), target)
-    if config.model.image_width not in (None, config.model.image_size):
-        raise UserError(
-            f"config.model.image_width={config.model.image_width}: training takes square images; unset it, and "
-            "config.model.image_size holds for both sides"
-        )
     _check_optim(config)
     optim.optimizer(config.optim, states.abstract_params(module))
     _check_train(config, target.devices)
@@ -39,10 +33,11 @@ def check_config(config: Config, target: Target) -> None:
 
 def check_splits(config: Config, sizes: dict[str, int]) -> int:
     """Checks splits and lengths against the number of examples in each split; gives the train examples."""
-    data = config.data
+    data = with_default_splits(config.data, sizes)
+    assert data.train is not None
     train_name, train = split_range(data.train, "config.data.train", sizes)
     parts = [("config.data.validation", data.validation)] if data.validation else []
-    # "" is to have no test; a folder of images may have no test/ either.
+    # "" is to have no test; a folder of images may have none, either, in runs from before None was to say so.
     if data.test and (data.test != "test" or data.name != "image_folder" or "test" in sizes):
         parts.append(("config.data.test", data.test))
     for key, spec in parts:
@@ -81,22 +76,37 @@ def warnings_of(config: Config, num_train: int) -> list[str]:
 
 def _check_data(config: Config) -> None:
     data = config.data
-    if data.name not in sources.NAMES:
-        raise UserError(f"config.data.name: {unknown('data set', data.name, list(sources.NAMES))}")
-    one_of("config.data.pipeline", data.pipeline, ("auto", "device", "tfdata"))
+    sources.check_name(data.name)
+    one_of("config.data.pipeline", data.pipeline, ("auto", "resident", "mapped", "decoded"))
+    one_of("config.data.interpolation", data.interpolation, ("bilinear", "bicubic", "lanczos"))
     if data.image_size is not None:
         positive("config.data.image_size", data.image_size)
+    if not 0 < data.crop_pct <= 1:
+        raise UserError(f"config.data.crop_pct must be above 0 and at most 1; found {data.crop_pct}")
 
 
 def _check_augment(config: Config) -> None:
-    augment = config.augment
+    augment, channels = config.augment, config.model.channels
     for key in ("mean", "std"):
-        if len(getattr(augment, key)) not in (0, 3):
+        if len(getattr(augment, key)) not in (0, channels):
+            needed = f"{channels} value{'s' if channels > 1 else ''}"
             raise UserError(
-                f"config.augment.{key} needs 3 values, one a channel, or none; found {getattr(augment, key)}"
+                f"config.augment.{key} needs {needed}, one a channel, or none; found {getattr(augment, key)}"
             )
     if any(value <= 0 for value in augment.std):
         raise UserError(f"config.augment.std must be above 0; found {augment.std}")
+    scale, ratio = augment.crop_scale, augment.crop_ratio
+    if scale and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
+        raise UserError(
+            f"config.augment.crop_scale={scale}: write (least, most) share of the area, like (0.08, 1.0), or ()"
+        )
+    if not 0 < ratio[0] <= ratio[1]:
+        raise UserError(f"config.augment.crop_ratio={ratio}: write (least, most) width / height, like (0.75, 1.33)")
+    if scale and config.data.pipeline == "resident":
+        raise UserError(
+            "config.augment.crop_scale cuts its crops on the host, and config.data.pipeline=resident keeps the images "
+            "on the devices; set config.data.pipeline=auto"
+        )
     if augment.crop_padding < 0:
         raise UserError(f"config.augment.crop_padding must not be negative; found {augment.crop_padding}")
     for key in ("rotate", "zoom"):
@@ -172,11 +182,13 @@ def _check_train(config: Config, device_count: int) -> None:
         raise UserError("config.train.deterministic=True and cuDNN's attention exclude each other; use xla")
     if not 0 <= train.label_smoothing < 1:
         raise UserError(f"config.train.label_smoothing must be at least 0 and below 1; found {train.label_smoothing}")
+    one_of("config.train.class_weights", train.class_weights, ("none", "balanced"))
+    _check_patience(config)
     one_of("config.eval.select", config.eval.select, ("last", "best"))
     positive("config.checkpoint.keep_latest", config.checkpoint.keep_latest)
     if config.checkpoint.keep_best < 0:
         raise UserError(f"config.checkpoint.keep_best must not be negative; found {config.checkpoint.keep_best}")
-    if config.eval.select == "best" and not (config.checkpoint.keep_best and config.data.validation):
+    if config.eval.select == "best" and not (config.checkpoint.keep_best and config.data.validation != ""):
         raise UserError(
             'config.eval.select="best" needs config.checkpoint.keep_best of at least 1 and a config.data.validation'
         )
@@ -186,6 +198,24 @@ def _check_train(config: Config, device_count: int) -> None:
     if config.eval.params == "ema" and train.ema is None:
         raise UserError('config.eval.params="ema" needs config.train.ema, a decay like 0.999')
     _check_lengths(config)
+
+
+def _check_patience(config: Config) -> None:
+    """It counts validations: there have to be some."""
+    patience = config.train.patience
+    if patience is None:
+        return
+    positive("config.train.patience", patience)
+    for key, value, wrong in (
+        ("config.data.validation", config.data.validation, config.data.validation == ""),
+        ("config.eval.every", config.eval.every, not durations.parse(config.eval.every, "config.eval.every")[0]),
+        ("config.train.overfit_one_batch", True, config.train.overfit_one_batch),
+    ):
+        if wrong:
+            raise UserError(
+                f"config.train.patience={patience} counts the validations of a run, and with {key}={value!r} there "
+                "are none before its end; change one of the two"
+            )
 
 
 def _check_lengths(config: Config) -> None:
@@ -218,6 +248,10 @@ def _check_sizes(config: Config, target: Target) -> None:
     sizes, key = config.train.sizes, "config.train.sizes"
     if not sizes:
         return
+    if config.model.image_width is not None:
+        raise UserError(
+            f"{key} is of square images; found config.model.image_width={config.model.image_width}: unset one of them"
+        )
     starts = [start for start, _ in sizes]
     if starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= 1 or sizes[-1][1] != config.model.image_size:
         raise UserError(

@@ -14,10 +14,10 @@ from vit_jax.config import Config
 from vit_jax.data.pipeline import DevicePipeline
 from vit_jax.errors import UserError
 from vit_jax.evaluation import evaluate
-from vit_jax.models.backend import Target, target_at_hand
-from vit_jax.models.stems import grid_shape
+from vit_jax.models.backend import target_at_hand
+from vit_jax.models.stems import grid_shape, image_shape
 from vit_jax.pretrained.start import check_start
-from vit_jax.runs import metrics, report, trained
+from vit_jax.runs import report, trained
 from vit_jax.runs.checkpoints import Checkpoints, NotFinite
 from vit_jax.runs.folder import RunFolder
 from vit_jax.steps import durations
@@ -30,7 +30,10 @@ from vit_jax.system.progress import doing, say
 from vit_jax.system.sharding import batch_sharding, put, put_local, replicated
 from vit_jax.system.stop import Stopped, StopRequest
 from vit_jax.training.checks import check_config
+from vit_jax.training.found import found_in, set_damaged_aside
 from vit_jax.training.log import Diverged, Log
+from vit_jax.training.overfit import say_learned
+from vit_jax.training.patience import Waiting
 from vit_jax.training.prepare import Job, build, digest_of, meta_of, resolve_config
 
 
@@ -44,7 +47,8 @@ def train(
 ) -> dict[str, Any] | None:
     """Trains `config` in `workdir`, from where the run there stopped, and tests the checkpoint that it selects.
 
-    Gives the test's results, the content of results.json; None for a run without a test split.
+    Gives the test's results, the content of results.json; None for a run without a test split and for one that
+    overfits one batch, which isn't tested.
 
     `resume`: "auto" continues a run if there is one, "must" wants one, "never" refuses one. `started` is
     time.monotonic() at the start of the command. Of a job's processes the first writes. Raises UserError, RunError, and
@@ -65,7 +69,7 @@ def train(
         if peers:  # the others would wait for one that leaves: what a signal means they settle at a step, together
             stack.enter_context(stop.deferred())
         with doing("Checking the run"):
-            config, complete, results = _found(run, config, resume, target)
+            config, complete, results = found_in(run, config, resume, target)
         jobs.meet("read the run")  # before the first writes there
         if complete:
             return results
@@ -78,68 +82,14 @@ def train(
             config, parts = resolve_config(config, run, target)
         checkpoints = stack.enter_context(Checkpoints(run.path, config.checkpoint if run.writes else None))
         with doing("Checking the checkpoints"):
-            _set_damaged_aside(run, checkpoints)
+            set_damaged_aside(run, checkpoints)
         jobs.meet("checked the checkpoints")
         spent = {"imports": entered - started, "data": time.monotonic() - entered}
-        job, state, clock, evaluated = build(config, target, run, parts, checkpoints, started, spent)
+        job, state, clock, evaluated, waiting = build(config, target, run, parts, checkpoints, started, spent)
         jobs.require_same({"the step": int(state.step), "the evaluation": evaluated, "the config": digest_of(config)})
         with stop.deferred():
-            _loop(job, state, evaluated, clock, checkpoints, stop, watchdog)
-        return _finish(job, checkpoints, clock, _check(stop, watchdog))
-
-
-def _set_damaged_aside(run: RunFolder, checkpoints: Checkpoints) -> None:
-    """Raises UserError if a run that has come further than its start has no checkpoint left to go on from."""
-    if not run.writes:
-        return
-    for line in checkpoints.set_damaged_aside():
-        say(line)
-    done = max((row["step"] for row in metrics.read(run.path)), default=0)
-    if done and not checkpoints.steps():
-        raise UserError(
-            f"the run in {run.path} has come to step {done}, but none of its checkpoints is left; bring one back, or "
-            "train anew in another --workdir"
-        )
-
-
-def _found(run: RunFolder, config: Config, resume: str, target: Target) -> tuple[Config, bool, dict[str, Any] | None]:
-    """The config to train with, which is that of the run in the folder, if any; whether that is done; its results."""
-    if run.exists():
-        if resume == "never":
-            raise UserError(f"{run.path} already holds a run; choose another --workdir, or --resume=auto to go on")
-        config = run.same_config(config)
-        check_config(config, target)  # what the run has filled in fits the devices here, too
-        complete, results = _at_the_end(run)
-        if complete:
-            say(f"{run.path} is already complete; nothing to do. Another --workdir trains anew. {run.longer()}")
-            if results:
-                report.say_results(run.path, results)
-        return config, complete, results
-    if (run.path / "checkpoints").exists():
-        raise UserError(f"{run.path} has checkpoints but no config.json; bring it back or choose another --workdir")
-    if resume == "must":
-        raise UserError(f"{run.path} holds no run to resume; check --workdir, or --resume=auto to start one")
-    return config, False, None
-
-
-def _at_the_end(run: RunFolder) -> tuple[bool, dict[str, Any] | None]:
-    """Whether a run has reached its end, its last checkpoint is whole and it was tested; and the test's results."""
-    config, results = run.config(), None
-    try:
-        checkpoints = Checkpoints(run.path)
-        step = checkpoints.resolve("latest")
-        meta = checkpoints.meta(step)
-        if not (step and meta["total_steps"] == step and meta["evaluated"]):
-            return False, None
-        if "[" in config.data.test or config.data.test in run.read("data.json")["examples"]:
-            results = run.read("results.json")
-            # Version 0.1.0 wrote an earlier evaluation there, too.
-            if (results["steps"], results["selected"]) != (step, evaluate.SELECTED[trained.name_of(config)]):
-                return False, None
-        checkpoints.check(step)  # of a run that goes on, all are checked later
-    except (UserError, KeyError):  # absent or damaged: what can be made again is made again
-        return False, None
-    return True, results
+            state = _loop(job, state, evaluated, waiting, clock, checkpoints, stop, watchdog)
+        return _finish(job, state, checkpoints, clock, _check(stop, watchdog))
 
 
 def _check(stop: StopRequest, watchdog: jobs.Watchdog) -> Callable[[], None]:
@@ -157,14 +107,15 @@ def _loop(
     job: Job,
     state: TrainState,
     evaluated: bool,
+    waiting: Waiting,
     clock: Clock,
     checkpoints: Checkpoints,
     stop: StopRequest,
     watchdog: jobs.Watchdog,
-) -> None:
-    """Steps, figures, evaluations and checkpoints up to the last step."""
-    step = saved = int(state.step)
-    ended = job.plan.ended(step, clock)
+) -> TrainState:
+    """Steps, figures, evaluations and checkpoints up to the last step; gives the state after it."""
+    step, patience = int(state.step), job.config.train.patience
+    saved, ended = step, job.plan.ended(step, clock) or waiting.over(patience)
     # The place and the steps of the last call, and how far it is from step to step; None after a pause.
     before, done, distance = None, 1, 0.0
     feed, vote = _feed(job, step), jobs.StopVote(job.mesh)
@@ -176,19 +127,21 @@ def _loop(
             log.sync()
             try:
                 total = job.plan.steps_in_all(step, ended)
-                checkpoints.save(state, meta_of(total, job.parts, clock, evaluated), scores)
+                checkpoints.save(state, meta_of(total, job.parts, clock, evaluated, waiting), scores)
             except NotFinite as error:
                 raise Diverged(f"{error} ({log.last()})") from error
 
         try:
             while True:
                 checkpoints.poll()
-                ended = job.plan.ended(step, clock)
+                ended = job.plan.ended(step, clock) or waiting.over(patience)
                 if (ended or step in job.due["eval"]) and not evaluated:
                     log.flush()
                     scores = _evaluate(job, state, step, clock, log, _check(stop, watchdog))
                     evaluated, state = True, _without_totals(job, state)
-                    ended = job.plan.ended(step, clock)  # that may have taken what was left of the time
+                    waiting = waiting.after(scores["top1"]) if scores else waiting
+                    # That may have taken what was left of the time, or have been one validation too many.
+                    ended = job.plan.ended(step, clock) or waiting.over(patience)
                     save(scores)
                     saved, before = step, None
                     give_memory_back()
@@ -206,6 +159,9 @@ def _loop(
                             f"up took {clock.since_start():.1f} s, and {job.plan.reserve:.1f} s are kept for the end; "
                             "give it more, in another --workdir"
                         )
+                    if waiting.over(patience) and not job.plan.ended(step, clock):
+                        what = f"No better validation top-1 in {waiting.validations} evaluations"
+                        say(f"{what}: ended after {job.plan.say(step)}.")
                     break
                 clock.resume()
                 dispatched, place = time.monotonic(), job.plan.place(step, clock)
@@ -228,6 +184,7 @@ def _loop(
         with doing("Saving"):
             checkpoints.wait()
         jobs.meet("saved the last step")
+    return state
 
 
 def _pace(job: Job, place: float, distance: float) -> jax.Array | None:
@@ -241,6 +198,9 @@ def _feed(job: Job, first: int) -> Iterator[Any]:
     """What the step functions take, call after call from `first` on; streamed batches go to the device two ahead."""
     if isinstance(job.pipeline, DevicePipeline):
         yield from itertools.repeat(job.pipeline)
+        return
+    if job.config.train.overfit_one_batch:
+        yield from itertools.repeat(put_local(job.pipeline.batch_at(job.config.seed, 0), batch_sharding(job.mesh)))
         return
     ahead: deque = deque()
     for batch in job.pipeline.stream(job.config.seed, first):
@@ -280,12 +240,17 @@ def _without_totals(job: Job, state: TrainState) -> TrainState:
     return state.replace(totals=zeros)
 
 
-def _finish(job: Job, checkpoints: Checkpoints, clock: Clock, check: Callable[[], None]) -> dict[str, Any] | None:
+def _finish(
+    job: Job, state: TrainState, checkpoints: Checkpoints, clock: Clock, check: Callable[[], None]
+) -> dict[str, Any] | None:
     """Pictures, and the test of the selected checkpoint: what results.json says."""
     if job.run.writes:
-        size, grid = job.module.cfg.image_size, grid_shape(job.module.cfg)[0]
+        size, grid = image_shape(job.module.cfg)[:2], grid_shape(job.module.cfg)
         with doing("Drawing"):
             report.write_pictures(job.run.path, job.parts.train.images[0], size, grid)
+    if job.config.train.overfit_one_batch:
+        say_learned(job, state, check)
+        return None
     if job.parts.test is None:
         say("There is no test split, so there is no test.")
         return None

@@ -1,5 +1,6 @@
 """The pieces that training is made of, each built once from a resolved config."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,10 @@ from jax.sharding import Mesh
 from vit_jax.config import Config
 from vit_jax.data.augment import preprocess
 from vit_jax.data.dataset import Parts
-from vit_jax.data.pipeline import DevicePipeline, TfDataPipeline
+from vit_jax.data.pipeline import DevicePipeline, RandomCrop, TfDataPipeline
 from vit_jax.models import VisionTransformer, create
 from vit_jax.models.backend import Target
-from vit_jax.models.stems import WHITENING, whitening_kernel
+from vit_jax.models.stems import WHITENING, image_shape, whitening_kernel
 from vit_jax.pretrained.start import params_of
 from vit_jax.steps import optim
 from vit_jax.steps import state as states
@@ -24,7 +25,7 @@ from vit_jax.steps.schedules import Schedule, learning_rate
 from vit_jax.steps.state import TrainState
 from vit_jax.system.progress import say
 from vit_jax.system.sharding import replicated
-from vit_jax.training.resolve import is_resident
+from vit_jax.training.resolve import pipeline_of_data
 
 _WHITENING_PIXELS = 5000 * 32 * 32  # from which the whitening layer is computed
 
@@ -72,8 +73,8 @@ def _fixed(config: Config, parts: Parts) -> dict[str, Any]:
     """Parameters that are computed from the train images, by path: those of process 0 in all."""
     if not config.model.stem.whiten:
         return {}
-    size = config.model.image_size
-    images = parts.train.images[: max(_WHITENING_PIXELS // size**2, 1)]
+    size = image_shape(config.model)[:2]
+    images = parts.train.images[: max(_WHITENING_PIXELS // math.prod(size), 1)]
     kernel = whitening_kernel(np.asarray(preprocess(images, config.augment, size)), config.model.stem.whiten)
     if jax.process_count() > 1:  # eigenvectors differ in sign and rounding from machine to machine
         kernel = np.asarray(multihost_utils.broadcast_one_to_all(kernel))
@@ -82,8 +83,11 @@ def _fixed(config: Config, parts: Parts) -> dict[str, Any]:
 
 def pipeline_of(config: Config, parts: Parts, target: Target, mesh: Mesh) -> Pipeline:
     """Where the batches of the train split come from: resident on the devices, or streamed."""
-    examples = parts.train
-    if is_resident(config, examples, target):
-        everywhere = replicated(mesh)
-        return DevicePipeline.of(examples, config.train.batch_size, everywhere)
-    return TfDataPipeline(examples, config.train.batch_size, jax.process_index(), jax.process_count())
+    examples, batch_size = parts.train, config.train.batch_size
+    if pipeline_of_data(config, examples, target)[0] == "resident":
+        return DevicePipeline.of(examples, batch_size, replicated(mesh))
+    augment, crop = config.augment, None
+    if augment.crop_scale:
+        least, most = augment.crop_scale
+        crop = RandomCrop((least, most), augment.crop_ratio, config.data.interpolation)
+    return TfDataPipeline(examples, batch_size, jax.process_index(), jax.process_count(), crop)

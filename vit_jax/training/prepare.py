@@ -21,13 +21,15 @@ from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.folder import RunFolder
 from vit_jax.schema import to_dict
 from vit_jax.steps.clock import Clock
+from vit_jax.steps.losses import weights_of
 from vit_jax.steps.phases import Phase, compile_phases
 from vit_jax.steps.plan import Due, Plan, due_of, reserve_of
 from vit_jax.steps.state import TrainState
 from vit_jax.system.progress import doing, say
 from vit_jax.system.sharding import make_mesh
+from vit_jax.training.patience import Waiting
 from vit_jax.training.pieces import Pipeline, blank_state, first_state, pieces_of, pipeline_of
-from vit_jax.training.resolve import with_data
+from vit_jax.training.resolve import pipeline_of_data, with_data
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,19 @@ class Job:
 
 
 def resolve_config(config: Config, run: RunFolder, target: Target) -> tuple[Config, Parts]:
-    """Loads the data, fills in what the config leaves to them or to the target, and describes the run in its folder."""
-    dataset = sources.load(config.data, config.model.image_size)
+    """Loads the data, fills in what the config leaves to them or to the target, and describes the run in its folder.
+
+    A run that overfits one batch is neither validated nor tested.
+    """
+    dataset = sources.load(config)
     run.check_data(dataset)
+    for note in dataset.notes:
+        say(note)
     config, parts = with_data(config, dataset, target)
+    pipeline, why = pipeline_of_data(config, parts.train, target)
+    say(f"Train images: {pipeline}; {why}")
     run.describe(config, dataset)
-    return config, parts
+    return config, Parts(parts.train, None, None) if config.train.overfit_one_batch else parts
 
 
 def build(
@@ -83,11 +92,11 @@ def build(
     checkpoints: Checkpoints,
     started: float,
     spent: dict[str, float],
-) -> tuple[Job, TrainState, Clock, bool]:
+) -> tuple[Job, TrainState, Clock, bool, Waiting]:
     """Model, optimizer, state (restored from the latest checkpoint, if any) and compiled steps.
 
-    Also the clock, with what earlier starts took and what this one has `spent` so far, by kind; and whether the state's
-    step has been evaluated already.
+    Also the clock, with what earlier starts took and what this one has `spent` so far, by kind; whether the state's
+    step has been evaluated already; and how long a better validation has been waited for.
     """
     entered = time.monotonic()
     num_train = len(parts.train.labels)
@@ -97,20 +106,21 @@ def build(
 
     # A checkpoint has all that the first state takes from data and weights.
     state = blank_state(config, pieces) if checkpoints.steps() else first_state(config, pieces, parts)
-    evaluated, carried = True, None
+    evaluated, carried, waiting = True, None, Waiting()
     if run.writes and checkpoints.steps()[-1:] != [plan.total]:
         checkpoints.check_space(state)
     if checkpoints.steps():
         latest = checkpoints.resolve("latest")
         meta = checkpoints.meta(latest)
         state, evaluated, carried = checkpoints.restore(latest, state, mesh), meta["evaluated"], meta["clock"]
+        waiting = Waiting(**meta.get("waiting", {}))  # runs from before it was counted don't have it
         # Runs from before FLOPs were counted had one image size.
         carried = {"train_flops": carried["train_images"] * flops.training(module.cfg)} | carried
         say(f"Resuming after {plan.say(latest)}.")
     clock = Clock(started, carried)
     if carried is None and run.writes:
         # Before anything is computed it shows that this can be saved; written while the step compiles.
-        checkpoints.save(state, meta_of(plan.steps_in_all(0, False), parts, clock, evaluated), None)
+        checkpoints.save(state, meta_of(plan.steps_in_all(0, False), parts, clock, evaluated, waiting), None)
 
     pipeline = pipeline_of(config, parts, target, mesh)
     for kind, seconds in {**spent, "init": time.monotonic() - entered}.items():
@@ -118,7 +128,8 @@ def build(
     say("Compiling ...")
     before = time.monotonic()
     with doing("Compiling"):
-        phases = compile_phases(config, module, pieces.tx, pieces.schedule, plan, mesh, pipeline, state)
+        weights = weights_of(config.train.class_weights, parts.train.labels, module.cfg.num_classes)
+        phases = compile_phases(config, module, pieces.tx, pieces.schedule, plan, mesh, pipeline, state, weights)
         evaluator = Evaluator(module, config, mesh, shapes, parts.train.images.shape[1:])
     with doing("Saving"):
         checkpoints.wait()
@@ -138,7 +149,8 @@ def build(
             "log": config.log.every,
         }.items()
     }
-    return Job(config, run, parts, mesh, module, plan, due, pipeline, phases, evaluator), state, clock, evaluated
+    job = Job(config, run, parts, mesh, module, plan, due, pipeline, phases, evaluator)
+    return job, state, clock, evaluated, waiting
 
 
 def digest_of(config: Config) -> int:
@@ -147,7 +159,12 @@ def digest_of(config: Config) -> int:
     return zlib.crc32(json.dumps(to_dict(here)).encode()) >> 1
 
 
-def meta_of(total: int, parts: Parts, clock: Clock, evaluated: bool) -> dict[str, Any]:
+def meta_of(total: int, parts: Parts, clock: Clock, evaluated: bool, waiting: Waiting) -> dict[str, Any]:
     """What a checkpoint says beside its state; `evaluated`: whether its step's evaluation, if one is due, is done."""
-    num_train = len(parts.train.labels)
-    return {"evaluated": evaluated, "clock": clock.totals(), "total_steps": total, "num_train": num_train}
+    return {
+        "evaluated": evaluated,
+        "waiting": dataclasses.asdict(waiting),
+        "clock": clock.totals(),
+        "total_steps": total,
+        "num_train": len(parts.train.labels),
+    }

@@ -17,6 +17,7 @@ from vit_jax.errors import UserError
 from vit_jax.models import VisionTransformer
 from vit_jax.models.backend import Target, target_at_hand
 from vit_jax.steps import step as steps
+from vit_jax.steps.losses import weights_of
 from vit_jax.steps.schedules import Schedule
 from vit_jax.steps.state import TrainState
 from vit_jax.system.sharding import batch_sharding, make_mesh, put_local, replicated
@@ -79,7 +80,12 @@ def setup(config: Config, target: Target | None = None) -> Setup:
         )
     target = target or target_at_hand()
     check_config(config, target)
-    dataset = sources.load(config.data, config.model.image_size)
+    if config.train.overfit_one_batch:
+        raise UserError(
+            "config.train.overfit_one_batch=True: a loop of one's own takes the batches that it is given; set it to "
+            "False, and give each step the batch of step 0"
+        )
+    dataset = sources.load(config)
     config, parts = with_data(config, dataset, target)
     pieces = pieces_of(config, target, make_mesh(), len(parts.train.labels))
     pipeline = pipeline_of(config, parts, target, pieces.mesh)
@@ -90,6 +96,7 @@ def setup(config: Config, target: Target | None = None) -> Setup:
         "config": config,
         "mesh": pieces.mesh,
         "total": pieces.plan.total,
+        "class_weights": weights_of(config.train.class_weights, parts.train.labels, len(dataset.classes)),
     }
     of_batch = partial(steps.train_step, fetch=lambda batch, seed, step: batch, **bound)
     of_pipeline = partial(steps.train_step, fetch=lambda source, seed, step: source.batch_at(seed, step), **bound)

@@ -1,127 +1,212 @@
-"""Images in folders: train/<class>/*.png|jpg and test/<class>/*.png|jpg."""
+"""Images in folders, found without opening one of them: train/<class>/*.png and the like. N images of a split."""
 
-import warnings
-from collections import Counter
-from collections.abc import Iterable
+import hashlib
+import os
+import stat
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vit_jax.data.dataset import DataSet, Examples
+from vit_jax.data.sources.class_folders import EXPECTED, Form, flat, read_form
+from vit_jax.data.sources.names import counted, listed, shown, shown_path
+from vit_jax.data.sources.source import Source, Split
+from vit_jax.data.sources.walk import Image, Walk
 from vit_jax.errors import UserError
-from vit_jax.system.progress import say
 
 if TYPE_CHECKING:
-    from PIL import Image
+    pass
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
-# Of pictures that aren't read: a reader for each would be one more that hostile files may attack.
-_OTHER_SUFFIXES = (".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".ppm")
-MAX_PIXELS = 50_000_000  # a phone's picture; decoded it has 150 MB
-_FORMATS = ("PNG", "JPEG")  # whatever a file is called, no other decoder of Pillow's forty sees it
-_SPLITS = ("train", "test")
+_MAX_BYTES = 2**30  # of a file: far more than the pixels that an image may have need
 
 
-def folder_identity(root: Path, size: int) -> dict[str, Any]:
-    """Changes when a file is added, removed or rewritten, or the stored size in pixels is another.
+class ImageFiles(NamedTuple):
+    """The images of a split, in a fixed shuffle: every slice has some of each class."""
 
-    Raises UserError for a folder of another form.
+    paths: list[str]  # they begin with the root's
+    labels: np.ndarray  # (N,) int32
+    nbytes: np.ndarray  # (N,) int64
+    mtimes: np.ndarray  # (N,) int64, nanoseconds
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What a folder of images has, and what of it is left out."""
+
+    root: Path
+    classes: tuple[str, ...]  # of train, in alphabetical order, safe to print
+    splits: dict[str, ImageFiles]  # those that there are of train, validation, test, in this order
+    notes: list[str]  # a sentence each: what was left out or taken for what, and why
+
+
+class Files:
+    """Image files as `Records`."""
+
+    def __init__(self, paths: Sequence[str | Path]):
+        self._paths = paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, index: np.ndarray) -> list[bytes]:
+        """The content of the files `index` (M,). Raises UserError for one that isn't there any more."""
+        return [_content(self._paths[i]) for i in index]
+
+    def name(self, index: int) -> str:
+        return shown_path(self._paths[index])
+
+
+def scan(root: Path, follow_links: bool) -> Folder:
+    """Finds classes and images. With `follow_links` also those behind links that lead out of `root`.
+
+    Raises UserError for a folder of another form, or with empty images, or that can't be read.
     """
-    _classes(root)
-    stats = [(f.relative_to(root).as_posix(), f.stat().st_size, f.stat().st_mtime_ns) for f in _files(root)]
-    return {"version": 4, "size": size, "files": stats}
+    try:
+        is_folder, there = stat.S_ISDIR(os.stat(root).st_mode), "this is no folder: unpack it, if it is an archive"
+    except OSError as error:
+        is_folder, there = False, str(error.strerror)
+    if not is_folder:
+        raise UserError(f"config.data.dir={shown_path(root)!r}: expected a folder with {EXPECTED}; found: {there}")
+    walk = Walk(str(root), follow_links)
+    form = read_form(walk, str(root))
+    notes = form.notes
+    by_class = {split: _by_class(walk, form, split) for split in form.splits}
+    _refuse_flat(form, by_class)
+    classes = tuple(sorted(name for name, images in by_class["train"].items() if images))
+    _refuse_classes(form, by_class, classes)
+    empty = [form.named(split, name) for split in by_class for name, images in by_class[split].items() if not images]
+    if empty:
+        notes.append(f"Without an image, and left out: {listed(empty)}.")
+    for split, found in by_class.items():
+        if split != "train" and not any(found.values()):
+            count, where = form.splits[split].images, form.named(split)
+            why = f"{where} has {counted(count)}, but no class folders" if count else f"{where} has no images"
+            notes.append(f"{why}: there is no {split} split." + " `vit-jax predict` takes them." * (count > 0))
+    notes += [f"Left out: {reason}." for reason in form.left_out.reasons()]
+    splits = {split: _shuffled(found, classes) for split, found in by_class.items() if any(found.values())}
+    _refuse_empty(root, splits)
+    return Folder(root, classes, splits, notes)
 
 
-def read_folder(root: Path, size: int) -> DataSet:
-    """Decodes all images to size x size RGB; the classes are the folders of train/, in alphabetical order.
-
-    Raises UserError for a folder of another form and names the images that can't be read.
-    """
-    classes = _classes(root)
-    splits, broken = {}, []
-    for split in _SPLITS:
-        files = [f for f in _files(root) if f.relative_to(root).parts[0] == split]
-        # Class by class, a slice like train[:90%] would miss the last; a fixed shuffle gives every slice some of each.
-        files = [files[i] for i in np.random.RandomState(0).permutation(len(files))]
-        images, labels = np.empty((len(files), size, size, 3), np.uint8), np.empty(len(files), np.int32)
-        for i, file in enumerate(files):
-            name = file.relative_to(root).parts[1]
-            if name not in classes:
-                raise UserError(f"{split}/{name} is no class: train/ has {', '.join(classes)}")
-            labels[i] = classes.index(name)
-            try:
-                images[i] = read_image(file, size)
-            except Exception as error:  # Pillow raises many types for broken files, and one for decompression bombs
-                broken.append(f"{file.relative_to(root)} ({error})")
-        if files:
-            splits[split] = Examples(images, labels)
-    if broken:
-        raise UserError(f"{len(broken)} images can't be read; mend or remove them: {'; '.join(sorted(broken)[:5])}")
-    others = passed_over(f for split in _SPLITS for f in (root / split).glob("[!.]*/[!.]*") if f.is_file())
-    if "train" not in splits:
-        found = f"; found {others}: convert them first" if others else ""
-        raise UserError(f"{root}/train: no *.png, *.jpg or *.jpeg in its class folders{found}")
-    if others:
-        say(f"Left out of {root}: {others}. Only PNG and JPEG are read; convert the others first.")
-    return DataSet("image_folder", classes, splits)
+def source_of(folder: Folder) -> Source:
+    """The images of a folder as a source; they are opened when they are read."""
+    digest, start = hashlib.sha256(), len(str(folder.root))
+    for split, files in folder.splits.items():
+        for path, *rest in zip(files.paths, files.nbytes.tolist(), files.mtimes.tolist(), strict=True):
+            digest.update(os.fsencode(f"{split}\0{path[start:]}\0{rest}\n"))
+    counts = {split: len(files.paths) for split, files in folder.splits.items()}
+    return Source(
+        classes=folder.classes,
+        counts=counts,
+        identity={"version": 5, "classes": list(folder.classes), "counts": counts, "files": digest.hexdigest()},
+        size=None,
+        nbytes=sum(int(files.nbytes.sum()) for files in folder.splits.values()),
+        notes=tuple(report(folder)),
+        open=lambda: {split: Split(Files(files.paths), files.labels) for split, files in folder.splits.items()},
+    )
 
 
-def passed_over(files: Iterable[Path]) -> str:
-    """How many of the files are pictures of a format that isn't read, like "3 .webp, 1 .gif"; "" for none."""
-    suffixes = Counter(file.suffix.lower() for file in files)
-    return ", ".join(f"{suffixes[suffix]:,} {suffix}" for suffix in _OTHER_SUFFIXES if suffixes[suffix])
+def report(folder: Folder) -> list[str]:
+    """What was found, a line each."""
+    counts = np.bincount(folder.splits["train"].labels, minlength=len(folder.classes))  # (C,)
+    order = np.argsort(counts, kind="stable")
+    least, middle, most = (int(order[i]) for i in (0, len(order) // 2, -1))
+    splits = ", ".join(f"{split} {len(files.paths):,}" for split, files in folder.splits.items())
+    return [
+        f"{shown_path(folder.root)}: {len(folder.classes):,} classes; images: {splits}.",
+        f"Images of a class in train: smallest {counts[least]:,} ({folder.classes[least]}), median {counts[middle]:,}, "
+        f"largest {counts[most]:,} ({folder.classes[most]}).",
+        *folder.notes,
+    ]
 
 
-def read_image(file: Path, size: int) -> np.ndarray:
-    """A PNG or JPEG of any mode as (size, size, 3) uint8: its central square, resized to `size` pixels a side.
-
-    Raises UserError for another format and for more than MAX_PIXELS, before it is decoded; for a broken file, whatever
-    Pillow raises.
-    """
-    from PIL import Image
-
-    too_many = f"more than the {MAX_PIXELS:,} pixels that an image may have"
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            image = Image.open(file, formats=_FORMATS)  # reads the header
-        except Image.UnidentifiedImageError as error:
-            raise UserError("neither PNG nor JPEG") from error
-        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:  # Pillow's own, higher caps
-            raise UserError(f"{too_many}: {error}") from error
-    with image:
-        if image.width * image.height > MAX_PIXELS:
-            raise UserError(f"{too_many}: {image.width} x {image.height} = {image.width * image.height:,}")
-        return square(image, size)
+def _content(path: str | Path) -> bytes:
+    try:
+        # Without O_NONBLOCK, open() would wait for ever on a FIFO that has taken the file's place.
+        with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            info = os.fstat(file.fileno())
+            if not stat.S_ISREG(info.st_mode):
+                raise UserError(f"{shown_path(path)} is no regular file any more; start again")
+            if info.st_size > _MAX_BYTES:
+                raise UserError(f"{shown_path(path)} has {info.st_size:,} bytes, too many for an image; remove it")
+            return file.read()
+    except OSError as error:
+        raise UserError(f"{shown_path(path)} can't be read ({error.strerror}); mend that, start again") from error
 
 
-def square(image: "Image.Image", size: int) -> np.ndarray:
-    """An image of any mode as (size, size, 3) uint8: its central square, resized to `size` pixels a side."""
-    from PIL import Image, ImageOps
-
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey: convert() would clip it at 255
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).clip(0, 255).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:  # Pillow would warn
-        image = image.convert("RGBA")
-    image = image.convert("RGB")
-    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
-
-
-def _classes(root: Path) -> tuple[str, ...]:
-    """The folders of train/ by their names; raises UserError if there are none."""
-    classes = tuple(sorted(p.name for p in (root / "train").glob("[!.]*") if p.is_dir()))
-    if not classes:
-        found = sorted(p.name for p in root.iterdir())[:8] if root.is_dir() else "no such folder"
-        raise UserError(f"config.data.dir={str(root)!r}: expected train/<class>/*.png or *.jpg; found {found}")
-    return classes
+def _by_class(walk: Walk, form: Form, split: str) -> dict[str, list[Image]]:
+    """The images of each class folder of a split by the class' name as it is shown; what is left out goes to `form`."""
+    level = form.splits[split]
+    found: dict[str, list[Image]] = {}
+    names: dict[str, str] = {}
+    for folder in level.folders:
+        composed, name = unicodedata.normalize("NFC", folder), shown(folder)
+        if names.setdefault(name, composed) != composed:
+            raise UserError(f"two folders of {form.named(split) or shown_path(form.base)} read {name!r}; rename one")
+        above = [level.path, form.base]
+        found.setdefault(name, []).extend(walk.images(os.path.join(level.path, folder), above, form.left_out))
+    return found
 
 
-def _files(root: Path) -> list[Path]:
-    return sorted(
-        f
-        for split in _SPLITS
-        for f in (root / split).glob("[!.]*/[!.]*")
-        if f.suffix.lower() in SUFFIXES and f.is_file()
+def _refuse_flat(form: Form, by_class: dict[str, dict[str, list[Image]]]) -> None:
+    """Raises UserError for train and validation images without class folders, and for no train images at all."""
+    for split, found in by_class.items():
+        if form.splits[split].images and split != "test" and not any(found.values()):
+            raise flat(form, split)
+    if not any(by_class["train"].values()):
+        where = form.named("train") or shown_path(form.base)
+        reasons = "; ".join(form.left_out.reasons()) or f"nothing in {listed(by_class['train'] or ['it'])}"
+        raise UserError(f"{where}: no images; expected {EXPECTED}; found {reasons}")
+
+
+def _refuse_classes(form: Form, by_class: dict[str, dict[str, list[Image]]], classes: tuple[str, ...]) -> None:
+    """Raises UserError for a single class, and for one that train lacks."""
+    left_out = f". Left out: {'; '.join(form.left_out.reasons())}" if form.left_out.reasons() else ""
+    for split, found in by_class.items():
+        unknown = [name for name, images in found.items() if images and not by_class["train"].get(name)]
+        if unknown:
+            where = listed((form.named(split, name) for name in unknown), 5)
+            text = f"{where} {'is no class' if len(unknown) == 1 else 'are no classes'}: train/ has {listed(classes)}"
+            bare = [name for name in unknown if name in by_class["train"]]
+            text += f" (no images in {listed((form.named('train', name) for name in bare), 5)})" if bare else ""
+            text += "; sort its images by the same names, in the same capitals"
+            text += ", or take them out: `vit-jax predict` takes unsorted ones" if split == "test" else ""
+            raise UserError(text + left_out)
+    if len(classes) == 1:
+        level = form.splits["train"]
+        path = os.path.join(level.path, next(f for f in level.folders if shown(f) == classes[0]))
+        below = sorted({os.path.relpath(image.path, path).split(os.sep)[0] for image in by_class["train"][classes[0]]})
+        below = [name for name in below if os.path.isdir(os.path.join(path, name))]
+        text = f"{form.named('train', classes[0])}: one class can't be told from others; add folders of other classes"
+        if len(below) > 1:
+            move = "move them up into train/" if form.has_train else f"name it: --config.data.dir={shown_path(path)}"
+            text += f". If {listed(below)} below it are the classes, {move}"
+        raise UserError(text + left_out)
+
+
+def _refuse_empty(root: Path, splits: dict[str, ImageFiles]) -> None:
+    """Raises one UserError for all files of no bytes."""
+    empty = sorted(files.paths[i] for files in splits.values() for i in np.flatnonzero(files.nbytes == 0))
+    if empty:
+        total = sum(len(files.paths) for files in splits.values())
+        names = listed((os.path.relpath(path, root) for path in empty[:6]), 5)
+        verb = "image is" if len(empty) == 1 else "images are"
+        raise UserError(f"{len(empty):,} of {total:,} {verb} empty (0 bytes): {names}; remove them")
+
+
+def _shuffled(found: dict[str, list[Image]], classes: tuple[str, ...]) -> ImageFiles:
+    labels = {name: label for label, name in enumerate(classes)}
+    rows = [(image, labels[name]) for name, images in found.items() for image in images]
+    rows.sort(key=lambda row: row[0].path.replace(os.sep, "\0"))  # by folder, then by file
+    # Class by class, a slice like train[:90%] would miss the last.
+    order = np.random.RandomState(0).permutation(len(rows))
+    rows = [rows[i] for i in order]
+    return ImageFiles(
+        [image.path for image, _ in rows],
+        np.array([label for _, label in rows], np.int32),
+        np.array([image.nbytes for image, _ in rows], np.int64),
+        np.array([image.mtime_ns for image, _ in rows], np.int64),
     )

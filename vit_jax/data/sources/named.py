@@ -1,135 +1,232 @@
-"""Named data sets, each decoded once into uint8 arrays.
+"""Data sets by their names: arrays as they are, encoded images decoded once into arrays or, if large, as needed.
 
-A source has two parts: an *identity*, cheap and without heavy imports, which changes when the content does and names
-the cached copy, and a *reader*, which decodes.
+A source has an *identity*, cheap and without heavy imports, which changes when the content does and names the cached
+copy.
 """
 
+import dataclasses
+import hashlib
+import json
+import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vit_jax.config import DataConfig
+from vit_jax.config import Config, DataConfig
 from vit_jax.data import cache
 from vit_jax.data.dataset import DataSet, Examples
-from vit_jax.data.sources import cifar_files
-from vit_jax.data.sources.image_folder import folder_identity, read_folder
-from vit_jax.data.sources.tfds import cifar
+from vit_jax.data.encoded import EncodedImages
+from vit_jax.data.index import Index, index_of
+from vit_jax.data.sources import cifar_files, image_folder, npz, parquet, small, tfds
+from vit_jax.data.sources.source import Source, Split
+from vit_jax.data.streaming import batches
+from vit_jax.data.view import View, view_of
 from vit_jax.errors import UserError
+from vit_jax.schema import unknown
 from vit_jax.system.disk import cache_root, expanded
 
-NAMES = ("cifar10", "cifar100", "cifar10_batches", "digits", "image_folder", "fake")
+NAMES = ("cifar10", "cifar100", "cifar10_batches", "image_folder", "parquet", "npz", "digits", "fake")
 
 # Examples in each split where they are known without looking.
 SIZES = {
     "cifar10": {"train": 50_000, "test": 10_000},
     "cifar100": {"train": 50_000, "test": 10_000},
-    "digits": {"train": 1_437, "test": 360},
-    "fake": {"train": 512, "test": 128},
+    "digits": small.DIGITS,
+    "fake": small.FAKE,
 }
 
+_KEPT_AS_ARRAYS = 4 * 2**30  # bytes that decoded images may take in any case
+_BATCH = 256  # images decoded at a time
 
-def load(data: DataConfig, image_size: int, *, must_find_dir: bool = True, download: bool = True) -> DataSet:
-    """The data set that `data` names, from its cached arrays if there are any.
 
-    `image_size` is the side in pixels at which `image_folder` and `fake` store images where config.data.image_size
-    is None. Raises UserError if the data can't be had (without `download`, if they aren't here); with `must_find_dir`,
-    also if config.data.dir doesn't exist though cached arrays would do (a typing mistake).
+def check_name(name: str) -> None:
+    """Raises UserError for a name that no data set has."""
+    if name.startswith("tfds:"):
+        tfds.parse(name)
+    elif name not in NAMES:
+        raise UserError(f"config.data.name: {unknown('data set', name, [*NAMES, 'tfds:NAME'])}")
+
+
+def load(config: Config, *, must_find_dir: bool = True, download: bool = True) -> DataSet:
+    """The data set that `config.data` names, from its cached arrays if there are any.
+
+    Encoded images become pixels as `view_of` says; those that all have one size, and arrays, keep theirs unless
+    config.data.image_size says another. Raises UserError if the data can't be had (without `download`, if they aren't
+    here); with `must_find_dir`, also if config.data.dir doesn't exist though cached arrays would do (a typing mistake).
     """
-    image_size = data.image_size or image_size
+    data, view, crops = config.data, view_of(config.data, config.model), bool(config.augment.crop_scale)
     if data.name == "fake":
-        return _read_fake(image_size)
+        return _with_channels(small.fake(view.size), view.channels)
     exists = data.dir is None or expanded(data.dir).exists()
     if not exists and must_find_dir:
         raise UserError(f"config.data.dir={data.dir!r} does not exist; name the folder that holds the data set")
     store = cache_root(data.cache_dir)
-    identity, reader = _SOURCES[data.name](data, image_size)
-    path = cache.folder(store, data.name, identity) if identity else cache.newest(store, data.name)
+    if data.name in _ARRAYS:
+        identity, reader = _ARRAYS[data.name](data)
+        if identity is None and not download:
+            raise _absent(data)
+        return _with_channels(_kept(store, data.name, identity, reader) or reader(), view.channels)
+    source = _source(data, store)
+    if source is None:
+        dataset = _kept(store, data.name, None, None)
+        if dataset is not None:
+            return dataset
+        if not (download and _is_tfds(data.name)):
+            raise _absent(data)
+        tfds.fetch(data.name, data.dir)
+        source = _source(data, store)
+        assert source is not None
+    if source.size is not None and data.image_size is None:
+        view = dataclasses.replace(view, size=source.size, crop_pct=1.0)
+    if decodes_as_needed(data, source, view, crops):
+        return _encoded(data.name, source, view, store)
+    own_size = source.size == view.size and view.crop_pct == 1
+    identity = source.identity | ({} if own_size else {"view": dataclasses.asdict(view)})
+    identity |= {"channels": view.channels} if view.channels != 3 else {}
+    dataset = _kept(store, data.name, identity, lambda: _decoded(_encoded(data.name, source, view, store), store))
+    assert dataset is not None
+    # Sizes and what is to be said of single images are of files alone: opening others may take TensorFlow.
+    notes = _encoded(data.name, source, view, store).notes if data.name == "image_folder" else source.notes
+    return dataclasses.replace(dataset, notes=notes)
+
+
+def decodes_as_needed(data: DataConfig, source: Source, view: View, crops: bool) -> bool:
+    """Whether the images stay encoded: as configured, or where arrays of them would be large. Not by what's cached."""
+    if data.pipeline != "auto":
+        return data.pipeline == "decoded"
+    nbytes = sum(source.counts.values()) * view.size[0] * view.size[1] * view.channels
+    return (crops and source.size is None) or nbytes > max(_KEPT_AS_ARRAYS, 2 * source.nbytes)
+
+
+def _absent(data: DataConfig) -> UserError:
+    return UserError(f"{data.name} isn't here (config.data.dir={data.dir!r}); bring it to where it was")
+
+
+def _is_tfds(name: str) -> bool:
+    return name in tfds.TITLES or name.startswith("tfds:")
+
+
+def _source(data: DataConfig, store: Path) -> Source | None:
+    """What is known of a set of encoded images; None where it isn't there."""
+    if _is_tfds(data.name):
+        return tfds.source_of(data.name, data.dir, store)
+    if data.dir is None:
+        form = "a folder with a folder of images for each class" if data.name == "image_folder" else "*.parquet"
+        raise UserError(f"config.data.name={data.name} needs config.data.dir, with {form} in it")
+    root = expanded(data.dir)
+    if not root.exists():
+        return None
+    if data.name == "image_folder":
+        return image_folder.source_of(image_folder.scan(root, data.follow_links))
+    return parquet.source_of(data.dir, store)
+
+
+def _kept(
+    store: Path, name: str, identity: dict[str, Any] | None, reader: Callable[[], DataSet] | None
+) -> DataSet | None:
+    """The cached arrays, or those of `reader`, which are cached then. Without an identity the newest, if any."""
+    path = cache.folder(store, name, identity) if identity is not None else cache.newest(store, name)
     try:
         dataset = cache.read(path) if path else None
     except OSError as error:
         raise UserError(f"the cache {path} can't be read ({error.strerror}); mend its permissions") from error
-    if dataset is None:
-        if not (identity or download):
-            raise UserError(f"{data.name} isn't here (config.data.dir={data.dir!r}); bring it to where it was")
-        if identity:
-            print(f"Decoding {data.name} into arrays, once ...", flush=True)
-        dataset = reader()
-        identity = identity or _SOURCES[data.name](data, image_size)[0]  # a download gives it one
-        assert identity is not None
-        dataset = cache.write(cache.folder(store, data.name, identity), dataset)
+    if dataset is None and identity is not None and reader is not None:
+        print(f"Decoding {name} into arrays, once ...", flush=True)
+        assert path is not None
+        dataset = cache.write(path, reader())
     return dataset
 
 
-Source = tuple[dict[str, Any] | None, Callable[[], DataSet]]
+def _encoded(name: str, source: Source, view: View, store: Path) -> DataSet:
+    """The images, still encoded."""
+    splits = source.open()
+    index, notes = index_of(store, name, source.identity, {split: found.records for split, found in splits.items()})
+    sets = {
+        split: Examples(EncodedImages(found.records, index[split], view), found.labels)
+        for split, found in splits.items()
+    }
+    notes = [*source.notes, *([] if source.size else [_sizes(index)]), *notes]
+    return DataSet(name, source.classes, sets, _digest(source, splits, index), tuple(notes))
 
 
-def _cifar10_batches(data: DataConfig, _: int) -> Source:
+def _sizes(index: dict[str, Index]) -> str:
+    sizes = np.concatenate([of_split.sizes for of_split in index.values()])  # (N, 2)
+    by_area = sizes[np.argsort(sizes.astype(np.int64).prod(axis=1), kind="stable")]
+    three = (f"{width} x {height}" for height, width in (by_area[0], by_area[len(by_area) // 2], by_area[-1]))
+    return "Width x height in pixels: smallest {}, median {}, largest {}.".format(*three)
+
+
+def _digest(source: Source, splits: dict[str, Split], index: dict[str, Index]) -> str:
+    """Of the encoded images, wherever they lie, and what they show."""
+    digest = hashlib.sha256(json.dumps([source.classes, source.counts]).encode())
+    for split, found in splits.items():
+        for array in (found.labels, index[split].crc):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _decoded(dataset: DataSet, store: Path) -> DataSet:
+    """The same with arrays, which may be larger than memory: they lie in a file without a name."""
+    splits = {}
+    store.mkdir(parents=True, exist_ok=True)
+    for split, (images, labels) in dataset.splits.items():
+        with tempfile.TemporaryFile(dir=store) as file:
+            array = np.memmap(file, np.uint8, "w+", shape=images.shape)
+        start = 0
+        for batch in batches(images, _BATCH):
+            array[start : start + len(batch)] = batch
+            start += len(batch)
+        splits[split] = Examples(array, labels)
+    return dataclasses.replace(dataset, splits=splits)
+
+
+def _with_channels(dataset: DataSet, channels: int) -> DataSet:
+    """The same with arrays (N, H, W, channels): grey of colours (ITU-R 601, as Pillow), or three times the grey."""
+
+    def converted(images: np.ndarray | EncodedImages) -> np.ndarray:
+        assert isinstance(images, np.ndarray)
+        if images.shape[3] == channels:
+            return images
+        if channels == 3:
+            return np.repeat(images, 3, axis=3)
+        grey = np.empty((*images.shape[:3], 1), np.uint8)
+        for start in range(0, len(images), _BATCH):
+            part = images[start : start + _BATCH].astype(np.uint32)
+            weighted = (part * np.array([19595, 38470, 7471], np.uint32)).sum(axis=3, keepdims=True)
+            grey[start : start + _BATCH] = (weighted + 0x8000) >> 16
+        return grey
+
+    splits = {name: Examples(converted(images), labels) for name, (images, labels) in dataset.splits.items()}
+    return dataclasses.replace(dataset, splits=splits)
+
+
+def _cifar10_batches(data: DataConfig) -> tuple[dict[str, Any] | None, Callable[[], DataSet]]:
     """The original distribution; data.dir is its folder or archive."""
     where = data.dir
     if where is None:
         raise UserError("config.data.name=cifar10_batches needs config.data.dir: the folder or .tar.gz of CIFAR-10")
+
+    def read(files: list[Path]) -> DataSet:
+        return DataSet("cifar10_batches", cifar_files.CLASSES, cifar_files.read(files))
+
     if not expanded(where).exists():
-        return None, lambda: _read_batches(cifar_files.find(where))
+        return None, lambda: read(cifar_files.find(where))
     files = cifar_files.find(where)
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    identity = {"version": 2, "files": stats}
-    return identity, lambda: _read_batches(files)
+    return {"version": 2, "files": stats}, lambda: read(files)
 
 
-def _read_batches(files: list[Path]) -> DataSet:
-    return DataSet("cifar10_batches", cifar_files.CLASSES, cifar_files.read(files))
+def _npz(data: DataConfig) -> tuple[dict[str, Any] | None, Callable[[], DataSet]]:
+    if data.dir is not None and not expanded(data.dir).exists():
+        return None, lambda: npz.read(npz.files_of(data.dir))
+    files = npz.files_of(data.dir)
+    return npz.identity(files), lambda: npz.read(files)
 
 
-def _digits(_: DataConfig, __: int) -> Source:
-    return {"version": 1}, _read_digits
-
-
-def _read_digits() -> DataSet:
-    """scikit-learn's 1,797 handwritten digits (Alpaydin and Kaynak 1998), 8x8, enlarged to 32x32x3."""
-    from PIL import Image
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)  # (N, 8, 8), 0 to 16 before
-    large = np.stack([np.asarray(Image.fromarray(g).resize((32, 32), Image.Resampling.BILINEAR)) for g in grey])
-    images = np.repeat(large[..., None], 3, axis=-1)  # (N, 32, 32, 3)
-    labels = digits.target.astype(np.int32)
-    # The set lies ordered by writer; a fixed shuffle gives every split some of each.
-    order = np.random.RandomState(0).permutation(len(labels))
-    train, test = order[:1437], order[1437:]
-    splits = {"train": Examples(images[train], labels[train]), "test": Examples(images[test], labels[test])}
-    return DataSet("digits", tuple(map(str, range(10))), splits)
-
-
-def _image_folder(data: DataConfig, image_size: int) -> Source:
-    if data.dir is None:
-        raise UserError("config.data.name=image_folder needs config.data.dir, with train/<class>/*.png or *.jpg in it")
-    root = expanded(data.dir)
-    reader = partial(read_folder, root, image_size)
-    return (folder_identity(root, image_size) if root.exists() else None), reader
-
-
-def _read_fake(size: int) -> DataSet:
-    """Noise around a pattern of each of 10 classes: learnable, made in memory, for trials and tests."""
-    rng = np.random.RandomState(0)
-    patterns = rng.uniform(64, 192, (10, 4, 4, 3))
-    splits = {}
-    for split, count in SIZES["fake"].items():
-        labels = rng.randint(10, size=count).astype(np.int32)
-        small = patterns[labels] + rng.normal(0, 24, (count, 4, 4, 3))
-        repeats = -(-size // 4)
-        large = small.repeat(repeats, axis=1).repeat(repeats, axis=2)[:, :size, :size]
-        splits[split] = Examples(large.clip(0, 255).astype(np.uint8), labels)
-    return DataSet("fake", tuple(f"class {i}" for i in range(10)), splits)
-
-
-_SOURCES: dict[str, Callable[[DataConfig, int], Source]] = {
-    "cifar10": cifar,
-    "cifar100": cifar,
+_ARRAYS: dict[str, Callable[[DataConfig], tuple[dict[str, Any] | None, Callable[[], DataSet]]]] = {
     "cifar10_batches": _cifar10_batches,
-    "digits": _digits,
-    "image_folder": _image_folder,
+    "digits": lambda _: ({"version": 1}, small.digits),
+    "npz": _npz,
 }

@@ -26,3 +26,4 @@ class Source:
     size: tuple[int, int] | None  # height and width, where all images have the same; None: each its own
     nbytes: int  # of all encoded images
     open: Callable[[], dict[str, Split]]  # raises UserError for what can't be read
+    notes: tuple[str, ...] = ()  # what a user should know of it: a sentence each

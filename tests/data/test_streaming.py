@@ -1,0 +1,147 @@
+"""Encoded images, decoded as they are needed: the same pixels, at any step, whoever asks. B batch."""
+
+import numpy as np
+import pytest
+from batches import load_at
+from PIL import Image
+
+from vit_jax.config import DataConfig
+from vit_jax.data.crops import Crops
+from vit_jax.data.dataset import take, with_default_splits
+from vit_jax.data.encoded import EncodedImages, cut
+from vit_jax.data.pipeline import RandomCrop, TfDataPipeline, indices_at
+from vit_jax.data.streaming import batches
+from vit_jax.errors import UserError
+
+CROP = RandomCrop((0.1, 1.0), (0.75, 4 / 3), "bilinear")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """44 of many sizes in two classes: PNG, JPEG of any orientation, grey, with a palette."""
+    rng = np.random.RandomState(0)
+    for i in range(44):
+        folder = tmp_path / "pictures" / ("cat", "dog")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        small = rng.randint(256, size=(6, 8, 3)).astype(np.uint8)
+        image = Image.fromarray(small).resize((20 + 3 * i, 90 - i), Image.Resampling.BICUBIC)
+        if i % 4 == 0:
+            image.save(folder / f"{i}.png")
+        elif i % 4 == 1:
+            exif = Image.Exif()
+            exif[0x0112] = 1 + i % 8
+            image.save(folder / f"{i}.jpg", exif=exif)
+        else:
+            image.convert("L" if i % 4 == 2 else "P").save(folder / f"{i}.{'jpg' if i % 4 == 2 else 'gif'}")
+    return tmp_path / "pictures"
+
+
+def load(pictures, size=16, **kwargs):
+    return load_at(size, "image_folder", dir=str(pictures), **kwargs)
+
+
+def test_decoded_as_needed_is_decoded_before(pictures):
+    arrays, encoded = load(pictures, pipeline="mapped"), load(pictures, pipeline="decoded")
+    assert isinstance(arrays.splits["train"].images, np.ndarray)
+    images = encoded.splits["train"].images
+    assert isinstance(images, EncodedImages) and images.shape == (44, 16, 16, 3)
+    np.testing.assert_array_equal(images[:], arrays.splits["train"].images)
+    part = take(encoded, "train[10:31]", "key").images
+    np.testing.assert_array_equal(np.concatenate(list(batches(part, 8))), arrays.splits["train"].images[10:31])
+    np.testing.assert_array_equal(part[-1], arrays.splits["train"].images[30])
+
+
+def test_a_stream_is_a_function_of_seed_and_step(pictures):
+    pytest.importorskip("tensorflow")
+    examples = load(pictures, pipeline="decoded").splits["train"]
+    for crop in (None, CROP):
+        pipeline = TfDataPipeline(examples, 12, crop=crop)
+        straight = dict(zip(range(9), pipeline.stream(3, 0), strict=False))
+        again = next(TfDataPipeline(examples, 12, crop=crop).stream(3, 7))
+        parts = [TfDataPipeline(examples, 12, process, 2, crop).batch_at(3, 7) for process in (0, 1)]
+        for name, values in straight[7].items():
+            np.testing.assert_array_equal(again[name], values)
+            np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), values)
+        np.testing.assert_array_equal(again["label"], examples.labels[indices_at(3, 7, 44, 12)])
+    whole = examples.images[indices_at(3, 7, 44, 12)]
+    assert (straight[7]["image"] != whole).any()
+    first_epoch, second = (np.sort(indices_at(3, i, 44, 44)) for i in (0, 1))
+    np.testing.assert_array_equal(first_epoch, second)
+
+
+def test_crops_of_arrays_are_cut_as_those_of_files(tmp_path):
+    pytest.importorskip("tensorflow")
+    rng = np.random.RandomState(1)
+    for i in range(9):
+        folder = tmp_path / "tiny" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.randint(256, size=(24, 24, 3)).astype(np.uint8)).save(folder / f"{i}.png")
+    found = []
+    for pipeline in ("mapped", "decoded"):
+        examples = load(tmp_path / "tiny", 24, pipeline=pipeline).splits["train"]
+        found.append(TfDataPipeline(examples, 9, crop=CROP).batch_at(0, 5)["image"])
+    assert np.abs(found[0].astype(int) - found[1]).max() <= 1
+
+
+def test_what_stays_encoded(pictures, monkeypatch):
+    def kind(size=16, **kwargs):
+        return type(load(pictures, size, **kwargs).splits["train"].images).__name__
+
+    assert kind() == "memmap"
+    monkeypatch.setattr("vit_jax.data.sources.named._KEPT_AS_ARRAYS", 10_000)
+    assert kind(8) == "memmap"  # smaller than the files
+    assert kind(64) == "EncodedImages"
+    assert kind(64, pipeline="resident") == "memmap"
+    assert kind(8, pipeline="decoded") == "EncodedImages"
+
+
+def test_an_image_that_breaks_in_mid_run_is_named(pictures):
+    pytest.importorskip("tensorflow")
+    examples = load(pictures, pipeline="decoded").splits["train"]
+    broken = pictures / "cat/0.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:200])
+    with pytest.raises(UserError, match=r"cat/0\.png can't be decoded.*put a whole copy"):
+        for _ in zip(range(4), TfDataPipeline(examples, 12).stream(0, 0), strict=False):
+            pass
+    broken.unlink()
+    with pytest.raises(UserError, match=r"cat/0\.png"):
+        for _ in zip(range(4), TfDataPipeline(examples, 12).stream(0, 0), strict=False):
+            pass
+
+
+def test_the_index_is_made_once_and_sees_changes(pictures, monkeypatch):
+    first = load(pictures, pipeline="decoded")
+    monkeypatch.setattr("vit_jax.data.index.header", None)  # would raise
+    assert load(pictures, pipeline="decoded").sha256 == first.sha256
+    monkeypatch.undo()
+    Image.new("RGB", (9, 9), (1, 2, 3)).save(pictures / "cat/0.png")
+    assert load(pictures, pipeline="decoded").sha256 != first.sha256
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "expected"),
+    [
+        ("train test", {}, ("train[:90%]", "train[90%:]", "test")),
+        ("train", {}, ("train[:90%]", "train[90%:]", "")),
+        ("train validation", {}, ("train", "validation", "")),
+        ("train val test", {}, ("train", "val", "test")),
+        ("train validation", {"validation": "train[80%:]"}, ("train[:90%]", "train[80%:]", "")),
+        ("train validation", {"validation": ""}, ("train", "", "")),
+        ("train test", {"validation": ""}, ("train[:90%]", "", "test")),
+        ("train validation test", {"train": "train[:50%]", "test": ""}, ("train[:50%]", "validation", "")),
+    ],
+)
+def test_splits_that_a_config_leaves_open(names, given, expected):
+    found = with_default_splits(DataConfig(**given), names.split())
+    assert (found.train, found.validation, found.test) == expected
+
+
+def test_cutting_arrays():
+    images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    windows = np.array([[0, 0, 4, 4], [1, 1, 2, 2]], np.int32)
+    boxes = np.array([[0, 0, 4, 4], [0, 0, 2, 2]], np.float32)
+    found = cut(images, Crops(windows, boxes), "bilinear")
+    np.testing.assert_array_equal(found[0], images[0])
+    inside = Image.fromarray(images[1][1:3, 1:3]).resize((4, 4), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(found[1], np.asarray(inside))

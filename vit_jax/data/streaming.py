@@ -1,0 +1,112 @@
+"""Encoded images decoded by tf.data as they are needed, batch after batch. B batch, G images of a group."""
+
+import atexit
+import functools
+import importlib.util
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+
+from vit_jax.data.crops import Crops, central
+from vit_jax.data.decode import decoder
+from vit_jax.data.encoded import EncodedImages
+from vit_jax.errors import UserError
+from vit_jax.system.tensorflow import import_tensorflow
+
+_GROUP = 16  # images decoded in one call
+_AHEAD = 2  # batches that lie ready
+
+T = TypeVar("T")
+
+# Batch number -> which images (B,) int64, and what to cut out of each.
+Request = Callable[[int], tuple[np.ndarray, Crops]]
+
+
+def batches(images: np.ndarray | EncodedImages, size: int) -> Iterator[np.ndarray]:
+    """All images in order, `size` at a time, the last ones fewer: uint8 (B, H, W, C)."""
+    if isinstance(images, EncodedImages) and importlib.util.find_spec("tensorflow") is not None:
+        whole = len(images) // size
+        for first, count in ((0, whole * size), (whole * size, len(images) % size)):
+            if count:
+                yield from _in_order(images, first, count, min(size, count))
+    else:
+        for start in range(0, len(images), size):
+            yield np.asarray(images[start : start + size])
+
+
+def _in_order(images: EncodedImages, first: int, count: int, size: int) -> Iterator[np.ndarray]:
+    def request(i: int) -> tuple[np.ndarray, Crops]:
+        index = first + np.arange(i * size, (i + 1) * size)
+        return index, central(images.sizes(index), images.view)
+
+    return decoded(images, request, 0, count // size)
+
+
+def closed_at_exit(iterator: Iterator[T]) -> Iterator[T]:
+    """The same elements of an iterator of tf.data's that calls Python functions.
+
+    Such an iterator must not outlive the interpreter: it would wait for functions that wait for the interpreter.
+    """
+    held = [iterator]
+    del iterator  # the list alone holds it
+    atexit.register(held.clear)
+    try:
+        while held:
+            try:
+                yield next(held[0])
+            except StopIteration:
+                return
+    finally:
+        held.clear()
+        atexit.unregister(held.clear)
+
+
+def decoded(images: EncodedImages, request: Request, start: int, stop: int | None = None) -> Iterator[np.ndarray]:
+    """The batches `start` to `stop` - 1 (None: without end), decoded ahead: uint8 (B, H, W, C).
+
+    All have as many images as the first. Seeking costs nothing. Raises UserError, with the name, for an image that
+    can't be read.
+    """
+    tf = import_tensorflow()
+    request = functools.lru_cache(maxsize=64)(request)  # each of a batch's groups asks
+    size = len(request(start)[0])
+    # Groups of one size; the last of a batch is filled up with its last image.
+    groups = -(-size // _GROUP)
+    failures: list[Exception] = []
+
+    def fetch(number: np.ndarray) -> tuple[Any, ...]:
+        i, group = divmod(int(number), groups)
+        index, (windows, boxes) = request(i)
+        chosen = np.minimum(np.arange(group * _GROUP, (group + 1) * _GROUP), size - 1)
+        try:
+            raw = images.read(index[chosen])
+        except Exception as error:
+            failures.append(error)
+            raise
+        return np.array(raw, object), images.plain(index[chosen]), windows[chosen], boxes[chosen]
+
+    def element(number: Any) -> Any:
+        types = (tf.string, tf.bool, tf.int32, tf.float32)
+        found = tf.numpy_function(fetch, [number], types, stateful=False)
+        return [tf.ensure_shape(x, (_GROUP, *rest)) for x, rest in zip(found, ((), (), (4,), (4,)), strict=True)]
+
+    numbers = tf.data.Dataset.range(start * groups, tf.int64.max if stop is None else stop * groups)
+    # Not tf.data's own choice, which fills half of the machine's memory with batches.
+    cores = os.cpu_count() or 1
+    encoded = numbers.map(element, num_parallel_calls=2 * cores, deterministic=True)
+    pixels = encoded.map(decoder(images.view), num_parallel_calls=cores, deterministic=True)
+    found = closed_at_exit(iter(pixels.batch(groups).prefetch(_AHEAD).as_numpy_iterator()))
+    for i in itertools.count(start):
+        try:
+            batch = next(found)  # (groups, G, H, W, C)
+        except StopIteration:
+            return
+        except tf.errors.OpError as error:
+            if failures:
+                raise failures[0] from error
+            images[request(i)[0]]  # says which of them can't be decoded, and why
+            raise UserError(f"images can't be decoded ({' '.join(str(error).split())[:200]})") from error
+        yield batch.reshape(-1, *batch.shape[2:])[:size]
