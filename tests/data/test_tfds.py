@@ -109,10 +109,11 @@ def test_cifar10_keeps_its_cached_arrays_and_its_order(tmp_path):
         np.testing.assert_array_equal(decoded(records, np.arange(len(labels))), dataset.splits[split].images)
 
 
-def test_images_without_a_class_have_the_label_minus_one(tmp_path):
-    build(tmp_path / "sets", unlabelled=("extra",))
+def test_a_split_without_classes_is_left_out_and_named(tmp_path, capsys):
+    build(tmp_path / "sets", unlabelled=("extra",))  # as the test split of ImageNet is
     splits = tfds.source_of("tfds:small", str(tmp_path / "sets"), tmp_path / "store").open()
-    assert (splits["extra"].labels == -1).all() and set(splits["train"].labels) == set(range(10))
+    assert set(splits) == {"train"} and set(splits["train"].labels) == set(range(10))
+    assert "Left out: extra, of whose 10 images 10 have no class." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

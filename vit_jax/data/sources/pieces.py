@@ -11,7 +11,9 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from vit_jax.data.sources.source import Split
 from vit_jax.errors import UserError
+from vit_jax.system.progress import say
 
 T = TypeVar("T")
 ARRAYS = {"offsets": np.int64, "lengths": np.int64, "checks": np.uint32}  # of a file's images, (N,) each
@@ -109,3 +111,12 @@ def check_labels(labels: np.ndarray, count: int, classes: int) -> None:
         raise ValueError(f"labels: {labels.dtype} {labels.shape}, not {count:,} int32")
     if count and not -1 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"a label that is none of the {classes} classes")
+
+
+def labelled(splits: dict[str, Split]) -> dict[str, Split]:
+    """Those splits whose images all have a class, which of the others -1 says; they are named in a line."""
+    without = {split: int((found.labels < 0).sum()) for split, found in splits.items()}
+    for split, count in without.items():
+        if count:
+            say(f"Left out: {split}, of whose {len(splits[split].labels):,} images {count:,} have no class.")
+    return {split: found for split, found in splits.items() if not without[split]}
