@@ -38,16 +38,19 @@ def source_of(tmp_path):
     return parquet.source_of(str(tmp_path / "set"), tmp_path / "store")
 
 
-def test_images_of_the_hub_are_copied_once_and_read_by_number(tmp_path):
+def test_images_of_the_hub_are_copied_once_and_read_by_number(tmp_path, capsys):
     train, test = contents(40), contents(9, seed=1)
     files = [
         write(tmp_path / "set/data/train-00000-of-00002.parquet", train[:25], [i % 3 for i in range(25)]),
         write(tmp_path / "set/data/train-00001-of-00002.parquet", train[25:], [i % 3 for i in range(25, 40)]),
-        write(tmp_path / "set/data/test-00000-of-00001.parquet", test, [-1] * 9),
+        write(tmp_path / "set/data/test-00000-of-00001.parquet", test, [2] * 9),
+        write(tmp_path / "set/data/extra-00000-of-00001.parquet", test, [1] * 8 + [-1]),
     ]
     source = source_of(tmp_path)
-    assert source.classes == tuple(NAMES) and source.counts == {"train": 40, "test": 9} and source.size is None
-    assert sum(map(len, train + test)) <= source.nbytes < 1.5 * sum(map(len, train + test))
+    assert (
+        source.classes == tuple(NAMES) and source.counts == {"train": 40, "test": 9, "extra": 9} and source.size is None
+    )
+    assert sum(map(len, train + test + test)) <= source.nbytes < 1.5 * sum(map(len, train + test + test))
     assert not (tmp_path / "store").exists()
     source.open()
     for file in files:  # from now on the copy alone is read
@@ -55,11 +58,12 @@ def test_images_of_the_hub_are_copied_once_and_read_by_number(tmp_path):
     splits = source.open()
     records, labels = splits["train"]
     np.testing.assert_array_equal(labels, np.arange(40) % 3)
-    assert labels.dtype == np.int32 and (splits["test"].labels == -1).all()
+    assert labels.dtype == np.int32 and list(splits) == ["train", "test"]
     order = np.random.RandomState(2).permutation(40)
     assert records.read(order) == [train[i] for i in order] and len(records) == 40
     assert splits["test"].records.read(np.arange(9)) == test
     assert "image 7" in records.name(7)
+    assert "Left out: extra, of whose 9 images 1 have no class." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())])

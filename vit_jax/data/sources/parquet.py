@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from vit_jax.data import cache
-from vit_jax.data.sources.pieces import ARRAYS, Pieces, check_labels, check_places
+from vit_jax.data.sources.pieces import ARRAYS, Pieces, check_labels, check_places, labelled
 from vit_jax.data.sources.source import Source, Split
 from vit_jax.errors import UserError
 from vit_jax.system.disk import expanded
@@ -64,13 +64,10 @@ def source_of(configured: str | None, store: Path) -> Source:
     nbytes = sum(_image_bytes(metadata, columns) for metadata in schemas.values())
 
     def opened() -> dict[str, Split]:
-        return {
-            split: _open(
-                split, files, counts[split], columns, classes, cache.folder(store, f"parquet_{split}", identity)
-            )
-            for split, files in splits.items()
-            if counts[split]
-        }
+        paths = {split: cache.folder(store, f"parquet_{split}", identity) for split in splits if counts[split]}
+        return labelled(
+            {split: _open(split, splits[split], counts[split], columns, classes, path) for split, path in paths.items()}
+        )
 
     return Source(classes, {k: n for k, n in counts.items() if n}, identity, None, nbytes, opened)
 

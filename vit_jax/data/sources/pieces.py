@@ -11,7 +11,9 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from vit_jax.data.sources.source import Split
 from vit_jax.errors import UserError
+from vit_jax.system.progress import say
 
 T = TypeVar("T")
 ARRAYS = {"offsets": np.int64, "lengths": np.int64, "checks": np.uint32}  # of a file's images, (N,) each
@@ -78,7 +80,8 @@ class Pieces:
 
     def _one(self, i: int, number: int, offset: int, length: int, check: int) -> bytes:
         try:
-            content = os.pread(self._opened(number).descriptor, length, offset)
+            file = self._opened(number)  # held until it is read: another thread may put it away meanwhile
+            content = os.pread(file.descriptor, length, offset)
         except OSError as error:
             raise UserError(f"{self.name(i)} can't be read ({error.strerror}); {self._remedy}") from error
         if zlib.crc32(content) != check:
@@ -108,3 +111,12 @@ def check_labels(labels: np.ndarray, count: int, classes: int) -> None:
         raise ValueError(f"labels: {labels.dtype} {labels.shape}, not {count:,} int32")
     if count and not -1 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"a label that is none of the {classes} classes")
+
+
+def labelled(splits: dict[str, Split]) -> dict[str, Split]:
+    """Those splits whose images all have a class, which of the others -1 says; they are named in a line."""
+    without = {split: int((found.labels < 0).sum()) for split, found in splits.items()}
+    for split, count in without.items():
+        if count:
+            say(f"Left out: {split}, of whose {len(splits[split].labels):,} images {count:,} have no class.")
+    return {split: found for split, found in splits.items() if not without[split]}

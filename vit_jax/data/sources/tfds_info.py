@@ -122,4 +122,6 @@ def _splits(folder: Path, name: str, form: str, splits: list[dict[str, Any]]) ->
                 raise ValueError(f"{file} lies outside of the folder")
             files.append(folder / file)
         found[split["name"]] = Shards(files, counts)
+    if not found:
+        raise ValueError("no split has examples")
     return found

@@ -13,7 +13,7 @@ import numpy as np
 from vit_jax.data import cache
 from vit_jax.data.records import Records
 from vit_jax.data.sources import example
-from vit_jax.data.sources.pieces import ARRAYS, Opened, Pieces, check_labels, check_places
+from vit_jax.data.sources.pieces import ARRAYS, Opened, Pieces, check_labels, check_places, labelled
 from vit_jax.data.sources.source import Split
 from vit_jax.data.sources.tfds_info import Info, Shards
 from vit_jax.errors import UserError
@@ -27,13 +27,13 @@ Columns = dict[str, np.ndarray]  # of the examples of one file or of all, (N,) e
 
 
 def open_splits(info: Info, store: Path, tensorflow: Callable[[], Any]) -> dict[str, Split]:
-    """All splits, in the files' order: example after example, file after file. A label of -1 stands for none.
+    """All splits with classes, in the files' order: example after example, file after file.
 
     What is read is checked: CRC and form of every record when the index is made, the CRC-32 of an image's bytes each
     time it is read (of array_record: the library's own checksums). `tensorflow` imports it, for the index of tfrecord
     alone. Raises UserError for missing and damaged files.
     """
-    return {split: _open(info, split, shards, store, tensorflow) for split, shards in info.splits.items()}
+    return labelled({split: _open(info, split, shards, store, tensorflow) for split, shards in info.splits.items()})
 
 
 def _open(info: Info, split: str, shards: Shards, store: Path, tensorflow: Callable[[], Any]) -> Split:
@@ -173,7 +173,8 @@ class ArrayRecords:
     def _one(self, i: int) -> bytes:
         number, place = self._place(i)
         try:
-            (record,) = self._opened(number).read([place])
+            reader = self._opened(number)
+            (record,) = reader.read([place])
             begin, end = example.only_bytes(record, example.features(record).get(self._image))
         except UserError:
             raise
