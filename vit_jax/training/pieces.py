@@ -87,7 +87,7 @@ def pipeline_of(config: Config, parts: Parts, target: Target, mesh: Mesh) -> Pip
     if pipeline_of_data(config, examples, target)[0] == "resident":
         return DevicePipeline.of(examples, batch_size, replicated(mesh))
     augment, crop = config.augment, None
-    if augment.crop_scale:
+    if augment.crop_scale and not config.train.overfit_one_batch:  # which sees images as they are
         least, most = augment.crop_scale
         crop = RandomCrop((least, most), augment.crop_ratio, config.data.interpolation)
     return TfDataPipeline(examples, batch_size, jax.process_index(), jax.process_count(), crop)

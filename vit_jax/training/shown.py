@@ -27,9 +27,8 @@ def first_shown(config: Config, parts: Parts) -> tuple[np.ndarray, Targets]:
     ImportError where the batches are streamed and what streams them isn't installed.
     """
     examples, target = parts.train, target_at_hand()
-    if (
-        pipeline_of_data(config, examples, target)[0] == "resident"
-    ):  # those few images needn't wait for all to be on the device
+    if pipeline_of_data(config, examples, target)[0] == "resident":
+        # Those few images needn't wait for all to be on the device.
         n = len(examples.labels)
         index = indices_at(config.seed, 0, n, config.train.batch_size)  # (B,)
         parity = parity_at(np.full(1, config.seed, np.uint32), np.zeros(1, np.uint32), index, n)
