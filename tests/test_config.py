@@ -27,7 +27,7 @@ def test_every_config_file_is_complete(command, tmp_path, monkeypatch):
     assert len(files) >= 6
     for file in files:
         extra = ["--config.model.variant=Ti/4"] if file.name == "base.py" else []
-        if file.name in ("finetune_cifar10.py", "linear_probe_cifar10.py"):
+        if file.name in ("finetune_cifar10.py", "finetune_folder.py", "linear_probe_cifar10.py"):
             extra = ["--config.init_from=tests/fixtures/pretrained/google_vit_token.npz"]
         with pytest.raises(AssertionError, match="data were touched"):
             command(f"--config={file}", f"--workdir={tmp_path / file.stem}", *extra)
