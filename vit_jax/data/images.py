@@ -206,7 +206,9 @@ def _grey_or_rgb(image: "Image.Image") -> "Image.Image":
         return Image.fromarray(np.nan_to_num(np.asarray(image)).clip(0, 255).astype(np.uint8))
     if image.mode == "LAB":
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+        found = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+        assert found is not None  # it isn't changed in place
+        return found
     if image.mode in ("LA", "La", "1"):
         return image.convert("L")
     if image.mode == "P" and "transparency" in image.info:  # Pillow would warn

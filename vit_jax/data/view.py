@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from vit_jax.config import DataConfig, ModelConfig
-from vit_jax.models.stems import image_shape
 
 
 @dataclass(frozen=True)
@@ -18,6 +17,8 @@ class View:
 
 def view_of(data: DataConfig, model: ModelConfig) -> View:
     """What a config says of it. The images are as large as the model's unless config.data.image_size says how high."""
+    from vit_jax.models.stems import image_shape  # doctor looks at data where JAX doesn't start
+
     height, width = image_shape(model)[:2]
     if data.image_size is not None:
         height, width = data.image_size, round(data.image_size * width / height)
