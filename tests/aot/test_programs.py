@@ -40,6 +40,13 @@ def cpu(monkeypatch):
     monkeypatch.setattr(programs, "devices_of", lambda machine: jax.devices()[:1])
 
 
+def test_grey_images_take_a_third_of_the_memory(cpu):
+    model = dataclasses.replace(CONFIG.model, channels=1, image_width=24)
+    data = dataclasses.replace(CONFIG.data, name="cifar10", train="train[:90%]", validation="train[90%:]", test="test")
+    run = programs.run_on(dataclasses.replace(CONFIG, data=data, model=model), CPU)
+    assert run.data_bytes == 45_000 * (32 * 32 + 4)  # pixels as they are stored, and labels
+
+
 @pytest.mark.parametrize("pipeline", ["resident", "mapped"])
 def test_programs_are_those_of_a_run(cpu, pipeline):
     """Traced from shapes alone, the text is that of the programs that a run traces from its data and its state."""

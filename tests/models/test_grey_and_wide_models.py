@@ -26,7 +26,9 @@ STEMS = {
 }
 
 
-@pytest.mark.parametrize("name", STEMS)
+@pytest.mark.parametrize(
+    "name", ["patch", *(pytest.param(name, marks=pytest.mark.slow) for name in STEMS if name != "patch")]
+)
 def test_a_token_stands_for_its_place_in_a_rectangle(name):
     """A light in the middle of a place tells its token from the others: rows of tokens are rows of the image."""
     module = models.create(dataclasses.replace(WIDE, **STEMS[name]))

@@ -42,7 +42,12 @@ def logits(module, params, images):
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("google_vit_token.npz", {}), ("google_mixer.npz", {}), ("hf_vit", {}), ("timm_token.npz", {"heads": 3})],
+    [
+        ("google_vit_token.npz", {}),
+        pytest.param("google_mixer.npz", {}, marks=pytest.mark.slow),
+        ("hf_vit", {}),
+        pytest.param("timm_token.npz", {"heads": 3}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_grey_image_gives_the_logits_of_three_equal_channels(name, told, capsys):
     found = logits(*pretrained.load(FOLDER / name, channels=1, **told), GREY)
@@ -51,6 +56,7 @@ def test_a_grey_image_gives_the_logits_of_three_equal_channels(name, told, capsy
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_so_does_a_stem_of_convolutions(tmp_path):
     stem = StemConfig(kind="conv", widths=(8,), strides=(2,))
     folder = export(tmp_path / "export", stem=stem, image_width=48)
