@@ -135,15 +135,15 @@ def test_images_of_folders(pictures, tmp_path):
 def test_pictures_of_other_formats_are_counted(run, pictures, tmp_path, capsys):
     pictures("a.png")
     folder = tmp_path / "pictures"
-    for name in ("b.gif", "c.WEBP", "more/d.webp", ".h.bmp", "notes.txt"):
+    for name in ("b.avif", "c.HEIC", "more/d.heic", ".h.jxl", "notes.txt"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch()
     assert main(["vit-jax", "predict", f"--workdir={run}", f"--images={folder}", "--format=csv", "--top_k=1"]) == 0
     printed = capsys.readouterr()
-    assert "Left out: 2 .webp, 1 .gif. Only PNG and JPEG are read" in printed.err
+    assert "Left out: 2 .heic, 1 .avif. Only PNG, JPEG, WebP, BMP, GIF and TIFF are read" in printed.err
     assert len(printed.out.splitlines()) == 2
     (folder / "a.png").unlink()
-    with pytest.raises(UserError, match="no .*png.* in this folder; found 2 .webp, 1 .gif: convert them first"):
+    with pytest.raises(UserError, match="no .*png.* in this folder; found 2 .heic, 1 .avif: convert them first"):
         find_images([str(folder)])
 
 
@@ -189,13 +189,13 @@ def test_what_cannot_be_read_is_named_and_the_rest_predicted(run, pictures, tmp_
     cut = pictures("cut.jpg")
     cut.write_bytes(cut.read_bytes()[:-100])
     (tmp_path / "pictures" / "empty.png").touch()
-    pictures("gif.gif").rename(tmp_path / "pictures" / "gif.png")
+    pictures("ppm.ppm").rename(tmp_path / "pictures" / "ppm.png")
     args = ["vit-jax", "predict", f"--workdir={run}", f"--images={tmp_path / 'pictures'}", "--top_k=1", "--format=csv"]
     assert main(args) == 2
     printed = capsys.readouterr()
     assert [row.split(",")[0] for row in printed.out.splitlines()[1:]] == [str(file) for file in good]
     assert "3 of 5 images can't be read" in printed.err and "Traceback" not in printed.err
-    for name, reason in (("cut.jpg", "truncated"), ("empty.png", "neither PNG nor JPEG"), ("gif.png", "neither PNG")):
+    for name, reason in (("cut.jpg", "truncated"), ("empty.png", "no PNG, JPEG"), ("ppm.png", "no PNG, JPEG")):
         assert any(name in line and reason in line for line in printed.err.splitlines())
 
 

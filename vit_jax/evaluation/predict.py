@@ -95,9 +95,11 @@ class Predictor:
                 raise UserError(f"this is a folder; give its images: Path({str(image)!r}).glob('*.png')")
             return seen(upright(Path(image).read_bytes(), self._view.channels), self._view)
         if isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-                raise UserError(f"an array of an image is uint8 (H, W, 3); found {image.dtype} {image.shape}")
-            image = Image.fromarray(image)
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or not image.size:
+                raise UserError(
+                    f"an array of an image is uint8 (H, W, 3) or, grey, (H, W, 1); found {image.dtype} {image.shape}"
+                )
+            image = Image.fromarray(image if image.shape[2] == 3 else image[..., 0])
         if not isinstance(image, Image.Image):
             raise UserError(f"an image is a path, one of PIL or a uint8 array (H, W, 3); found {type(image).__name__}")
         if not (image.width and image.height):
