@@ -88,7 +88,7 @@ def test_paths_pictures_and_arrays_are_one(predictor, pictures):
     "array", [np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), np.zeros((0, 8, 3), "u1")]
 )
 def test_other_arrays_are_refused(predictor, array):
-    with pytest.raises(UserError, match=r"uint8 \(H, W, 3\); found .*8"):
+    with pytest.raises(UserError, match=r"uint8 \(H, W, 3\) or, grey, \(H, W, 1\); found .*8"):
         predictor([array])
 
 
@@ -101,7 +101,7 @@ def test_what_is_no_image_is_refused(predictor, tmp_path):
 
 def test_an_array_of_images_is_each_of_them_and_one_without_colours_is_refused(predictor, examples):
     assert predictor(examples[:3]).shape == (3, 10)
-    with pytest.raises(UserError, match=r"uint8 \(H, W, 3\); found uint8 \(16, 16\)"):
+    with pytest.raises(UserError, match=r"\(H, W, 1\); found uint8 \(16, 16\)"):
         predictor(examples[0, :, :, 0])
 
 
