@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-IMAGES, SIDE, SIZE, CROP_PCT, GROUP = 256, 256, 224, 0.875, 16
+IMAGES, SIDE, SIZE, CROP_PCT, GROUP = 256, 256, 224, 0.875, 32
 VIEWS = ("random", "centre")
 
 

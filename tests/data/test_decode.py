@@ -68,17 +68,17 @@ def test_the_pixels_are_pillows(size, interpolation, channels):
 
 def test_windows_anywhere_are_decoded_as_in_the_whole_image():
     rng = np.random.RandomState(0)
-    view = View((8, 7))
-    for i, subsampling in enumerate((0, 1, 2, 2)):
-        h, w = ((53, 64), (64, 53), (40, 71), (16, 7))[i]
-        raw = encoded(i, (h, w), subsampling=subsampling)
-        whole = np.asarray(Image.open(io.BytesIO(raw)))
-        tops, lefts = rng.randint(h - 7, size=16), rng.randint(w - 6, size=16)
-        lefts[:2] = 0, w - 7
-        window = np.stack([tops, lefts, np.full(16, 8), np.full(16, 7)], 1).astype(np.int32)
-        found = decoded(view, [raw] * 16, np.ones(16, bool), Crops(window, np.tile(np.float32([0, 0, 8, 7]), (16, 1))))
-        for pixels, top, left in zip(found, tops, lefts, strict=True):
-            np.testing.assert_array_equal(pixels, whole[top : top + 8, left : left + 7])
+    raw, windows, expected = [], [], []
+    for i, (h, w) in enumerate([(53, 64), (64, 53), (40, 71), (16, 7), (8, 200), (90, 33)]):
+        content = encoded(i, (h, w), subsampling=i % 3)
+        whole = np.asarray(Image.open(io.BytesIO(content)))
+        for left in (0, w - 7, *rng.randint(w - 6, size=6)):
+            top = rng.randint(h - 7)
+            raw.append(content)
+            windows.append((top, left, 8, 7))
+            expected.append(whole[top : top + 8, left : left + 7])
+    crops = Crops(np.array(windows, np.int32), np.tile(np.float32([0, 0, 8, 7]), (len(raw), 1)))
+    np.testing.assert_array_equal(decoded(View((8, 7)), raw, np.ones(len(raw), bool), crops), expected)
 
 
 def test_images_of_the_right_scale_are_cut_and_python_has_no_part_in_it(monkeypatch):

@@ -74,12 +74,12 @@ def decoder(view: View) -> Callable[[Any, Any, Any, Any], Any]:
         each = zip(*map(tf.unstack, (raw, plain, decoded, enlarged)), strict=True)
         parts = [part(*arguments) for arguments in each]
         done = plain & (cut | enlarged)
-        rest = [tf.where(plain, "", raw), done, window, box, *parts]
-        out = tf.cond(
-            tf.reduce_all(done),
-            lambda: tf.stack(parts),
-            lambda: tf.numpy_function(finish, rest, tf.uint8, stateful=False),
-        )
+
+        def finished() -> Any:
+            rest = [tf.where(plain, "", raw), done, window, box, *parts]
+            return tf.numpy_function(finish, rest, tf.uint8, stateful=False)
+
+        out = tf.cond(tf.reduce_all(done), lambda: tf.stack(parts), finished)
         return tf.ensure_shape(out, (raw.shape[0], *view.size, view.channels))
 
     return tf.autograph.experimental.do_not_convert(decode)
