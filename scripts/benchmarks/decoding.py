@@ -15,11 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-IMAGES, SIDE, SIZE, CROP_PCT, GROUP = 256, 256, 224, 0.875, 32
+IMAGES, SIDE, SIZE, CROP_PCT = 256, 256, 224, 0.875
 VIEWS = ("random", "centre")
 
 
@@ -97,43 +98,42 @@ def picture(seed: int) -> bytes:
 
 
 def _vit_jax(root: Path, view: str, batch_size: int) -> Iterator[Any]:
-    """Ours: images read by number from one large file, as a prepared data set has them, and decoded in groups."""
+    """Ours, with the images one behind the other in a large file, as in TFDS's files and our copies of parquet's."""
     import numpy as np
 
-    from vit_jax.data.crops import central, random_resized
-    from vit_jax.data.decode import decoder
-    from vit_jax.data.images import header
-    from vit_jax.data.view import View
-    from vit_jax.system.tensorflow import import_tensorflow
+    from vit_jax.data.sources.pieces import Pieces
 
-    tf = import_tensorflow()
+    contents = [file.read_bytes() for file in sorted(root.glob("train/*/*.jpg"))]
+    lengths = np.array([len(content) for content in contents], np.int64)
+    checks = np.array([zlib.crc32(content) for content in contents], np.uint32)
+    places = {"offsets": np.cumsum(lengths) - lengths, "lengths": lengths, "checks": checks}
+    return _streamed(Pieces([root / "images.bin"], [len(contents)], places, ""), contents, view, batch_size)
+
+
+def _vit_jax_folder(root: Path, view: str, batch_size: int) -> Iterator[Any]:
+    """Ours, with a file for each image."""
+    from vit_jax.data.sources.image_folder import Files
+
     files = sorted(root.glob("train/*/*.jpg"))
-    headers = [header(file.read_bytes()) for file in files]
-    lengths = [file.stat().st_size for file in files]
-    starts = np.cumsum([0, *lengths])
-    large = os.open(root / "images.bin", os.O_RDONLY)
-    sizes, plain = np.array([h[:2] for h in headers]), np.array([h.plain for h in headers])
-    shown = View((SIZE, SIZE), 3, CROP_PCT)
-    decode = decoder(shown)
+    return _streamed(Files(files), [file.read_bytes() for file in files], view, batch_size)
 
-    def group(number: int) -> tuple[Any, ...]:
-        index = np.random.Philox(key=int(number)).random_raw(GROUP) % len(files)
-        if view == "random":
-            crops = random_resized(0, number, sizes[index], (0.08, 1.0), (3 / 4, 4 / 3))
-        else:
-            crops = central(sizes[index], shown)
-        return np.array([os.pread(large, lengths[i], starts[i]) for i in index], object), plain[index], *crops
 
-    def images(number: Any) -> Any:
-        types = (tf.string, tf.bool, tf.int32, tf.float32)
-        tensors = tf.numpy_function(group, [number], types, stateful=False)
-        return decode(
-            *(tf.ensure_shape(t, (GROUP, *rest)) for t, rest in zip(tensors, ((), (), (4,), (4,)), strict=True))
-        )
+def _streamed(records: Any, contents: list[bytes], view: str, batch_size: int) -> Iterator[Any]:
+    import numpy as np
 
-    data = tf.data.Dataset.range(2**40).map(images, tf.data.AUTOTUNE, deterministic=True)
-    data = data.batch(batch_size // GROUP).map(lambda x: tf.reshape(x, (-1, SIZE, SIZE, 3)))
-    return data.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    from vit_jax.data.dataset import Examples
+    from vit_jax.data.encoded import EncodedImages, Index
+    from vit_jax.data.images import header
+    from vit_jax.data.pipeline import RandomCrop, TfDataPipeline
+    from vit_jax.data.view import View
+
+    headers = [header(content) for content in contents]
+    sizes, plain = np.array([h[:2] for h in headers], np.int32), np.array([h.plain for h in headers])
+    index = Index(sizes, plain, np.zeros(len(headers), np.uint32))
+    images = EncodedImages(records, index, View((SIZE, SIZE), 3, CROP_PCT))
+    crop = RandomCrop((0.08, 1.0), (3 / 4, 4 / 3), "bilinear") if view == "random" else None
+    labels = np.arange(len(headers), dtype=np.int32)
+    return TfDataPipeline(Examples(images, labels), batch_size, crop=crop).stream(0, 0)
 
 
 def _tfdata(root: Path, view: str, batch_size: int) -> Iterator[Any]:
@@ -177,6 +177,7 @@ def _torchvision(root: Path, view: str, batch_size: int) -> Iterator[Any]:
 
 ADAPTERS: dict[str, Callable[[Path, str, int], Iterator[Any]]] = {
     "vit_jax": _vit_jax,
+    "vit_jax, folder": _vit_jax_folder,
     "tf.data": _tfdata,
     "torchvision": _torchvision,
 }

@@ -16,7 +16,7 @@ from vit_jax.data.encoded import EncodedImages
 from vit_jax.errors import UserError
 from vit_jax.system.tensorflow import import_tensorflow
 
-_GROUP = 16  # images decoded in one call
+_GROUP = 32  # images decoded in one call
 _AHEAD = 2  # batches that lie ready
 
 T = TypeVar("T")
