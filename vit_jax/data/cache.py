@@ -95,13 +95,15 @@ def read(path: Path) -> DataSet | None:
     about, arrays = found
     splits = {split: Examples(*(arrays[f"{split}_{part}"] for part in Examples._fields)) for split in about["splits"]}
     digest = hashlib.sha256(json.dumps(about["sha256"], sort_keys=True).encode()).hexdigest()
-    return DataSet(about["name"], tuple(about["classes"]), splits, digest)
+    return DataSet(about["name"], tuple(about["classes"]), splits, digest, crop_pct=about.get("crop_pct", 1.0))
 
 
 def _check_data_set(about: dict[str, Any], arrays: Arrays) -> None:
     """Raises ValueError or KeyError if the arrays are no labelled images of the classes and splits."""
     if not isinstance(about["name"], str):
         raise ValueError("index.json: 'name' is no text")
+    if not 0 < about.get("crop_pct", 1.0) <= 1:  # version 0.1.0 wrote none
+        raise ValueError("index.json: 'crop_pct' is no share")
     for key in ("classes", "splits"):
         if not isinstance(about[key], list) or not all(isinstance(text, str) for text in about[key]):
             raise ValueError(f"index.json: {key!r} is no list of names")
@@ -127,6 +129,7 @@ def write(path: Path, dataset: DataSet) -> DataSet:
     Raises UserError if the folder can't be written.
     """
     about = {"name": dataset.name, "classes": dataset.classes, "splits": list(dataset.splits)}
+    about |= {"crop_pct": dataset.crop_pct}
     arrays = {
         f"{split}_{part}": array
         for split, examples in dataset.splits.items()

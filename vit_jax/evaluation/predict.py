@@ -49,8 +49,8 @@ class Predictor:
         model = trained.load(workdir, checkpoint)
         config = dataclasses.replace(model.config, eval=dataclasses.replace(model.config.eval, batch_size=batch_size))
         self.classes, self._params = model.classes, model.params
-        data, channels = config.data, config.model.channels
-        self._view = View(model.image_size, channels, data.crop_pct, data.interpolation)
+        channels = config.model.channels
+        self._view = View(model.image_size, channels, model.crop_pct, config.data.interpolation)
         self._evaluator = Evaluator(model.module, config, make_mesh(), model.params, (*model.image_size, channels))
 
     def __call__(self, images: "Picture | Iterable[Picture]") -> np.ndarray:

@@ -72,7 +72,7 @@ def load(config: Config, *, must_find_dir: bool = True, download: bool = True) -
     if source is None:
         dataset = _kept(store, data.name, None, None)
         if dataset is not None:
-            return dataset
+            return _with_channels(dataset, view.channels)
         if not (download and _is_tfds(data.name)):
             raise _absent(data)
         tfds.fetch(data.name, data.dir)
@@ -148,7 +148,7 @@ def _encoded(name: str, source: Source, view: View, store: Path) -> DataSet:
         for split, found in splits.items()
     }
     notes = [*source.notes, *([] if source.size else [_sizes(index)]), *notes]
-    return DataSet(name, source.classes, sets, _digest(source, splits, index), tuple(notes))
+    return DataSet(name, source.classes, sets, _digest(source, splits, index), tuple(notes), view.crop_pct)
 
 
 def _sizes(index: dict[str, Index]) -> str:
