@@ -21,6 +21,7 @@ import numpy as np
 
 from vit_jax.data.dataset import DataSet, Examples
 from vit_jax.errors import UserError
+from vit_jax.system.progress import say
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -43,12 +44,12 @@ def read_arrays(
     """(about, arrays) of a cache folder, memory-mapped; None if it isn't there. `about` has the `sha256`, too.
 
     A folder whose content differs from its checksums, or of which `check` raises ValueError, KeyError or TypeError
-    though they are right, is renamed to `...damaged-TIME` and counts as absent. Raises OSError if the folder can't be
+    though they are right, is renamed to `...damaged-TIME` and counts as absent. Raises UserError if the folder can't be
     read.
     """
-    if not (path / "index.json").is_file():
-        return None
     try:
+        if not (path / "index.json").is_file():
+            return None
         about = _read_index(path / "index.json")
         for name, expected in about["sha256"].items():
             if not (path / name).is_file():  # a pipe, say, on which open() would wait
@@ -63,8 +64,10 @@ def read_arrays(
         aside = path.with_name(f"{path.name}-damaged-{int(time.time())}")
         with contextlib.suppress(OSError):  # a shared, read-only cache; or another run was first
             os.replace(path, aside)
-            print(f"The cached arrays in {path} are damaged ({error}); set aside as {aside.name}, made anew.")
+            say(f"The cached arrays in {path} are damaged ({error}); set aside as {aside.name}, made anew.")
         return None
+    except OSError as error:
+        raise UserError(f"the cache {path} can't be read ({error.strerror}); mend its permissions") from error
 
 
 def _read_index(file: Path) -> dict[str, Any]:
@@ -166,12 +169,17 @@ def filled(path: Path) -> Iterator[Path]:
             if not (path / "index.json").is_file():  # not the other run's copy but a real failure
                 raise
     except OSError as error:
-        raise UserError(
-            f"the cache {path.parent} can't be written ({error.strerror}); name another folder with "
-            "--config.data.cache_dir or $VIT_JAX_CACHE"
-        ) from error
+        raise unwritable(path.parent, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def unwritable(cache: Path, error: OSError) -> UserError:
+    """What is said of a cache that is full, or that is others'."""
+    return UserError(
+        f"the cache {cache} can't be written ({error.strerror}); name another folder with --config.data.cache_dir or "
+        "$VIT_JAX_CACHE"
+    )
 
 
 def fill(temporary: Path, about: dict[str, Any], arrays: Arrays) -> None:

@@ -30,7 +30,7 @@ class DataSet:
     splits: dict[str, Examples]  # whole, by name: train, test
     sha256: str = ""  # of all images and labels, where they come from the cache
     notes: tuple[str, ...] = ()  # what a user should know of it before training: a sentence each
-    crop_pct: float = 1.0  # of config.data.crop_pct, what was taken of the originals: all of images that keep their size
+    crop_pct: float = 1.0  # as data/view.py has it; 1 where images keep their size, whatever the config says
 
 
 @dataclass(frozen=True)

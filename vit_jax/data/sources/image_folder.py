@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,9 +16,6 @@ from vit_jax.data.sources.names import counted, listed, shown, shown_path
 from vit_jax.data.sources.source import Source, Split
 from vit_jax.data.sources.walk import Image, Walk
 from vit_jax.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 _MAX_BYTES = 2**30  # of a file: far more than the pixels that an image may have need
 

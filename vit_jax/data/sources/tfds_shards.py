@@ -47,10 +47,7 @@ def _open(info: Info, split: str, shards: Shards, store: Path, tensorflow: Calla
         if info.format == "tfrecord":
             check_places(arrays, count, max(size for _, size, _ in stats))
 
-    try:
-        found = cache.read_arrays(path, check)
-    except OSError as error:
-        raise UserError(f"the cache {path} can't be read ({error.strerror}); mend its permissions") from error
+    found = cache.read_arrays(path, check)
     if found is None:
         say(f"Reading the {count:,} records of {info.name}'s {split} once, for where they are and their labels ...")
         columns = _index(info, shards, tensorflow)
