@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from batches import load
+from batches import load, load_at
 from PIL import Image
 
+from vit_jax.cli.prepare import prepare
 from vit_jax.config import Config, DataConfig, ModelConfig
 from vit_jax.data import cache, sources
 from vit_jax.data.sources import example, pieces, tfds
@@ -369,3 +370,14 @@ def test_images_of_one_size_are_kept_whole_and_grey_where_the_model_is(tmp_path)
     model = ModelConfig(image_size=8, channels=1)
     grey = sources.load(Config(data=DataConfig(name="cifar10"), model=model), download=False).splits["test"].images
     assert grey.shape[3] == 1
+
+
+def test_a_set_of_tfds_is_prepared_for_a_machine_that_has_the_cache_alone(tmp_path, capsys):
+    build(tmp_path / "sets")
+    prepare("tfds:small", str(tmp_path / "sets"), None, 4)
+    shutil.rmtree(tmp_path / "sets")
+    (folder,) = (tmp_path / "cache").glob("tfds_small-*")  # no ":", which scp takes for a machine's name
+    assert f"in {folder}" in capsys.readouterr().out.splitlines()
+    assert load_at(4, "tfds:small").splits["train"].images.shape == (30, 4, 4, 3)
+    with pytest.raises(UserError, match="is not one of .*tfds:NAME"):
+        prepare("small", None, None, 4)

@@ -10,12 +10,15 @@ from vit_jax.system.progress import say
 def prepare(name: str, dir: str | None, cache_dir: str | None, image_size: int) -> None:
     """Decodes `name` from `dir`, by default the source's own places, and says where the arrays are.
 
-    `image_size` in pixels is of image_folder alone. Raises UserError for a data set that there isn't or can't be had.
+    `image_size` in pixels is of encoded images of different sizes. Raises UserError for a data set that there isn't or
+    can't be had.
     """
     names = [known for known in sources.NAMES if known != "fake"]  # which is made in memory
-    if name not in names:
-        raise UserError(f"--name={name} is not one of {', '.join(names)}")
-    data = DataConfig(name=name, dir=dir, cache_dir=cache_dir)
+    if name.startswith("tfds:"):
+        sources.check_name(name)
+    elif name not in names:
+        raise UserError(f"--name={name} is not one of {', '.join(names)}, tfds:NAME")
+    data = DataConfig(name=name, dir=dir, cache_dir=cache_dir, pipeline="mapped")  # arrays, however large
     dataset = sources.load(Config(data=data, model=ModelConfig(image_size=image_size)))
     for split, examples in dataset.splits.items():
         say(f"{split}: {len(examples.labels):,} images, {examples.images.nbytes / 2**20:,.1f} MiB")

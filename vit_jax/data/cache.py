@@ -29,12 +29,17 @@ Arrays = Mapping[str, np.ndarray]
 def folder(cache: Path, name: str, identity: dict[str, Any]) -> Path:
     """Where what has this identity (anything JSON that changes when its content does) is kept."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return cache / f"{name}-{digest[:16]}"
+    return cache / f"{_word(name)}-{digest[:16]}"
+
+
+def _word(name: str) -> str:
+    """A name like tfds:NAME/CONFIG without what means something in paths and to programs that copy them."""
+    return re.sub(r"\W", "_", name, flags=re.ASCII)
 
 
 def newest(cache: Path, name: str) -> Path | None:
     """The last written folder of a data set's name, whatever its identity."""
-    found = [p.parent for p in cache.glob(f"{name}-*/index.json") if "damaged" not in p.parent.name]
+    found = [p.parent for p in cache.glob(f"{_word(name)}-*/index.json") if "damaged" not in p.parent.name]
     return max(found, key=lambda p: p.stat().st_mtime, default=None)
 
 

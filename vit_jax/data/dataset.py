@@ -40,6 +40,7 @@ class Parts:
     train: Examples
     validation: Examples | None
     test: Examples | None
+    sha256: str = ""  # of the data set
 
 
 def with_default_splits(data: DataConfig, names: Collection[str]) -> DataConfig:

@@ -25,7 +25,7 @@ def index_of(
 ) -> tuple[dict[str, Index], list[str]]:
     """The index of each split, and what is to be said of some images: a sentence each.
 
-    Kept in the folder `store` under the data set's name, a word, and identity. Raises UserError that names the images
+    Kept in the folder `store` under the data set's name and identity. Raises UserError that names the images
     which can't be read.
     """
     path = cache.folder(store, f"{name}_index", {"index": 1} | identity)

@@ -130,8 +130,7 @@ def _kept(
     store: Path, name: str, identity: dict[str, Any] | None, reader: Callable[[], DataSet] | None
 ) -> DataSet | None:
     """The cached arrays, or those of `reader`, which are cached then. Without an identity the newest, if any."""
-    word = tfds.cache_name(name)
-    path = cache.folder(store, word, identity) if identity is not None else cache.newest(store, word)
+    path = cache.folder(store, name, identity) if identity is not None else cache.newest(store, name)
     dataset = cache.read(path) if path else None
     if dataset is None and identity is not None and reader is not None:
         say(f"Decoding {name} into arrays, once ...")
@@ -144,7 +143,7 @@ def _encoded(name: str, source: Source, view: View, store: Path) -> DataSet:
     """The images, still encoded."""
     splits = source.open()
     records = {split: found.records for split, found in splits.items()}
-    index, notes = index_of(store, tfds.cache_name(name), source.identity, records)
+    index, notes = index_of(store, name, source.identity, records)
     sets = {
         split: Examples(EncodedImages(found.records, index[split], view), found.labels)
         for split, found in splits.items()

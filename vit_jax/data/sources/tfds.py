@@ -56,11 +56,6 @@ def parse(name: str) -> tuple[str, str | None]:
     return match["name"], match["version"]
 
 
-def cache_name(name: str) -> str:
-    """What folders in the cache are called: a word."""
-    return re.sub(r"\W", "_", name, flags=re.ASCII)
-
-
 def source_of(name: str, configured: str | None, store: Path) -> Source | None:
     """The prepared data set of this name (as in `parse`), None if it isn't in any of the places.
 

@@ -39,8 +39,7 @@ def open_splits(info: Info, store: Path, tensorflow: Callable[[], Any]) -> dict[
 def _open(info: Info, split: str, shards: Shards, store: Path, tensorflow: Callable[[], Any]) -> Split:
     stats = [_stat(file) for file in shards.files]
     identity = {"version": 1, "of": [info.name, info.version, info.image, info.label], "files": stats}
-    name = re.sub(r"\W", "_", f"index_{info.name}_{split}", flags=re.ASCII)
-    path, count = cache.folder(store, name, identity), sum(shards.counts)
+    path, count = cache.folder(store, f"index_{info.name}_{split}", identity), sum(shards.counts)
 
     def check(_: dict[str, Any], arrays: cache.Arrays) -> None:
         check_labels(arrays["labels"], count, len(info.classes))
