@@ -136,8 +136,8 @@ def write(path: Path, dataset: DataSet) -> DataSet:
 
     Raises UserError if the folder can't be written.
     """
-    about = {"name": dataset.name, "classes": dataset.classes, "splits": list(dataset.splits)}
-    about |= {"crop_pct": dataset.crop_pct}
+    about: dict[str, Any] = {"name": dataset.name, "classes": dataset.classes, "splits": list(dataset.splits)}
+    about["crop_pct"] = dataset.crop_pct
     arrays = {
         f"{split}_{part}": array
         for split, examples in dataset.splits.items()

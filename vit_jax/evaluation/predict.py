@@ -54,7 +54,7 @@ class Predictor:
         self._evaluator = Evaluator(model.module, config, make_mesh(), model.params, (*model.image_size, channels))
 
     def __call__(self, images: "Picture | Iterable[Picture]") -> np.ndarray:
-        """Paths of files, PIL images and uint8 (H, W, 3), of any size -> probabilities (N, C) float32.
+        """Paths of files, PIL images and uint8 (H, W, 3 or 1), of any size -> probabilities (N, C) float32.
 
         One alone is taken as a list of one. Raises what `read` does.
         """
