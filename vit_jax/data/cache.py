@@ -37,10 +37,23 @@ def _word(name: str) -> str:
     return re.sub(r"\W", "_", name, flags=re.ASCII)
 
 
-def newest(cache: Path, name: str) -> Path | None:
-    """The last written folder of a data set's name, whatever its identity."""
+def newest(cache: Path, name: str, sha256: str = "") -> Path | None:
+    """The last written folder of a data set's name, of any identity; with a DataSet's `sha256`, of its content."""
     found = [p.parent for p in cache.glob(f"{_word(name)}-*/index.json") if "damaged" not in p.parent.name]
+    found = [path for path in found if not sha256 or _sha256(path) == sha256]
     return max(found, key=lambda p: p.stat().st_mtime, default=None)
+
+
+def _sha256(path: Path) -> str:
+    """What `read` gives a data set; "" for a damaged folder."""
+    try:
+        return _digest(_read_index(path / "index.json"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+
+
+def _digest(about: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about["sha256"], sort_keys=True).encode()).hexdigest()
 
 
 def read_arrays(
@@ -102,8 +115,8 @@ def read(path: Path) -> DataSet | None:
         return None
     about, arrays = found
     splits = {split: Examples(*(arrays[f"{split}_{part}"] for part in Examples._fields)) for split in about["splits"]}
-    digest = hashlib.sha256(json.dumps(about["sha256"], sort_keys=True).encode()).hexdigest()
-    return DataSet(about["name"], tuple(about["classes"]), splits, digest, crop_pct=about.get("crop_pct", 1.0))
+    crop_pct = about.get("crop_pct", 1.0)
+    return DataSet(about["name"], tuple(about["classes"]), splits, _digest(about), crop_pct=crop_pct)
 
 
 def _check_data_set(about: dict[str, Any], arrays: Arrays) -> None:

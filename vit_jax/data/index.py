@@ -28,7 +28,7 @@ def index_of(
     Kept in the folder `store` under the data set's name and identity. Raises UserError that names the images
     which can't be read.
     """
-    path = cache.folder(store, f"{name}_index", {"index": 1} | identity)
+    path = cache.folder(store, f"{name}_index", {"index": 2} | identity)
     kept = cache.read_arrays(path)
     if kept is None:
         kept = cache.write_arrays(path, *_looked_at(records))
@@ -55,7 +55,9 @@ def _looked_at(records: dict[str, Records]) -> tuple[dict[str, Any], dict[str, n
     if broken:
         more = "; ..." if len(broken) > _NAMED else ""
         named = "; ".join(sorted(broken)[:_NAMED])
-        raise UserError(f"{len(broken):,} images can't be read; mend or remove them: {named}{more}")
+        which = "1 image can't be read; mend or remove it" if len(broken) == 1 else ""
+        which = which or f"{len(broken):,} images can't be read; mend or remove them"
+        raise UserError(f"{which}: {named}{more}")
     if len(notes) > _NAMED:
         notes[_NAMED:] = [f"... and {len(notes) - _NAMED:,} more images with such a note"]
     return {"notes": notes}, arrays
