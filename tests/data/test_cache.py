@@ -3,6 +3,7 @@
 import builtins
 import io
 import json
+import re
 import struct
 import threading
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from batches import Canary, load, small
+from folders import make
 
+from vit_jax.cli.prepare import prepare
 from vit_jax.data import cache
 from vit_jax.errors import UserError
 
@@ -20,6 +23,18 @@ def test_the_cache_gives_back_what_was_written(tmp_path):
     again = cache.read(tmp_path / "small-1")
     assert again.classes == ("a", "b") and isinstance(again.splits["train"].images, np.memmap)
     np.testing.assert_array_equal(again.splits["test"].images, small().splits["test"].images)
+
+
+def test_what_was_prepared_is_named(tmp_path, capsys):
+    make(tmp_path / "pets", "train/cat/1.png", "train/dog/1.png")
+    for size in (8, 16, 8):  # the last is there already, and not what was written last
+        prepare("image_folder", str(tmp_path / "pets"), str(tmp_path / "cache"), size)
+        where = re.search(r"^in (.*)", capsys.readouterr().out, re.MULTILINE)[1]
+        assert cache.read(Path(where)).splits["train"].images.shape == (2, size, size, 3)
+    with pytest.raises(UserError, match=r"at 40000 pixels a side would take 8\.9 GiB.*nothing to prepare"):
+        prepare("image_folder", str(tmp_path / "pets"), str(tmp_path / "cache"), 40_000)
+    with pytest.raises(UserError, match="tfds:nosuch"):
+        prepare("tfds:nosuch", str(tmp_path / "pets"), str(tmp_path / "cache"), 8)
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "delete", "index"])

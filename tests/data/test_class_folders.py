@@ -74,6 +74,7 @@ def test_a_wrapper_folder_is_entered(tmp_path):
         (["train/cat/", "train/dog/"], ["no images", "nothing in cat, dog"]),
         (["train/cat/1.png"], ["train/cat: one class can't be told"]),
         (["animal/1.png", "animal/cat/1.png", "animal/dog/1.png"], ["If cat, dog below it", "data.dir=ROOT/animal"]),
+        (["a/b/cat/1.png", "a/b/dog/1.png"], ["If cat, dog below it", "data.dir=ROOT/a/b"]),
         (["train/all/cat/1.png", "train/all/dog/1.png"], ["train/all: one class", "move them up into train/"]),
         (["training_set/cat/1.png", "test_set/cat/1.png"], ["test_set, training_set look like splits"]),
         (["cat/train/1.png", "cat/test/1.png", "dog/train/1.png"], ["cat/ has test, train in it", "data.dir=ROOT/cat"]),

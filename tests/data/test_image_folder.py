@@ -13,7 +13,7 @@ from PIL import Image
 
 from vit_jax.data.dataset import take
 from vit_jax.data.encoded import seen
-from vit_jax.data.images import upright
+from vit_jax.data.images import header, upright
 from vit_jax.data.sources.image_folder import Files, report, scan, source_of
 from vit_jax.data.view import View
 from vit_jax.errors import UserError
@@ -155,6 +155,32 @@ def test_wrong_image_folders_are_explained(tmp_path):
     Image.new("RGB", (8, 8)).save(root / "test/bird/1.png")
     with pytest.raises(UserError, match="bird is no class: train/ has cat, dog"):
         load("image_folder", dir=str(root))
+
+
+def test_a_png_with_a_wrong_checksum_is_left_to_pillow(tmp_path):
+    folder = tmp_path / "train" / "cat"
+    folder.mkdir(parents=True)
+    broken = bytearray(png(8, 8, bytes(8 * 25)))
+    assert header(bytes(broken)).plain
+    broken[-13] ^= 1  # the last of the pixels' checksum: TensorFlow's decoder would refuse the file
+    assert not header(bytes(broken)).plain and upright(bytes(broken)).size == (8, 8)
+    (folder / "1.png").write_bytes(broken)
+    make(tmp_path, "train/dog/1.png")
+    assert load_at(8, "image_folder", dir=str(tmp_path)).splits["train"].images.shape == (2, 8, 8, 3)
+    # Where the pixels can't be read either, the start says so, not the step that comes to them.
+    noise = np.random.RandomState(0).bytes(8 * 25)
+    flipped = bytearray(png(8, 8, noise))
+    flipped[50:60] = bytes(10)
+    (folder / "1.png").write_bytes(flipped)
+    with pytest.raises(UserError, match=r"^1 image can't be read; mend or remove it: .*cat/1\.png \("):
+        load_at(8, "image_folder", dir=str(tmp_path), pipeline="decoded")
+
+
+def test_a_jpeg_of_which_tensorflow_would_warn_is_left_to_pillow():
+    raw = bytearray(encoded(Image.new("RGB", (8, 8)), "JPEG"))
+    assert header(bytes(raw)).plain
+    raw[11:13] = bytes(2)  # JFIF's version
+    assert not header(bytes(raw)).plain
 
 
 def encoded(image, form):

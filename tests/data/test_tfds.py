@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from batches import load
+from batches import load, load_at
 from PIL import Image
 
-from vit_jax.data import cache
+from vit_jax.cli.prepare import prepare
+from vit_jax.config import Config, DataConfig, ModelConfig
+from vit_jax.data import cache, sources
 from vit_jax.data.sources import example, pieces, tfds
 from vit_jax.errors import UserError
 
@@ -355,3 +357,27 @@ def test_what_is_no_example_is_refused_whatever_it_is():
         except ValueError:
             continue
         assert len(content) < len(whole) and -(2**63) <= label < 2**70
+
+
+def test_images_of_one_size_are_kept_whole_and_grey_where_the_model_is(tmp_path):
+    build(tmp_path / "sets", name="cifar10", version="3.0.2", shape=(8, 8, 3), counts={"train": 30, "test": 10})
+    colour, cropped = (load("cifar10", dir=str(tmp_path / "sets"), crop_pct=pct) for pct in (1.0, 0.5))
+    assert cropped.crop_pct == 1 and cropped.sha256 == colour.sha256
+    small = load("cifar10", dir=str(tmp_path / "sets"), crop_pct=0.5, image_size=4)
+    again = load("cifar10", dir=str(tmp_path / "sets"), crop_pct=0.5, image_size=4)
+    assert small.crop_pct == again.crop_pct == 0.5 and small.splits["test"].images.shape == (10, 4, 4, 3)
+    shutil.rmtree(tmp_path / "sets")  # as on a machine that has the cache alone
+    model = ModelConfig(image_size=8, channels=1)
+    grey = sources.load(Config(data=DataConfig(name="cifar10"), model=model), download=False).splits["test"].images
+    assert grey.shape[3] == 1
+
+
+def test_a_set_of_tfds_is_prepared_for_a_machine_that_has_the_cache_alone(tmp_path, capsys):
+    build(tmp_path / "sets")
+    prepare("tfds:small", str(tmp_path / "sets"), None, 4)
+    shutil.rmtree(tmp_path / "sets")
+    (folder,) = (tmp_path / "cache").glob("tfds_small-*")  # no ":", which scp takes for a machine's name
+    assert f"in {folder}" in capsys.readouterr().out.splitlines()
+    assert load_at(4, "tfds:small").splits["train"].images.shape == (30, 4, 4, 3)
+    with pytest.raises(UserError, match="is not one of .*tfds:NAME"):
+        prepare("small", None, None, 4)

@@ -1,12 +1,18 @@
 """Trains, resumes and evaluates from cached arrays where TensorFlow, TFDS, tensorboard and clu's writers are absent."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
-from vit_jax.data import cache
+from vit_jax.config import AugmentConfig, Config, DataConfig, ModelConfig
+from vit_jax.data import cache, sources
 from vit_jax.data.dataset import DataSet, Examples
+from vit_jax.errors import UserError
+from vit_jax.models.backend import Target
+from vit_jax.training.checks import check_config
+from vit_jax.training.resolve import with_data
 
 # Runs the program with the imports blocked; says at the end whether any heavy module was loaded all the same.
 BLOCKED = """
@@ -55,3 +61,14 @@ def test_without_arrays_or_tensorflow_the_remedies_are_named(process, tmp_path):
     printed = child.communicate()[0]
     assert child.returncode == 2
     assert "TensorFlow" in printed and "cache" in printed and "Traceback" not in printed
+
+
+def test_the_remedy_for_random_crops_can_be_followed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    model = ModelConfig(image_size=16, patch_size=4, width=24, depth=1, heads=3, mlp_dim=40)
+    config = Config(data=DataConfig(name="fake"), model=model, augment=AugmentConfig(crop_scale=(0.5, 1.0)))
+    with pytest.raises(UserError, match=r"set --config.data.pipeline=resident --config.augment.crop_scale='\(\)'"):
+        with_data(config, sources.load(config), Target("cpu"))
+    followed = Config(data=DataConfig(name="fake", pipeline="resident"), model=model)
+    check_config(followed, Target("cpu"))
+    assert len(with_data(followed, sources.load(followed), Target("cpu"))[1].train.labels)

@@ -246,3 +246,15 @@ def test_a_16_bit_picture_is_turned_as_its_camera_says(tmp_path):
     deep, plain = (seen(upright((tmp_path / name).read_bytes()), View((8, 8))) for name in ("deep.png", "plain.png"))
     np.testing.assert_allclose(deep.astype(int), plain, atol=1)
     assert plain[:, -1].min() > plain[:, 0].max()
+
+
+def test_images_that_the_evaluation_saw_whole_are_predicted_whole(run, examples, tmp_path):
+    """Of sets whose images all have one size config.data.crop_pct takes nothing away."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    config, data = (json.loads((copy / name).read_text()) for name in ("config.json", "data.json"))
+    config["data"]["crop_pct"] = 0.5
+    (copy / "config.json").write_text(json.dumps(config))
+    for crop_pct in (1.0, 0.5):
+        (copy / "data.json").write_text(json.dumps(data | {"crop_pct": crop_pct}))
+        found = Predictor(str(copy)).read(examples[0])
+        assert found.shape == (16, 16, 3) and (found == examples[0]).all() == (crop_pct == 1)

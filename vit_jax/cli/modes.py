@@ -136,7 +136,7 @@ def _flags(mode: str) -> dict[str, dict[str, Any]]:
             "nargs": "+",
             "action": "extend",
             "default": [],
-            "help": "PNG and JPEG files, and folders of them",
+            "help": "image files (PNG, JPEG, WebP, BMP, GIF, TIFF), and folders of them",
         },
         "top_k": {"type": _above_0, "default": 5, "metavar": "N", "help": "classes to name for each image (5)"},
         "format": {"choices": formats, "default": formats[0], "help": f"one of {', '.join(formats)} ({formats[0]})"},

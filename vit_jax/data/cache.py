@@ -21,6 +21,7 @@ import numpy as np
 
 from vit_jax.data.dataset import DataSet, Examples
 from vit_jax.errors import UserError
+from vit_jax.system.progress import say
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -28,13 +29,31 @@ Arrays = Mapping[str, np.ndarray]
 def folder(cache: Path, name: str, identity: dict[str, Any]) -> Path:
     """Where what has this identity (anything JSON that changes when its content does) is kept."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return cache / f"{name}-{digest[:16]}"
+    return cache / f"{_word(name)}-{digest[:16]}"
 
 
-def newest(cache: Path, name: str) -> Path | None:
-    """The last written folder of a data set's name, whatever its identity."""
-    found = [p.parent for p in cache.glob(f"{name}-*/index.json") if "damaged" not in p.parent.name]
+def _word(name: str) -> str:
+    """A name like tfds:NAME/CONFIG without what means something in paths and to programs that copy them."""
+    return re.sub(r"\W", "_", name, flags=re.ASCII)
+
+
+def newest(cache: Path, name: str, sha256: str = "") -> Path | None:
+    """The last written folder of a data set's name, of any identity; with a DataSet's `sha256`, of its content."""
+    found = [p.parent for p in cache.glob(f"{_word(name)}-*/index.json") if "damaged" not in p.parent.name]
+    found = [path for path in found if not sha256 or _sha256(path) == sha256]
     return max(found, key=lambda p: p.stat().st_mtime, default=None)
+
+
+def _sha256(path: Path) -> str:
+    """What `read` gives a data set; "" for a damaged folder."""
+    try:
+        return _digest(_read_index(path / "index.json"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+
+
+def _digest(about: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about["sha256"], sort_keys=True).encode()).hexdigest()
 
 
 def read_arrays(
@@ -43,12 +62,12 @@ def read_arrays(
     """(about, arrays) of a cache folder, memory-mapped; None if it isn't there. `about` has the `sha256`, too.
 
     A folder whose content differs from its checksums, or of which `check` raises ValueError, KeyError or TypeError
-    though they are right, is renamed to `...damaged-TIME` and counts as absent. Raises OSError if the folder can't be
+    though they are right, is renamed to `...damaged-TIME` and counts as absent. Raises UserError if the folder can't be
     read.
     """
-    if not (path / "index.json").is_file():
-        return None
     try:
+        if not (path / "index.json").is_file():
+            return None
         about = _read_index(path / "index.json")
         for name, expected in about["sha256"].items():
             if not (path / name).is_file():  # a pipe, say, on which open() would wait
@@ -63,8 +82,10 @@ def read_arrays(
         aside = path.with_name(f"{path.name}-damaged-{int(time.time())}")
         with contextlib.suppress(OSError):  # a shared, read-only cache; or another run was first
             os.replace(path, aside)
-            print(f"The cached arrays in {path} are damaged ({error}); set aside as {aside.name}, made anew.")
+            say(f"The cached arrays in {path} are damaged ({error}); set aside as {aside.name}, made anew.")
         return None
+    except OSError as error:
+        raise UserError(f"the cache {path} can't be read ({error.strerror}); mend its permissions") from error
 
 
 def _read_index(file: Path) -> dict[str, Any]:
@@ -94,14 +115,16 @@ def read(path: Path) -> DataSet | None:
         return None
     about, arrays = found
     splits = {split: Examples(*(arrays[f"{split}_{part}"] for part in Examples._fields)) for split in about["splits"]}
-    digest = hashlib.sha256(json.dumps(about["sha256"], sort_keys=True).encode()).hexdigest()
-    return DataSet(about["name"], tuple(about["classes"]), splits, digest)
+    crop_pct = about.get("crop_pct", 1.0)
+    return DataSet(about["name"], tuple(about["classes"]), splits, _digest(about), crop_pct=crop_pct)
 
 
 def _check_data_set(about: dict[str, Any], arrays: Arrays) -> None:
     """Raises ValueError or KeyError if the arrays are no labelled images of the classes and splits."""
     if not isinstance(about["name"], str):
         raise ValueError("index.json: 'name' is no text")
+    if not 0 < about.get("crop_pct", 1.0) <= 1:  # version 0.1.0 wrote none
+        raise ValueError("index.json: 'crop_pct' is no share")
     for key in ("classes", "splits"):
         if not isinstance(about[key], list) or not all(isinstance(text, str) for text in about[key]):
             raise ValueError(f"index.json: {key!r} is no list of names")
@@ -126,7 +149,8 @@ def write(path: Path, dataset: DataSet) -> DataSet:
 
     Raises UserError if the folder can't be written.
     """
-    about = {"name": dataset.name, "classes": dataset.classes, "splits": list(dataset.splits)}
+    about: dict[str, Any] = {"name": dataset.name, "classes": dataset.classes, "splits": list(dataset.splits)}
+    about["crop_pct"] = dataset.crop_pct
     arrays = {
         f"{split}_{part}": array
         for split, examples in dataset.splits.items()
@@ -163,12 +187,17 @@ def filled(path: Path) -> Iterator[Path]:
             if not (path / "index.json").is_file():  # not the other run's copy but a real failure
                 raise
     except OSError as error:
-        raise UserError(
-            f"the cache {path.parent} can't be written ({error.strerror}); name another folder with "
-            "--config.data.cache_dir or $VIT_JAX_CACHE"
-        ) from error
+        raise unwritable(path.parent, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def unwritable(cache: Path, error: OSError) -> UserError:
+    """What is said of a cache that is full, or that is others'."""
+    return UserError(
+        f"the cache {cache} can't be written ({error.strerror}); name another folder with --config.data.cache_dir or "
+        "$VIT_JAX_CACHE"
+    )
 
 
 def fill(temporary: Path, about: dict[str, Any], arrays: Arrays) -> None:

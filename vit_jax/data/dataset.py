@@ -30,6 +30,7 @@ class DataSet:
     splits: dict[str, Examples]  # whole, by name: train, test
     sha256: str = ""  # of all images and labels, where they come from the cache
     notes: tuple[str, ...] = ()  # what a user should know of it before training: a sentence each
+    crop_pct: float = 1.0  # as data/view.py has it; 1 where images keep their size, whatever the config says
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Parts:
     train: Examples
     validation: Examples | None
     test: Examples | None
+    sha256: str = ""  # of the data set
 
 
 def with_default_splits(data: DataConfig, names: Collection[str]) -> DataConfig:

@@ -4,6 +4,7 @@ import io
 import logging
 import threading
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -41,20 +42,23 @@ class Header(NamedTuple):
 
     height: int  # pixels, upright: once turned as its EXIF data say
     width: int
-    plain: bool  # a JPEG or PNG, RGB or grey of 8 bits, upright: TensorFlow's decoder gives the same pixels as Pillow's
+    plain: bool  # a JPEG or whole PNG, RGB or grey of 8 bits, upright: TensorFlow's decoder gives Pillow's pixels
     note: str  # what somebody should know of it, or ""
 
 
 def header(raw: bytes) -> Header:
-    """Reads what comes before the pixels, in some 100 us; all of a file that doesn't end as its format ends.
+    """Reads what comes before the pixels, in some 100 us; all of a file that its format's own signs say isn't whole.
 
     Raises UserError for a file of another format, for too many pixels, before any is decoded, and for a broken file.
     """
     image, turn, note = _open(raw)
-    if not _complete(raw, image):
+    whole = _whole(raw, image)
+    if not whole:
         _load(image)
     height, width = _upright_size(image, turn)
-    return Header(height, width, turn is None and _plain(raw, image), note)
+    # A PNG with a wrong checksum is one for Pillow, but not for TensorFlow's decoder.
+    plain = turn is None and _plain(raw, image) and (whole or image.format != "PNG")
+    return Header(height, width, plain, note)
 
 
 def upright(raw: bytes, channels: int = 3) -> "Image.Image":
@@ -142,6 +146,8 @@ def _turn(orientation: object) -> "Image.Transpose | None":
 def _plain(raw: bytes, image: "Image.Image") -> bool:
     if image.format == "PNG" and (raw[24] != 8 or "transparency" in image.info):  # IHDR's bits of a sample
         return False
+    if image.info.get("jfif_version", (1, 1))[0] != 1:  # of which TensorFlow's decoder would warn, each time
+        return False
     return image.format in ("JPEG", "MPO", "PNG") and image.mode in ("RGB", "L")
 
 
@@ -169,16 +175,29 @@ def _guarded(load: Callable[[], object]) -> None:
         raise UserError(f"it is truncated or broken: {error}") from error
 
 
-def _complete(raw: bytes, image: "Image.Image") -> bool:
-    """Whether the file ends as its format ends, as far as that can be told at no cost."""
+def _whole(raw: bytes, image: "Image.Image") -> bool:
+    """Whether the file ends as its format ends and, of a PNG, has the right checksums: what is told at little cost."""
     if image.format in ("JPEG", "MPO"):
         return b"\xff\xd9" in raw[-32:]  # cameras pad
     if image.format == "PNG":
-        return b"IEND" in raw[-32:]
+        return _png_whole(raw)
     if image.format == "GIF":
         return raw.rstrip(b"\0")[-1:] == b";"
     if image.format == "WEBP":
         return len(raw) >= 8 + int.from_bytes(raw[4:8], "little")
+    return False
+
+
+def _png_whole(raw: bytes) -> bool:
+    """Whether all chunks of a PNG are there, each with its checksum: 4 bytes length, 4 name, data, 4 CRC-32."""
+    view, place = memoryview(raw), 8
+    while place + 12 <= len(raw):
+        end = place + 8 + int.from_bytes(view[place : place + 4], "big")
+        if zlib.crc32(view[place + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+            return False
+        if view[place + 4 : place + 8] == b"IEND":
+            return True
+        place = end + 4
     return False
 
 

@@ -1,6 +1,5 @@
 """What has to be known of encoded images before they are drawn and cropped: one look at each, kept in the cache."""
 
-import re
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,16 +25,13 @@ def index_of(
 ) -> tuple[dict[str, Index], list[str]]:
     """The index of each split, and what is to be said of some images: a sentence each.
 
-    Kept in the folder `store` under the data set's name and identity. Raises UserError that names the images which
-    can't be read.
+    Kept in the folder `store` under the data set's name and identity. Raises UserError that names the images
+    which can't be read.
     """
-    stem = re.sub(r"\W+", "_", name)
-    path = cache.folder(store, f"{stem}_index", {"index": 1} | identity)
+    path = cache.folder(store, f"{name}_index", {"index": 2} | identity)
     kept = cache.read_arrays(path)
     if kept is None:
-        about, arrays = _looked_at(records)
-        cache.write_arrays(path, about, arrays)
-        kept = cache.read_arrays(path) or (about, arrays)
+        kept = cache.write_arrays(path, *_looked_at(records))
     about, arrays = kept
     found = {split: Index(*(arrays[f"{split}_{field}"] for field in Index._fields)) for split in records}
     return found, list(about["notes"])
@@ -59,7 +55,9 @@ def _looked_at(records: dict[str, Records]) -> tuple[dict[str, Any], dict[str, n
     if broken:
         more = "; ..." if len(broken) > _NAMED else ""
         named = "; ".join(sorted(broken)[:_NAMED])
-        raise UserError(f"{len(broken):,} images can't be read; mend or remove them: {named}{more}")
+        which = "1 image can't be read; mend or remove it" if len(broken) == 1 else ""
+        which = which or f"{len(broken):,} images can't be read; mend or remove them"
+        raise UserError(f"{which}: {named}{more}")
     if len(notes) > _NAMED:
         notes[_NAMED:] = [f"... and {len(notes) - _NAMED:,} more images with such a note"]
     return {"notes": notes}, arrays

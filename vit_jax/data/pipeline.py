@@ -2,7 +2,7 @@
 
 Example i of a run, counted from 0 over all epochs, is image `shuffle(i % N)` of epoch `i // N`, and step s takes
 examples s*B to (s+1)*B - 1. Nothing is carried from step to step: resuming is starting at a later step, every epoch
-shows every image once, and one device or eight see the same. N examples, B batch.
+shows every image once, and one device or eight see the same. N examples, B batch, C channels.
 """
 
 import itertools
@@ -26,7 +26,7 @@ from vit_jax.system.tensorflow import import_tensorflow
 
 MAX_EXAMPLES = 2**32  # of a run: example numbers are uint32
 
-# "image": (B, H, W, 3) uint8, "label": (B,) int32, "parity": (B,) bool, which begins at random for each image and turns
+# "image": (B, H, W, C) uint8, "label": (B,) int32, "parity": (B,) bool, which begins at random for each image and turns
 # in every epoch.
 Batch = dict[str, Any]
 
@@ -84,9 +84,9 @@ class DevicePipeline(flax.struct.PyTreeNode):
     Each image is one row: with axes as short as three channels, a TPU would copy all of them in every step.
     """
 
-    images: Any  # (N, H*W*3) uint8; array or shape
+    images: Any  # (N, H*W*C) uint8; array or shape
     labels: Any  # (N,) int32; likewise
-    image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)  # (H, W, 3)
+    image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)  # (H, W, C)
     batch_size: int = flax.struct.field(pytree_node=False)
     # Of the indices: on every device, so that the loop that computes them needs no word from the others.
     everywhere: NamedSharding = flax.struct.field(pytree_node=False)
@@ -95,7 +95,7 @@ class DevicePipeline(flax.struct.PyTreeNode):
     def of(cls, examples: Examples, batch_size: int, everywhere: NamedSharding) -> "DevicePipeline":
         """Puts the examples, the same on every host, on all devices."""
         images, labels = np.asarray(examples.images[:]), examples.labels
-        rows = put(images.reshape(len(images), -1), everywhere)  # (N, H*W*3)
+        rows = put(images.reshape(len(images), -1), everywhere)  # (N, H*W*C)
         return cls(rows, put(labels, everywhere), images.shape[1:], batch_size, everywhere)
 
     def batch_at(self, seed: jax.Array | int, step: jax.Array | int) -> Batch:
@@ -104,7 +104,7 @@ class DevicePipeline(flax.struct.PyTreeNode):
         index = indices_at_on_device(jnp.asarray(seed), jnp.asarray(step), n, self.batch_size)  # (B,)
         index = jax.lax.with_sharding_constraint(index, self.everywhere)
         parity = parity_at(jnp.uint32(seed), jnp.uint32(step), index, n)
-        images = self.images[index].reshape(self.batch_size, *self.image_shape)  # (B, H, W, 3)
+        images = self.images[index].reshape(self.batch_size, *self.image_shape)  # (B, H, W, C)
         return {"image": images, "label": self.labels[index], "parity": parity}
 
 

@@ -49,12 +49,12 @@ class Predictor:
         model = trained.load(workdir, checkpoint)
         config = dataclasses.replace(model.config, eval=dataclasses.replace(model.config.eval, batch_size=batch_size))
         self.classes, self._params = model.classes, model.params
-        data, channels = config.data, config.model.channels
-        self._view = View(model.image_size, channels, data.crop_pct, data.interpolation)
+        channels = config.model.channels
+        self._view = View(model.image_size, channels, model.crop_pct, config.data.interpolation)
         self._evaluator = Evaluator(model.module, config, make_mesh(), model.params, (*model.image_size, channels))
 
     def __call__(self, images: "Picture | Iterable[Picture]") -> np.ndarray:
-        """Paths of files, PIL images and uint8 (H, W, 3), of any size -> probabilities (N, C) float32.
+        """Paths of files, PIL images and uint8 (H, W, 3 or 1), of any size -> probabilities (N, C) float32.
 
         One alone is taken as a list of one. Raises what `read` does.
         """

@@ -155,6 +155,12 @@ def _size(cfg: ModelConfig) -> int | list[int]:
     return height if height == width else [height, width]
 
 
+def _interpolation(model: Trained) -> str:
+    """How images become as large as the model's: where they are stored so, as the data's were; else in the step."""
+    stored_so = model.image_size == image_shape(model.module.cfg)[:2]
+    return model.config.data.interpolation if stored_so else "bilinear"
+
+
 def _huggingface_configs(model: Trained, cfg: ModelConfig) -> dict[str, Any]:
     labels, (height, width, _) = dict(enumerate(model.classes)), image_shape(cfg)
     activations = {ours: theirs for theirs, ours in reversed(huggingface.ACTIVATIONS.items())}
@@ -181,7 +187,7 @@ def _huggingface_configs(model: Trained, cfg: ModelConfig) -> dict[str, Any]:
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": height, "width": width},
-        "resample": 2,  # Pillow's bilinear
+        "resample": _RESAMPLE[_interpolation(model)],
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -212,8 +218,8 @@ def _timm_configs(model: Trained, cfg: ModelConfig) -> dict[str, Any]:
     seen = {
         "input_size": [channels, height, width],
         "fixed_input_size": True,
-        "interpolation": "bilinear",
-        "crop_pct": 1.0,
+        "interpolation": _interpolation(model),
+        "crop_pct": model.crop_pct,
         "mean": list(model.config.augment.mean),
         "std": list(model.config.augment.std),
         "num_classes": cfg.num_classes,
@@ -232,4 +238,5 @@ def _timm_configs(model: Trained, cfg: ModelConfig) -> dict[str, Any]:
     }
 
 
+_RESAMPLE = {"lanczos": 1, "bilinear": 2, "bicubic": 3}  # Pillow's numbers
 _CONFIGS = {"huggingface": _huggingface_configs, "timm": _timm_configs}

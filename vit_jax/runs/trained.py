@@ -31,6 +31,7 @@ class Trained:
     classes: tuple[str, ...]
     image_size: tuple[int, int]  # height and width of the uint8 images that `step.eval_step` takes
     step: int
+    crop_pct: float = 1.0  # what the middle of an image that is stored is of it
 
 
 def load(workdir: str, name: str | None = None) -> Trained:
@@ -53,7 +54,8 @@ def load(workdir: str, name: str | None = None) -> Trained:
         )
     side = _STORED_SIZES.get(config.data.name, config.data.image_size or config.model.image_size)
     size = tuple(data.get("image_size", (side, side)))
-    return Trained(run, config, module, params, tuple(data["classes"]), size, step)
+    crop_pct = data.get("crop_pct", config.data.crop_pct)
+    return Trained(run, config, module, params, tuple(data["classes"]), size, step, crop_pct)
 
 
 def single(run: RunFolder) -> Config:

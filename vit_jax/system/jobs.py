@@ -120,8 +120,8 @@ def require_same(numbers: dict[str, int]) -> None:
     for i, name in enumerate(numbers):
         if len(set(found[:, i].tolist())) > 1:
             raise RunError(
-                f"the job's processes differ in {name}: {found[:, i].tolist()}; give all of them the same config, "
-                "and a --workdir on a disk that all of them see"
+                f"the job's processes differ in {name}: {found[:, i].tolist()}; give all of them the same config "
+                "and data, and a --workdir on a disk that all of them see"
             )
 
 

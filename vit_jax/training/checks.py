@@ -201,15 +201,16 @@ def _check_train(config: Config, device_count: int) -> None:
 
 
 def _check_patience(config: Config) -> None:
-    """It counts validations: there have to be some."""
+    """It counts validations: there have to be some, but in a run that overfits one batch, which has none."""
     patience = config.train.patience
     if patience is None:
         return
     positive("config.train.patience", patience)
+    if config.train.overfit_one_batch:
+        return
     for key, value, wrong in (
         ("config.data.validation", config.data.validation, config.data.validation == ""),
         ("config.eval.every", config.eval.every, not durations.parse(config.eval.every, "config.eval.every")[0]),
-        ("config.train.overfit_one_batch", True, config.train.overfit_one_batch),
     ):
         if wrong:
             raise UserError(

@@ -34,7 +34,7 @@ from vit_jax.training.found import found_in, set_damaged_aside
 from vit_jax.training.log import Diverged, Log
 from vit_jax.training.overfit import say_learned
 from vit_jax.training.patience import Waiting
-from vit_jax.training.prepare import Job, build, digest_of, meta_of, resolve_config
+from vit_jax.training.prepare import Job, build, digest_of, digest_of_config, meta_of, resolve_config
 
 
 def train(
@@ -86,7 +86,8 @@ def train(
         jobs.meet("checked the checkpoints")
         spent = {"imports": entered - started, "data": time.monotonic() - entered}
         job, state, clock, evaluated, waiting = build(config, target, run, parts, checkpoints, started, spent)
-        jobs.require_same({"the step": int(state.step), "the evaluation": evaluated, "the config": digest_of(config)})
+        same = {"the config": digest_of_config(config), "the data": digest_of(parts.sha256)}
+        jobs.require_same({"the step": int(state.step), "the evaluation": evaluated, **same})
         with stop.deferred():
             state = _loop(job, state, evaluated, waiting, clock, checkpoints, stop, watchdog)
         return _finish(job, state, checkpoints, clock, _check(stop, watchdog))

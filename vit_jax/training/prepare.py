@@ -81,7 +81,9 @@ def resolve_config(config: Config, run: RunFolder, target: Target) -> tuple[Conf
     pipeline, why = pipeline_of_data(config, parts.train, target)
     say(f"Train images: {pipeline}; {why}")
     run.describe(config, dataset)
-    return config, Parts(parts.train, None, None) if config.train.overfit_one_batch else parts
+    if config.train.overfit_one_batch:
+        parts = dataclasses.replace(parts, validation=None, test=None)
+    return config, parts
 
 
 def build(
@@ -153,10 +155,15 @@ def build(
     return job, state, clock, evaluated, waiting
 
 
-def digest_of(config: Config) -> int:
+def digest_of_config(config: Config) -> int:
     """A number below 2**31 that tells configs apart, but not where the data lie on this machine."""
     here = dataclasses.replace(config, data=dataclasses.replace(config.data, dir=None, cache_dir=None))
-    return zlib.crc32(json.dumps(to_dict(here)).encode()) >> 1
+    return digest_of(json.dumps(to_dict(here)))
+
+
+def digest_of(text: str) -> int:
+    """A number below 2**31 that tells texts apart."""
+    return zlib.crc32(text.encode()) >> 1
 
 
 def meta_of(total: int, parts: Parts, clock: Clock, evaluated: bool, waiting: Waiting) -> dict[str, Any]:

@@ -54,16 +54,18 @@ def with_data(config: Config, dataset: DataSet, target: Target) -> tuple[Config,
     config = dataclasses.replace(config, augment=augment, model=model)
     config = with_micro_batches(config, target)
     if pipeline_of_data(config, parts.train, target)[0] != "resident":
+        resident = "--config.data.pipeline=resident"
+        resident += " --config.augment.crop_scale='()'" if config.augment.crop_scale else ""
         if config.train.steps_per_call > 1:
             raise UserError(
                 f"config.train.steps_per_call={config.train.steps_per_call} needs the images on the device, and they "
-                "are streamed; set it to 1, or set --config.data.pipeline=resident"
+                f"are streamed; set it to 1, or set {resident}"
             )
         try:
             import_tensorflow()
         except ImportError as error:
             raise UserError(
-                f"streaming needs TensorFlow ({error}); install it, or set --config.data.pipeline=resident to keep the "
+                f"streaming needs TensorFlow ({error}); install it, or set {resident} to keep the "
                 f"{parts.train.images.nbytes * backend.resident_copies(target) / 2**30:.1f} GiB of images in memory"
             ) from error
     return config, parts
@@ -78,6 +80,7 @@ def split(config: Config, dataset: DataSet) -> Parts:
         train=take(dataset, data.train, "config.data.train"),
         validation=take(dataset, data.validation, "config.data.validation") if data.validation else None,
         test=take(dataset, data.test, "config.data.test") if data.test and has_test else None,
+        sha256=dataset.sha256,
     )
 
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,9 +16,6 @@ from vit_jax.data.sources.names import counted, listed, shown, shown_path
 from vit_jax.data.sources.source import Source, Split
 from vit_jax.data.sources.walk import Image, Walk
 from vit_jax.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 _MAX_BYTES = 2**30  # of a file: far more than the pixels that an image may have need
 
@@ -176,9 +173,9 @@ def _refuse_classes(form: Form, by_class: dict[str, dict[str, list[Image]]], cla
             text += ", or take them out: `vit-jax predict` takes unsorted ones" if split == "test" else ""
             raise UserError(text + left_out)
     if len(classes) == 1:
-        level = form.splits["train"]
-        path = os.path.join(level.path, next(f for f in level.folders if shown(f) == classes[0]))
-        below = sorted({os.path.relpath(image.path, path).split(os.sep)[0] for image in by_class["train"][classes[0]]})
+        images = by_class["train"][classes[0]]
+        path = os.path.commonpath([os.path.dirname(image.path) for image in images])  # the class, or what wraps others
+        below = sorted({os.path.relpath(image.path, path).split(os.sep)[0] for image in images})
         below = [name for name in below if os.path.isdir(os.path.join(path, name))]
         text = f"{form.named('train', classes[0])}: one class can't be told from others; add folders of other classes"
         if len(below) > 1:
@@ -193,8 +190,8 @@ def _refuse_empty(root: Path, splits: dict[str, ImageFiles]) -> None:
     if empty:
         total = sum(len(files.paths) for files in splits.values())
         names = listed((os.path.relpath(path, root) for path in empty[:6]), 5)
-        verb = "image is" if len(empty) == 1 else "images are"
-        raise UserError(f"{len(empty):,} of {total:,} {verb} empty (0 bytes): {names}; remove them")
+        verb, them = ("is", "it") if len(empty) == 1 else ("are", "them")
+        raise UserError(f"{len(empty):,} of {total:,} images {verb} empty (0 bytes): {names}; remove {them}")
 
 
 def _shuffled(found: dict[str, list[Image]], classes: tuple[str, ...]) -> ImageFiles:

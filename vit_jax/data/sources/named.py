@@ -7,6 +7,8 @@ copy.
 import dataclasses
 import hashlib
 import json
+import math
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +28,7 @@ from vit_jax.data.view import View, view_of
 from vit_jax.errors import UserError
 from vit_jax.schema import unknown
 from vit_jax.system.disk import cache_root, expanded
+from vit_jax.system.progress import say
 
 NAMES = ("cifar10", "cifar100", "cifar10_batches", "image_folder", "parquet", "npz", "digits", "fake")
 
@@ -72,7 +75,7 @@ def load(config: Config, *, must_find_dir: bool = True, download: bool = True) -
     if source is None:
         dataset = _kept(store, data.name, None, None)
         if dataset is not None:
-            return dataset
+            return _with_channels(dataset, view.channels)
         if not (download and _is_tfds(data.name)):
             raise _absent(data)
         tfds.fetch(data.name, data.dir)
@@ -128,12 +131,9 @@ def _kept(
 ) -> DataSet | None:
     """The cached arrays, or those of `reader`, which are cached then. Without an identity the newest, if any."""
     path = cache.folder(store, name, identity) if identity is not None else cache.newest(store, name)
-    try:
-        dataset = cache.read(path) if path else None
-    except OSError as error:
-        raise UserError(f"the cache {path} can't be read ({error.strerror}); mend its permissions") from error
+    dataset = cache.read(path) if path else None
     if dataset is None and identity is not None and reader is not None:
-        print(f"Decoding {name} into arrays, once ...", flush=True)
+        say(f"Decoding {name} into arrays, once ...")
         assert path is not None
         dataset = cache.write(path, reader())
     return dataset
@@ -142,13 +142,14 @@ def _kept(
 def _encoded(name: str, source: Source, view: View, store: Path) -> DataSet:
     """The images, still encoded."""
     splits = source.open()
-    index, notes = index_of(store, name, source.identity, {split: found.records for split, found in splits.items()})
+    records = {split: found.records for split, found in splits.items()}
+    index, notes = index_of(store, name, source.identity, records)
     sets = {
         split: Examples(EncodedImages(found.records, index[split], view), found.labels)
         for split, found in splits.items()
     }
     notes = [*source.notes, *([] if source.size else [_sizes(index)]), *notes]
-    return DataSet(name, source.classes, sets, _digest(source, splits, index), tuple(notes))
+    return DataSet(name, source.classes, sets, _digest(source, splits, index), tuple(notes), view.crop_pct)
 
 
 def _sizes(index: dict[str, Index]) -> str:
@@ -170,16 +171,26 @@ def _digest(source: Source, splits: dict[str, Split], index: dict[str, Index]) -
 def _decoded(dataset: DataSet, store: Path) -> DataSet:
     """The same with arrays, which may be larger than memory: they lie in a file without a name."""
     splits = {}
-    store.mkdir(parents=True, exist_ok=True)
     for split, (images, labels) in dataset.splits.items():
-        with tempfile.TemporaryFile(dir=store) as file:
-            array = np.memmap(file, np.uint8, "w+", shape=images.shape)
+        array = _on_disk(store, images.shape)
         start = 0
         for batch in batches(images, _BATCH):
             array[start : start + len(batch)] = batch
             start += len(batch)
         splits[split] = Examples(array, labels)
     return dataclasses.replace(dataset, splits=splits)
+
+
+def _on_disk(store: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """An array in a file without a name. Raises UserError where there is no room for it."""
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=store) as file:
+            if hasattr(os, "posix_fallocate"):  # where the disk gets full later, writing there ends the process
+                os.posix_fallocate(file.fileno(), 0, math.prod(shape))
+            return np.memmap(file, np.uint8, "w+", shape=shape)
+    except OSError as error:
+        raise cache.unwritable(store, error) from error
 
 
 def _with_channels(dataset: DataSet, channels: int) -> DataSet:

@@ -243,10 +243,7 @@ def _open(split: str, files: list[Path], count: int, columns: _Columns, classes:
         check_places(arrays, count, about["nbytes"])
         check_labels(arrays["labels"], count, len(classes))
 
-    try:
-        found = cache.read_arrays(path, check)
-    except OSError as error:
-        raise UserError(f"the cache {path} can't be read ({error.strerror}); mend its permissions") from error
+    found = cache.read_arrays(path, check)
     if found is None:
         say(f"Copying the {count:,} encoded images of {split} into the cache, once ...")
         with cache.filled(path) as folder, (folder / _FILE).open("wb") as out:

@@ -1,24 +1,17 @@
 """Prepared data sets of TensorFlow Datasets."""
 
-import json
 import os
 import re
 import urllib.request
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from vit_jax.config import DataConfig
-from vit_jax.data.dataset import DataSet, Examples
-from vit_jax.data.sources import cifar_files
 from vit_jax.data.sources.source import Source
 from vit_jax.data.sources.tfds_info import read_info
 from vit_jax.data.sources.tfds_shards import open_splits
 from vit_jax.errors import UserError
 from vit_jax.system.disk import expanded
+from vit_jax.system.progress import say
 from vit_jax.system.tensorflow import import_tensorflow
 
 _NAME = re.compile(r"tfds:(?P<name>[a-zA-Z]\w*(?:/[\w+-][\w+.-]*)?)(?::(?P<version>\d+\.\d+\.\d+))?", re.ASCII)
@@ -61,11 +54,6 @@ def parse(name: str) -> tuple[str, str | None]:
             "tfds:NAME/CONFIG:1.2.3"
         )
     return match["name"], match["version"]
-
-
-def cache_name(name: str) -> str:
-    """What folders in the cache are called: a word."""
-    return re.sub(r"\W", "_", name, flags=re.ASCII)
 
 
 def source_of(name: str, configured: str | None, store: Path) -> Source | None:
@@ -117,49 +105,14 @@ def _found(name: str, where: list[Path]) -> list[str]:
     return [f"tfds:{folder.parent.as_posix()}:{folder.name}" for folder in folders]
 
 
-def cifar(data: DataConfig, _: int) -> tuple[dict[str, Any] | None, Callable[[], DataSet]]:
-    """TFDS's cifar10 or cifar100."""
-    where = places(data.dir)
-    folder = prepared(data.name, where)
-    if folder is None:
-        return None, lambda: _read_tfds(data.name, _download(data.name, where))
-    try:
-        info = json.loads((folder / "dataset_info.json").read_text())
-        # Names the content wherever the folder lies: a moved or copied folder keeps its cached arrays.
-        identity = {"version": info["version"], "splits": info["splits"]}
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}/dataset_info.json can't be read ({error}); prepare the data set again") from error
-    return identity, partial(_read_tfds, data.name, folder)
-
-
-def _read_tfds(name: str, folder: Path) -> DataSet:
-    """Decodes a prepared TFDS folder with tf.data, without asking any network."""
-    tfds = _import_tfds(name)
-    splits = {}
-    try:
-        builder = tfds.builder_from_directory(folder)
-        classes = cifar_files.CLASSES if name == "cifar10" else tuple(builder.info.features["label"].names)
-        for split in ("train", "test"):
-            # One file after the other: the order of the examples is then that of the files.
-            read_config = tfds.ReadConfig(interleave_cycle_length=1)
-            batches = builder.as_dataset(split=split, read_config=read_config).batch(1000)
-            images, labels = zip(*((b["image"], b["label"]) for b in batches.as_numpy_iterator()), strict=True)
-            splits[split] = Examples(np.concatenate(images), np.concatenate(labels).astype(np.int32))
-    except Exception as error:  # TFDS and tf.data raise many types for damaged and incomplete folders
-        text = " ".join(str(error).split())[:160]
-        raise UserError(f"{folder} can't be read ({type(error).__name__}: {text}); prepare it again") from error
-    return DataSet(name, classes, splits)
-
-
-def _download(name: str, places: list[Path]) -> Path:
+def _download(name: str, places: list[Path]) -> None:
     tfds, title = _import_tfds(name), TITLES[name]
-    print(f"{title} is not in {', '.join(map(str, places))}; downloading it (some 160 MiB) ...", flush=True)
+    say(f"{title} is not in {', '.join(map(str, places))}; downloading it (some 160 MiB) ...")
     try:
         # Without a network TFDS would try for minutes; this says so in seconds.
         urllib.request.urlopen(_CIFAR_PAGE, timeout=5).close()
         builder = tfds.builder(name, data_dir=places[0])
         builder.download_and_prepare()
-        return Path(builder.data_dir)
     except Exception as error:  # whatever the network or the host answers
         raise UserError(
             f"{title} is not in {', '.join(map(str, places))} and can't be downloaded ({type(error).__name__}: "

@@ -39,18 +39,14 @@ def open_splits(info: Info, store: Path, tensorflow: Callable[[], Any]) -> dict[
 def _open(info: Info, split: str, shards: Shards, store: Path, tensorflow: Callable[[], Any]) -> Split:
     stats = [_stat(file) for file in shards.files]
     identity = {"version": 1, "of": [info.name, info.version, info.image, info.label], "files": stats}
-    name = re.sub(r"\W", "_", f"index_{info.name}_{split}", flags=re.ASCII)
-    path, count = cache.folder(store, name, identity), sum(shards.counts)
+    path, count = cache.folder(store, f"index_{info.name}_{split}", identity), sum(shards.counts)
 
     def check(_: dict[str, Any], arrays: cache.Arrays) -> None:
         check_labels(arrays["labels"], count, len(info.classes))
         if info.format == "tfrecord":
             check_places(arrays, count, max(size for _, size, _ in stats))
 
-    try:
-        found = cache.read_arrays(path, check)
-    except OSError as error:
-        raise UserError(f"the cache {path} can't be read ({error.strerror}); mend its permissions") from error
+    found = cache.read_arrays(path, check)
     if found is None:
         say(f"Reading the {count:,} records of {info.name}'s {split} once, for where they are and their labels ...")
         columns = _index(info, shards, tensorflow)
