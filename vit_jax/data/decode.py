@@ -19,43 +19,39 @@ from vit_jax.system.tensorflow import import_tensorflow
 _BESIDE = 4
 
 
-class BrokenImage(UserError):
-    """An image of a group can't be read: for this reason."""
-
-    def __init__(self, place: int, reason: str):
-        super().__init__(reason)
-        self.place = place  # in the group
-
-
 def by_pillow(raw: Sequence[bytes], window: np.ndarray, box: np.ndarray, view: View) -> np.ndarray:
     """The images as (G, H, W, C) uint8, one by one: what all of this module gives, within one level of 255.
 
-    Raises BrokenImage for the first that can't be read.
+    Raises UserError for one that can't be read.
     """
     out = np.empty((len(raw), *view.size, view.channels), np.uint8)
     for i, content in enumerate(raw):
-        try:
-            image = upright(content, view.channels)
-            out[i] = pixels(image, window[i], box[i], view.size, view.interpolation).reshape(out.shape[1:])
-        except UserError as error:
-            raise BrokenImage(i, str(error)) from error
+        image = upright(content, view.channels)
+        if (window[i, :2] + window[i, 2:] > image.size[::-1]).any():
+            raise UserError("it is smaller than it was")
+        out[i] = pixels(image, window[i], box[i], view.size, view.interpolation).reshape(out.shape[1:])
     return out
 
 
-def decoder(view: View) -> Callable[[Any, Any, Any, Any], Any]:
+def decoder(view: View) -> Callable[[Any, Any, Any, Any], tuple[Any, Any]]:
     """A function of tensors: raw (G,) string, plain (G,) bool, window (G, 4) int32 and box (G, 4) float32, as
-    `crops.Crops` has them -> (G, H, W, C) uint8. G is static.
+    `crops.Crops` has them -> (G, H, W, C) uint8, and (G,) bool: which of them could be read. G is static.
 
-    It fails with a tf.errors.OpError for an image that can't be read; `by_pillow` then says which, and why.
+    It fails with a tf.errors.OpError for a plain image that TensorFlow can't read.
     """
     tf = import_tensorflow()
     from PIL import Image
 
     part = _part(tf, view)
 
-    def finish(raw: Sequence[bytes], done: Any, window: Any, box: Any, *parts: np.ndarray) -> np.ndarray:
-        """Resizes the decoded windows among `parts` and reads the images that none was decoded of."""
-        out = np.empty((len(raw), *view.size, view.channels), np.uint8)
+    def finish(
+        raw: np.ndarray, done: np.ndarray, window: np.ndarray, box: np.ndarray, *parts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Resizes the decoded windows among `parts` and reads the images that none was decoded of.
+
+        Nothing is raised: TensorFlow would print a traceback.
+        """
+        out, read = np.zeros((len(raw), *view.size, view.channels), np.uint8), np.ones(len(raw), bool)
         for i, part in enumerate(parts):
             if done[i]:
                 out[i] = part
@@ -64,10 +60,13 @@ def decoder(view: View) -> Callable[[Any, Any, Any, Any], Any]:
                 inside = np.array([0, 0, *part.shape[:2]])
                 out[i] = pixels(image, inside, box[i], view.size, view.interpolation).reshape(out.shape[1:])
             else:
-                out[i] = by_pillow([raw[i]], window[i : i + 1], box[i : i + 1], view)[0]
-        return out
+                try:
+                    out[i] = by_pillow([raw[i]], window[i : i + 1], box[i : i + 1], view)[0]
+                except Exception:  # a UserError, or Pillow's for an image of another size than it had
+                    read[i] = False
+        return out, read
 
-    def decode(raw: Any, plain: Any, window: Any, box: Any) -> Any:
+    def decode(raw: Any, plain: Any, window: Any, box: Any) -> tuple[Any, Any]:
         cut, enlarged = _without_pillow(tf, view, window, box)
         inner = tf.concat([window[:, :2] + tf.cast(box[:, :2], tf.int32), tf.zeros_like(window[:, :2]) + view.size], 1)
         decoded = tf.where(cut[:, None], inner, window)  # (G, 4)
@@ -75,12 +74,12 @@ def decoder(view: View) -> Callable[[Any, Any, Any, Any], Any]:
         parts = [part(*arguments) for arguments in each]
         done = plain & (cut | enlarged)
 
-        def finished() -> Any:
+        def finished() -> tuple[Any, Any]:
             rest = [tf.where(plain, "", raw), done, window, box, *parts]
-            return tf.numpy_function(finish, rest, tf.uint8, stateful=False)
+            return tuple(tf.numpy_function(finish, rest, (tf.uint8, tf.bool), stateful=False))
 
-        out = tf.cond(tf.reduce_all(done), lambda: tf.stack(parts), finished)
-        return tf.ensure_shape(out, (raw.shape[0], *view.size, view.channels))
+        out, read = tf.cond(tf.reduce_all(done), lambda: (tf.stack(parts), tf.ones_like(done)), finished)
+        return tf.ensure_shape(out, (raw.shape[0], *view.size, view.channels)), tf.ensure_shape(read, raw.shape)
 
     return tf.autograph.experimental.do_not_convert(decode)
 

@@ -61,6 +61,13 @@ def header(raw: bytes) -> Header:
     return Header(height, width, plain, note)
 
 
+def ends(raw: bytes) -> bool:
+    """Whether a JPEG or PNG isn't cut off, as far as its end tells: False for one that is followed by much else."""
+    if raw[:2] == b"\xff\xd8":
+        return raw.rfind(b"\xff\xd9", len(raw) // 2) >= 0  # which compressed pixels never have; a thumbnail lies before
+    return b"IEND" in raw[-32:]
+
+
 def upright(raw: bytes, channels: int = 3) -> "Image.Image":
     """The image, its first where there are several, as RGB (3 channels) or L (1), turned as its EXIF data say.
 
