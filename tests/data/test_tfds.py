@@ -365,9 +365,8 @@ def test_images_of_one_size_are_kept_whole_and_grey_where_the_model_is(tmp_path)
     assert cropped.view is None and cropped.sha256 == colour.sha256
     small = load("cifar10", dir=str(tmp_path / "sets"), crop_pct=0.5, image_size=4)
     again = load("cifar10", dir=str(tmp_path / "sets"), crop_pct=0.5, image_size=4)
-    assert (
-        small.view.crop_pct == 0.5 and again.view == small.view and small.splits["test"].images.shape == (10, 4, 4, 3)
-    )
+    assert small.view.crop_pct == 0.5 and again.view == small.view
+    assert small.splits["test"].images.shape == (10, 4, 4, 3)
     shutil.rmtree(tmp_path / "sets")  # as on a machine that has the cache alone
     data = DataConfig(name="cifar10", crop_pct=0.5, image_size=4)
     grey = sources.load(Config(data=data, model=ModelConfig(channels=1))).splits["test"].images
