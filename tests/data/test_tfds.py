@@ -362,14 +362,17 @@ def test_what_is_no_example_is_refused_whatever_it_is():
 def test_images_of_one_size_are_kept_whole_and_grey_where_the_model_is(tmp_path):
     build(tmp_path / "sets", name="cifar10", version="3.0.2", shape=(8, 8, 3), counts={"train": 30, "test": 10})
     colour, cropped = (load("cifar10", dir=str(tmp_path / "sets"), crop_pct=pct) for pct in (1.0, 0.5))
-    assert cropped.crop_pct == 1 and cropped.sha256 == colour.sha256
+    assert cropped.view is None and cropped.sha256 == colour.sha256
     small = load("cifar10", dir=str(tmp_path / "sets"), crop_pct=0.5, image_size=4)
     again = load("cifar10", dir=str(tmp_path / "sets"), crop_pct=0.5, image_size=4)
-    assert small.crop_pct == again.crop_pct == 0.5 and small.splits["test"].images.shape == (10, 4, 4, 3)
+    assert small.view.crop_pct == 0.5 and again.view == small.view
+    assert small.splits["test"].images.shape == (10, 4, 4, 3)
     shutil.rmtree(tmp_path / "sets")  # as on a machine that has the cache alone
-    model = ModelConfig(image_size=8, channels=1)
-    grey = sources.load(Config(data=DataConfig(name="cifar10"), model=model), download=False).splits["test"].images
-    assert grey.shape[3] == 1
+    data = DataConfig(name="cifar10", crop_pct=0.5, image_size=4)
+    grey = sources.load(Config(data=data, model=ModelConfig(channels=1))).splits["test"].images
+    assert grey.shape == (10, 4, 4, 1)
+    with pytest.raises(UserError, match=r"for another config \(\(4, 4\) pixels.*not \(5, 5\) pixels"):
+        load("cifar10", crop_pct=0.5, image_size=5)
 
 
 def test_a_set_of_tfds_is_prepared_for_a_machine_that_has_the_cache_alone(tmp_path, capsys):

@@ -6,6 +6,7 @@ A data set's arrays are `{split}_images` and `{split}_labels`.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data.dataset import DataSet, Examples
+from vit_jax.data.view import View
 from vit_jax.errors import UserError
 from vit_jax.system.progress import say
 
@@ -115,16 +117,23 @@ def read(path: Path) -> DataSet | None:
         return None
     about, arrays = found
     splits = {split: Examples(*(arrays[f"{split}_{part}"] for part in Examples._fields)) for split in about["splits"]}
-    crop_pct = about.get("crop_pct", 1.0)
-    return DataSet(about["name"], tuple(about["classes"]), splits, _digest(about), crop_pct=crop_pct)
+    return DataSet(about["name"], tuple(about["classes"]), splits, _digest(about), view=_view_of(about))
+
+
+def _view_of(about: dict[str, Any]) -> View | None:
+    """Raises ValueError, KeyError or TypeError for one that is none."""
+    found = about.get("view")  # version 0.1.0 wrote none
+    if found is None:
+        return None
+    height, width = map(int, found["size"])
+    return View((height, width), int(found["channels"]), float(found["crop_pct"]), str(found["interpolation"]))
 
 
 def _check_data_set(about: dict[str, Any], arrays: Arrays) -> None:
     """Raises ValueError or KeyError if the arrays are no labelled images of the classes and splits."""
     if not isinstance(about["name"], str):
         raise ValueError("index.json: 'name' is no text")
-    if not 0 < about.get("crop_pct", 1.0) <= 1:  # version 0.1.0 wrote none
-        raise ValueError("index.json: 'crop_pct' is no share")
+    _view_of(about)
     for key in ("classes", "splits"):
         if not isinstance(about[key], list) or not all(isinstance(text, str) for text in about[key]):
             raise ValueError(f"index.json: {key!r} is no list of names")
@@ -150,7 +159,7 @@ def write(path: Path, dataset: DataSet) -> DataSet:
     Raises UserError if the folder can't be written.
     """
     about: dict[str, Any] = {"name": dataset.name, "classes": dataset.classes, "splits": list(dataset.splits)}
-    about["crop_pct"] = dataset.crop_pct
+    about["view"] = None if dataset.view is None else dataclasses.asdict(dataset.view)
     arrays = {
         f"{split}_{part}": array
         for split, examples in dataset.splits.items()

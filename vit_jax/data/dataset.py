@@ -10,6 +10,7 @@ import numpy as np
 
 from vit_jax.config import DataConfig
 from vit_jax.data.encoded import EncodedImages
+from vit_jax.data.view import View
 from vit_jax.errors import UserError
 
 # What splits of validation images are called; ours is the first.
@@ -30,7 +31,7 @@ class DataSet:
     splits: dict[str, Examples]  # whole, by name: train, test
     sha256: str = ""  # of all images and labels, where they come from the cache
     notes: tuple[str, ...] = ()  # what a user should know of it before training: a sentence each
-    crop_pct: float = 1.0  # as data/view.py has it; 1 where images keep their size, whatever the config says
+    view: View | None = None  # by which encoded images became these pixels; None: they keep their own size
 
 
 @dataclass(frozen=True)

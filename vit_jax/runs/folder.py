@@ -163,7 +163,7 @@ def _description(dataset: DataSet) -> dict[str, Any]:
         "classes": list(dataset.classes),
         "examples": sizes,
         "image_size": list(map(int, stored)),  # as stored, height and width; the model's own is in config.json
-        "crop_pct": dataset.crop_pct,
+        "crop_pct": dataset.view.crop_pct if dataset.view else 1.0,  # of all the originals, in the middle
         "sha256": dataset.sha256,
     }
 

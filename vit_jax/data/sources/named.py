@@ -75,7 +75,7 @@ def load(config: Config, *, must_find_dir: bool = True, download: bool = True) -
     if source is None:
         dataset = _kept(store, data.name, None, None)
         if dataset is not None:
-            return _with_channels(dataset, view.channels)
+            return _with_channels(_of_view(dataset, view), view.channels)
         if not (download and _is_tfds(data.name)):
             raise _absent(data)
         tfds.fetch(data.name, data.dir)
@@ -85,8 +85,7 @@ def load(config: Config, *, must_find_dir: bool = True, download: bool = True) -
         view = dataclasses.replace(view, size=source.size, crop_pct=1.0)
     if decodes_as_needed(data, source, view, crops):
         return _encoded(data.name, source, view, store)
-    own_size = source.size == view.size and view.crop_pct == 1
-    identity = source.identity | ({} if own_size else {"view": dataclasses.asdict(view)})
+    identity = source.identity | ({} if _keeps_size(source, view) else {"view": dataclasses.asdict(view)})
     identity |= {"channels": view.channels} if view.channels != 3 else {}
     dataset = _kept(store, data.name, identity, lambda: _decoded(_encoded(data.name, source, view, store), store))
     assert dataset is not None
@@ -101,6 +100,23 @@ def decodes_as_needed(data: DataConfig, source: Source, view: View, crops: bool)
         return data.pipeline == "decoded"
     nbytes = sum(source.counts.values()) * view.size[0] * view.size[1] * view.channels
     return (crops and source.size is None) or nbytes > max(_KEPT_AS_ARRAYS, 2 * source.nbytes)
+
+
+def _keeps_size(source: Source, view: View) -> bool:
+    """Whether all images become pixels as they are."""
+    return source.size == view.size and view.crop_pct == 1
+
+
+def _of_view(dataset: DataSet, view: View) -> DataSet:
+    """The same; raises UserError for cached arrays that were made for other settings."""
+    made = dataset.view and dataclasses.replace(dataset.view, channels=view.channels)
+    if made not in (None, view):
+        theirs, ours = (f"{v.size} pixels, crop_pct {v.crop_pct}, {v.interpolation}" for v in (made, view))
+        raise UserError(
+            f"{dataset.name} isn't here, and its cached arrays are for another config ({theirs}; not {ours}); bring "
+            "the data, or set config.data.image_size, .crop_pct and .interpolation to those"
+        )
+    return dataset
 
 
 def _absent(data: DataConfig) -> UserError:
@@ -149,7 +165,8 @@ def _encoded(name: str, source: Source, view: View, store: Path) -> DataSet:
         for split, found in splits.items()
     }
     notes = [*source.notes, *([] if source.size else [_sizes(index)]), *notes]
-    return DataSet(name, source.classes, sets, _digest(source, splits, index), tuple(notes), view.crop_pct)
+    resized = None if _keeps_size(source, view) else view
+    return DataSet(name, source.classes, sets, _digest(source, splits, index), tuple(notes), resized)
 
 
 def _sizes(index: dict[str, Index]) -> str:
