@@ -23,6 +23,7 @@ _OTHER_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".ppm", ".tga", ".
 # Whatever a file is called, no other decoder of Pillow's forty sees it. JPEG's reads MPO, too: what some phones write
 # as .jpg, a JPEG with a second picture behind it.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+_STRIP = 64  # views that an image resized as a whole may be as large as
 MAX_PIXELS = 50_000_000  # a phone's picture; decoded it has 150 MB
 _TOO_MANY = f"more than the {MAX_PIXELS:,} pixels that an image may have"
 # The filters of warnings belong to the whole process: two threads that change them would restore each other's.
@@ -99,7 +100,17 @@ def pixels(
     y0, x0, y1, x1 = (float(x) for x in box)
     if (y1 - y0, x1 - x0) == size and y0.is_integer() and x0.is_integer():
         return np.asarray(image.crop((int(x0), int(y0), int(x1), int(y1))))
-    return np.asarray(image.resize(size[::-1], Image.Resampling[interpolation.upper()], (x0, y0, x1, y1)))
+    method = Image.Resampling[interpolation.upper()]
+    vertical, horizontal = size[0] / (y1 - y0), size[1] / (x1 - x0)
+    cut = np.array([height * vertical, width * horizontal, y0 * vertical, x0 * horizontal])
+    is_cut = np.abs(cut - cut.round()).max() < 0.01 and cut[0] * cut[1] <= _STRIP * size[0] * size[1]
+    # These overshoot, and are clipped after each axis, of which Pillow chooses the first by the sizes: to give what
+    # torchvision and timm do, all is resized as they do it, but for images of which that would be a strip.
+    if interpolation != "bilinear" and is_cut:
+        scaled_height, scaled_width, top, left = (int(x) for x in cut.round())
+        whole = image.resize((scaled_width, scaled_height), method)
+        return np.asarray(whole.crop((left, top, left + size[1], top + size[0])))
+    return np.asarray(image.resize(size[::-1], method, (x0, y0, x1, y1)))
 
 
 def _open(raw: bytes) -> "tuple[Image.Image, Image.Transpose | None, str]":
