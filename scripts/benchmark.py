@@ -3,6 +3,7 @@
 python scripts/benchmark.py --model=vit_d192                  one training step, every contestant
 python scripts/benchmark.py --mode=inference --model=article  images/s and latency at batch 1, 64 and 1024
 python scripts/benchmark.py --mode=pipeline                   data pipelines alone
+python scripts/benchmark.py --mode=decode                     JPEGs to batches, with --peer_python for torchvision
 python scripts/benchmark.py --mode=growth                     how a step's time grows with each size of the model
 python scripts/benchmark.py --mode=startup                    from command to first step, cold and warm
 python scripts/benchmark.py --mode=memory                     resident memory over 20 epochs
@@ -26,7 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import growth, pipelines, policies, profile, runs, table, training  # noqa: E402 - after the path
+from benchmarks import decoding, growth, pipelines, policies, profile, runs, table, training  # noqa: E402 - after the path
 from benchmarks.shapes import MODELS  # noqa: E402
 
 MODES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
@@ -37,6 +38,7 @@ MODES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
     "matmul": training.matmul,
     "profile": profile.measure,
     "pipeline": pipelines.measure,
+    "decode": decoding.measure,
     "growth": growth.measure,
     "startup": runs.startup,
     "memory": runs.memory,
@@ -59,14 +61,17 @@ def main() -> int:
     parser.add_argument("--contestants", help="only those whose name contains one of these, separated by commas")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="only contestants of this dtype")
     parser.add_argument("--data_dir", help="a prepared TFDS folder with CIFAR-10 (startup; else noise is trained on)")
+    parser.add_argument("--peer_python", help="a Python that has torch and torchvision (decode)")
     parser.add_argument("--json", help='also write the rows there: {"rows": [...]}')
     args = parser.parse_args()
     if min(args.rounds, args.steps) < 1 or args.warmup < 0 or (args.batch is not None and args.batch < 1):
         parser.error("--rounds, --steps and --batch must be at least 1, --warmup at least 0")
-    if not training.chosen(args):
-        parser.error(
-            f"no contestant's name contains {args.contestants!r}: {', '.join(c.name for c in training.CONTESTANTS)}"
-        )
+    if args.mode == "decode":
+        chosen, names = decoding.chosen(args), list(decoding.ADAPTERS)
+    else:
+        chosen, names = training.chosen(args), [c.name for c in training.CONTESTANTS]
+    if not chosen:
+        parser.error(f"no contestant's name contains {args.contestants!r}: {', '.join(names)}")
     if "GLIBC_TUNABLES" not in os.environ:
         # Huge pages for all, as scripts/train.sh has them for ours; glibc reads it when a program starts.
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"

@@ -123,6 +123,7 @@ def test_a_step_is_measured_and_written_as_json_and_keras_trains_the_same_model(
         (["--mode=matmul", "--model=tiny"], {"matmul_gflops", "share"}),
         (["--mode=profile", "--model=tiny"], {"part", "milliseconds"}),
         (["--mode=pipeline", "--batch=8"], {"pipeline", "images_per_second"}),
+        (["--mode=decode", "--contestants=vit_jax", "--batch=16"], {"view", "images_per_second", "cpu_ms_per_image"}),
     ],
 )
 def test_the_other_modes_run(tmp_path, args, keys):

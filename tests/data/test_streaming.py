@@ -95,7 +95,7 @@ def test_what_stays_encoded(pictures, monkeypatch):
     assert kind(8, pipeline="decoded") == "EncodedImages"
 
 
-def test_an_image_that_breaks_in_mid_run_is_named(pictures):
+def test_an_image_that_breaks_in_mid_run_is_named_and_nothing_else_is_said(pictures, capfd):
     pytest.importorskip("tensorflow")
     examples = load(pictures, pipeline="decoded").splits["train"]
     broken = pictures / "cat/0.png"
@@ -104,10 +104,16 @@ def test_an_image_that_breaks_in_mid_run_is_named(pictures):
     with pytest.raises(UserError, match=r"cat/0\.png can't be decoded.*put a whole copy"):
         for _ in zip(range(4), TfDataPipeline(examples, 12).stream(0, 0), strict=False):
             pass
+    Image.new("RGB", (3, 3)).save(broken, "GIF")  # smaller than what is to be cut out of it
+    with pytest.raises(UserError, match=r"can't be decoded \(it has changed since the start\)"):
+        for _ in zip(range(4), TfDataPipeline(examples, 12, crop=CROP).stream(0, 0), strict=False):
+            pass
     broken.unlink()
-    with pytest.raises(UserError, match=r"cat/0\.png"):
+    with pytest.raises(UserError, match=r"cat/0\.png can't be read \(No such file"):
         for _ in zip(range(4), TfDataPipeline(examples, 12).stream(0, 0), strict=False):
             pass
+    printed = capfd.readouterr().err
+    assert "Traceback" not in printed and "rendezvous" not in printed  # TensorFlow's
 
 
 def test_the_index_is_made_once_and_sees_changes(pictures, monkeypatch):

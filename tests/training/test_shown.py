@@ -44,7 +44,7 @@ def test_images_are_those_of_the_first_step(streamed):
     first = DevicePipeline.of(parts.train, config.train.batch_size, replicated(mesh)).batch_at(3, 0)
     key = jax.random.split(jax.random.fold_in(jax.random.split(jax.random.key(3))[1], 0))[0]
     x, expected = jax.jit(
-        lambda batch: augment(key, batch["image"], batch["label"], batch["parity"], config.augment, 32, 1.0, 1.0)
+        lambda batch: augment(key, batch["image"], batch["label"], batch["parity"], config.augment, (32, 32), 1.0, 1.0)
     )(first)
     jax.tree.map(np.testing.assert_allclose, targets, expected)
     assert len(set(targets.weight.tolist())) == 1 and 0 < targets.weight[0] < 1

@@ -50,7 +50,7 @@ MODES = {
         "tests the features on a few images of each class",
         ("workdir", "checkpoint", "shots"),
         "vit-jax fewshot --workdir=runs/first --shots=1,5,10",
-        _PLACES,
+        ("data.test", *_PLACES),
     ),
     "report": Mode(
         "writes a page about runs: results, curves, mistakes, attention",

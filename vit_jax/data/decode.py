@@ -1,8 +1,8 @@
 """Many encoded images at speed, for tf.data. G images of a group, H height, W width, C channels of the view.
 
-A plain JPEG is decoded in the graph, no more of it than its window; there it is also resized where that is an
+A plain image is decoded in the graph, and no more of a JPEG than its window; there it is also resized where that is an
 enlargement in both directions, in which TensorFlow's bilinear filter is Pillow's. The rest of a group goes to Pillow in
-one call of Python: a call costs as much as an image.
+one call of Python: calls wait for each other.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,75 +19,73 @@ from vit_jax.system.tensorflow import import_tensorflow
 _BESIDE = 4
 
 
-class BrokenImage(UserError):
-    """An image of a group can't be read: for this reason."""
-
-    def __init__(self, place: int, reason: str):
-        super().__init__(reason)
-        self.place = place  # in the group
-
-
 def by_pillow(raw: Sequence[bytes], window: np.ndarray, box: np.ndarray, view: View) -> np.ndarray:
     """The images as (G, H, W, C) uint8, one by one: what all of this module gives, within one level of 255.
 
-    Raises BrokenImage for the first that can't be read.
+    Raises UserError for one that can't be read.
     """
     out = np.empty((len(raw), *view.size, view.channels), np.uint8)
     for i, content in enumerate(raw):
-        try:
-            image = upright(content, view.channels)
-            out[i] = pixels(image, window[i], box[i], view.size, view.interpolation).reshape(out.shape[1:])
-        except UserError as error:
-            raise BrokenImage(i, str(error)) from error
+        image = upright(content, view.channels)
+        if (window[i, :2] + window[i, 2:] > image.size[::-1]).any():
+            raise UserError("it is smaller than it was")
+        out[i] = pixels(image, window[i], box[i], view.size, view.interpolation).reshape(out.shape[1:])
     return out
 
 
-def decoder(view: View) -> Callable[[Any, Any, Any, Any], Any]:
+def decoder(view: View) -> Callable[[Any, Any, Any, Any], tuple[Any, Any]]:
     """A function of tensors: raw (G,) string, plain (G,) bool, window (G, 4) int32 and box (G, 4) float32, as
-    `crops.Crops` has them -> (G, H, W, C) uint8. G is static.
+    `crops.Crops` has them -> (G, H, W, C) uint8, and (G,) bool: which of them could be read. G is static.
 
-    It fails with a tf.errors.OpError for an image that can't be read; `by_pillow` then says which, and why.
+    It fails with a tf.errors.OpError for a plain image that TensorFlow can't read.
     """
     tf = import_tensorflow()
     from PIL import Image
 
+    part = _part(tf, view)
+
     def finish(
         raw: np.ndarray, done: np.ndarray, window: np.ndarray, box: np.ndarray, *parts: np.ndarray
-    ) -> np.ndarray:
-        """Resizes the decoded windows among `parts` and reads the images that none was decoded of."""
-        out = np.empty((len(raw), *view.size, view.channels), np.uint8)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Resizes the decoded windows among `parts` and reads the images that none was decoded of.
+
+        Nothing is raised: TensorFlow would print a traceback.
+        """
+        out, read = np.zeros((len(raw), *view.size, view.channels), np.uint8), np.ones(len(raw), bool)
         for i, part in enumerate(parts):
             if done[i]:
                 out[i] = part
             elif part.size:
                 image = converted(Image.fromarray(part), view.channels)
-                inside = np.array((0, 0, *part.shape[:2]))
+                inside = np.array([0, 0, *part.shape[:2]])
                 out[i] = pixels(image, inside, box[i], view.size, view.interpolation).reshape(out.shape[1:])
             else:
-                out[i] = by_pillow([raw[i]], window[i : i + 1], box[i : i + 1], view)[0]
-        return out
+                try:
+                    out[i] = by_pillow([raw[i]], window[i : i + 1], box[i : i + 1], view)[0]
+                except Exception:  # a UserError, or Pillow's for an image of another size than it had
+                    read[i] = False
+        return out, read
 
-    def decode(raw: Any, plain: Any, window: Any, box: Any) -> Any:
+    def decode(raw: Any, plain: Any, window: Any, box: Any) -> tuple[Any, Any]:
         cut, enlarged = _without_pillow(tf, view, window, box)
-        start = tf.where(cut[:, None], window[:, :2] + tf.cast(box[:, :2], tf.int32), window[:, :2])
-        looked_at = tf.concat([start, tf.where(cut[:, None], tf.constant(view.size)[None], window[:, 2:])], 1)  # (G, 4)
-        parts = [
-            _part(tf, view, *each) for each in zip(*map(tf.unstack, (raw, plain, looked_at, enlarged)), strict=True)
-        ]
+        inner = tf.concat([window[:, :2] + tf.cast(box[:, :2], tf.int32), tf.zeros_like(window[:, :2]) + view.size], 1)
+        decoded = tf.where(cut[:, None], inner, window)  # (G, 4)
+        each = zip(*map(tf.unstack, (raw, plain, decoded, enlarged)), strict=True)
+        parts = [part(*arguments) for arguments in each]
         done = plain & (cut | enlarged)
-        rest = [tf.where(plain, "", raw), done, window, box, *parts]
-        out = tf.cond(
-            tf.reduce_all(done),
-            lambda: tf.stack(parts),
-            lambda: tf.numpy_function(finish, rest, tf.uint8, stateful=False),
-        )
-        return tf.ensure_shape(out, (raw.shape[0], *view.size, view.channels))
 
-    return decode
+        def finished() -> tuple[Any, Any]:
+            rest = [tf.where(plain, "", raw), done, window, box, *parts]
+            return tuple(tf.numpy_function(finish, rest, (tf.uint8, tf.bool), stateful=False))
+
+        out, read = tf.cond(tf.reduce_all(done), lambda: (tf.stack(parts), tf.ones_like(done)), finished)
+        return tf.ensure_shape(out, (raw.shape[0], *view.size, view.channels)), tf.ensure_shape(read, raw.shape)
+
+    return tf.autograph.experimental.do_not_convert(decode)
 
 
 def _without_pillow(tf: Any, view: View, window: Any, box: Any) -> tuple[Any, Any]:
-    """Which views of plain images are pixels of theirs as they are (G,), which are enlargements of a window (G,)."""
+    """Which views of plain images are pixels of theirs as they are (G,), and which enlarge a window (G,)."""
     size = tf.constant(view.size, tf.float32)
     unit = tf.reduce_all(tf.equal(box[:, 2:] - box[:, :2], size), 1)
     cut = unit & tf.reduce_all(tf.equal(box, tf.round(box)), 1)
@@ -98,27 +96,36 @@ def _without_pillow(tf: Any, view: View, window: Any, box: Any) -> tuple[Any, An
     return cut & colours, enlarged & colours & tf.constant(view.interpolation == "bilinear")
 
 
-def _part(tf: Any, view: View, raw: Any, plain: Any, window: Any, enlarged: Any) -> Any:
-    """The window of a plain JPEG as (h, w, 3) uint8, or (H, W, 3) if it is enlarged; (0, 0, 3) of another image."""
+def _part(tf: Any, view: View) -> Callable[[Any, Any, Any, Any], Any]:
+    """A function, traced once for all images: raw, whether it is plain, window (4,), whether that is enlarged ->
 
-    top, left, height, width = tf.unstack(window)
+    the window of a plain image as (h, w, 3) uint8, or (H, W, 3) if it is enlarged; (0, 0, 3) of another image.
+    """
 
-    def decoded() -> Any:
-        image = tf.cond(tf.equal(tf.strings.substr(raw, 0, 1), b"\xff"), jpeg, png)
-        return tf.cond(enlarged, lambda: resized(image), lambda: image)
-
-    def jpeg() -> Any:
+    def jpeg(raw: Any, window: Any) -> Any:
+        top, left, height, width = tf.unstack(window)
         start = tf.maximum(left - _BESIDE, 0)
         stop = tf.minimum(left + width + _BESIDE, tf.io.extract_jpeg_shape(raw)[1])
         wider = tf.stack([top, start, height, stop - start])
         image = tf.io.decode_and_crop_jpeg(raw, wider, channels=3, dct_method="INTEGER_ACCURATE")
         return image[:, left - start : left - start + width]
 
-    def png() -> Any:
+    def png(raw: Any, window: Any) -> Any:
+        top, left, height, width = tf.unstack(window)
         return tf.io.decode_png(raw, channels=3)[top : top + height, left : left + width]
 
     def resized(image: Any) -> Any:
         large = tf.raw_ops.ResizeBilinear(images=image[None], size=view.size, half_pixel_centers=True)  # (1, H, W, 3)
         return tf.cast(large[0] + 0.5, tf.uint8)
 
-    return tf.cond(plain, decoded, lambda: tf.zeros((0, 0, 3), tf.uint8))
+    def decoded(raw: Any, window: Any, enlarged: Any) -> Any:
+        is_jpeg = tf.equal(tf.strings.substr(raw, 0, 1), b"\xff")
+        image = tf.cond(is_jpeg, lambda: jpeg(raw, window), lambda: png(raw, window))
+        return tf.cond(enlarged, lambda: resized(image), lambda: image)
+
+    def part(raw: Any, plain: Any, window: Any, enlarged: Any) -> Any:
+        none = tf.zeros((0, 0, 3), tf.uint8)
+        return tf.ensure_shape(tf.cond(plain, lambda: decoded(raw, window, enlarged), lambda: none), (None, None, 3))
+
+    kinds = (((), tf.string), ((), tf.bool), ((4,), tf.int32), ((), tf.bool))
+    return tf.function(part, input_signature=[tf.TensorSpec(*kind) for kind in kinds], autograph=False)

@@ -1,6 +1,7 @@
 """One encoded image: bytes to header, to upright pixels, to the pixels of a view. H height, W width, C channels."""
 
 import io
+import logging
 import threading
 import warnings
 import zlib
@@ -26,6 +27,8 @@ MAX_PIXELS = 50_000_000  # a phone's picture; decoded it has 150 MB
 _TOO_MANY = f"more than the {MAX_PIXELS:,} pixels that an image may have"
 # The filters of warnings belong to the whole process: two threads that change them would restore each other's.
 _FILTERS = threading.Lock()
+# Where nobody set up logging, what Pillow logs of strange files would be printed.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def passed_over(files: Iterable[Path]) -> str:
@@ -56,6 +59,13 @@ def header(raw: bytes) -> Header:
     # A PNG with a wrong checksum is one for Pillow, but not for TensorFlow's decoder.
     plain = turn is None and _plain(raw, image) and (whole or image.format != "PNG")
     return Header(height, width, plain, note)
+
+
+def ends(raw: bytes) -> bool:
+    """Whether a JPEG or PNG isn't cut off, as far as its end tells: False for one that is followed by much else."""
+    if raw[:2] == b"\xff\xd8":
+        return raw.rfind(b"\xff\xd9", len(raw) // 2) >= 0  # which compressed pixels never have; a thumbnail lies before
+    return b"IEND" in raw[-32:]
 
 
 def upright(raw: bytes, channels: int = 3) -> "Image.Image":
@@ -117,7 +127,9 @@ def _open(raw: bytes) -> "tuple[Image.Image, Image.Transpose | None, str]":
             return image, None, "its EXIF data are broken: it isn't turned"
     # A TIFF is turned by Pillow as it is loaded, and has the turned size before.
     turn = None if image.format == "TIFF" else _turn(orientation)
-    if any("EXIF" in str(warning.message) for warning in caught):
+    # Pillow passes over what isn't EXIF at all, and warns of EXIF data that end too early.
+    strange = image.info.get("exif", b"II*").removeprefix(b"Exif\0\0")[:3] not in (b"II*", b"MM\0")
+    if strange or any("EXIF" in str(warning.message) for warning in caught):
         return image, turn, "its EXIF data are broken" + ("" if turn else ": it isn't turned")
     return image, turn, ""
 
@@ -225,9 +237,7 @@ def _grey_or_rgb(image: "Image.Image") -> "Image.Image":
         return Image.fromarray(np.nan_to_num(np.asarray(image)).clip(0, 255).astype(np.uint8))
     if image.mode == "LAB":
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        found = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
-        assert found is not None  # it isn't changed in place
-        return found
+        return ImageCms.buildTransform(*profiles, "LAB", "RGB").apply(image)
     if image.mode in ("LA", "La", "1"):
         return image.convert("L")
     if image.mode == "P" and "transparency" in image.info:  # Pillow would warn

@@ -13,10 +13,11 @@ import numpy as np
 from vit_jax.data.crops import Crops, central
 from vit_jax.data.decode import decoder
 from vit_jax.data.encoded import EncodedImages
+from vit_jax.data.images import ends
 from vit_jax.errors import UserError
 from vit_jax.system.tensorflow import import_tensorflow
 
-_GROUP = 16  # images decoded in one call
+_GROUP = 32  # images decoded in one call
 _AHEAD = 2  # batches that lie ready
 
 T = TypeVar("T")
@@ -75,7 +76,7 @@ def decoded(images: EncodedImages, request: Request, start: int, stop: int | Non
     size = len(request(start)[0])
     # Groups of one size; the last of a batch is filled up with its last image.
     groups = -(-size // _GROUP)
-    failures: list[Exception] = []
+    failures: dict[int, Exception] = {}  # by the batch
 
     def fetch(number: np.ndarray) -> tuple[Any, ...]:
         i, group = divmod(int(number), groups)
@@ -83,10 +84,12 @@ def decoded(images: EncodedImages, request: Request, start: int, stop: int | Non
         chosen = np.minimum(np.arange(group * _GROUP, (group + 1) * _GROUP), size - 1)
         try:
             raw = images.read(index[chosen])
-        except Exception as error:
-            failures.append(error)
-            raise
-        return np.array(raw, object), images.plain(index[chosen]), windows[chosen], boxes[chosen]
+        except Exception as error:  # if it were raised here, TensorFlow would print a traceback
+            failures[i] = error
+            raw = [b""] * _GROUP
+        # What was cut off since the start is left to Pillow, which says so; TensorFlow prints more than that.
+        plain = images.plain(index[chosen]) & np.array([ends(content) for content in raw])
+        return np.array(raw, object), plain, windows[chosen], boxes[chosen]
 
     def element(number: Any) -> Any:
         types = (tf.string, tf.bool, tf.int32, tf.float32)
@@ -101,12 +104,20 @@ def decoded(images: EncodedImages, request: Request, start: int, stop: int | Non
     found = closed_at_exit(iter(pixels.batch(groups).prefetch(_AHEAD).as_numpy_iterator()))
     for i in itertools.count(start):
         try:
-            batch = next(found)  # (groups, G, H, W, C)
+            batch, read = next(found)  # (groups, G, H, W, C), (groups, G)
         except StopIteration:
             return
         except tf.errors.OpError as error:
-            if failures:
-                raise failures[0] from error
-            images[request(i)[0]]  # says which of them can't be decoded, and why
-            raise UserError(f"images can't be decoded ({' '.join(str(error).split())[:200]})") from error
+            raise _unread(images, request(i)[0], " ".join(str(error).split())[:200]) from error
+        if not read.all():
+            raise failures.get(i) or _unread(images, request(i)[0][read.reshape(-1)[:size] == 0])
         yield batch.reshape(-1, *batch.shape[2:])[:size]
+
+
+def _unread(images: EncodedImages, index: np.ndarray, reason: str = "it has changed since the start") -> Exception:
+    """What is said of images `index` (M,), of which one at least could not be decoded."""
+    try:
+        images[index]
+    except UserError as error:  # says which of them, and why
+        return error
+    return UserError(f"{images.name(int(index[0]))} can't be decoded ({reason}); start again")

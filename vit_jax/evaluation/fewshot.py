@@ -92,6 +92,11 @@ def fewshot(
     data = config.data
     if not data.validation:
         raise UserError("few-shot evaluation chooses its ridge on validation images, and the run has none")
+    if not data.test:
+        raise UserError(
+            f"{model.run.path} has no test images; name some with --config.data.test, like train[90%:], which the run "
+            "must not have trained on"
+        )
     with doing("Reading the data"):
         dataset = sources.load(config, must_find_dir=False)
         model.run.check_data(dataset)
