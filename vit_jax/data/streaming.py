@@ -17,7 +17,7 @@ from vit_jax.data.images import ends
 from vit_jax.errors import UserError
 from vit_jax.system.tensorflow import import_tensorflow
 
-_GROUP = 32  # images decoded in one call
+_GROUP = 32  # images decoded in one call, at most
 _AHEAD = 2  # batches that lie ready
 
 T = TypeVar("T")
@@ -76,17 +76,18 @@ def decoded(images: EncodedImages, request: Request, start: int, stop: int | Non
     size = len(request(start)[0])
     # Groups of one size; the last of a batch is filled up with its last image.
     groups = -(-size // _GROUP)
+    members = -(-size // groups)
     failures: dict[int, Exception] = {}  # by the batch
 
     def fetch(number: np.ndarray) -> tuple[Any, ...]:
         i, group = divmod(int(number), groups)
         index, (windows, boxes) = request(i)
-        chosen = np.minimum(np.arange(group * _GROUP, (group + 1) * _GROUP), size - 1)
+        chosen = np.minimum(np.arange(group * members, (group + 1) * members), size - 1)
         try:
             raw = images.read(index[chosen])
         except Exception as error:  # if it were raised here, TensorFlow would print a traceback
             failures[i] = error
-            raw = [b""] * _GROUP
+            raw = [b""] * members
         # What was cut off since the start is left to Pillow, which says so; TensorFlow prints more than that.
         plain = images.plain(index[chosen]) & np.array([ends(content) for content in raw])
         return np.array(raw, object), plain, windows[chosen], boxes[chosen]
@@ -94,7 +95,7 @@ def decoded(images: EncodedImages, request: Request, start: int, stop: int | Non
     def element(number: Any) -> Any:
         types = (tf.string, tf.bool, tf.int32, tf.float32)
         found = tf.numpy_function(fetch, [number], types, stateful=False)
-        return [tf.ensure_shape(x, (_GROUP, *rest)) for x, rest in zip(found, ((), (), (4,), (4,)), strict=True)]
+        return [tf.ensure_shape(x, (members, *rest)) for x, rest in zip(found, ((), (), (4,), (4,)), strict=True)]
 
     numbers = tf.data.Dataset.range(start * groups, tf.int64.max if stop is None else stop * groups)
     # Not tf.data's own choice, which fills half of the machine's memory with batches.
