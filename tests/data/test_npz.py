@@ -69,6 +69,9 @@ def test_a_folder_has_a_file_for_each_split(tmp_path):
     dataset = read(tmp_path)
     counts = {split: len(examples.labels) for split, examples in dataset.splits.items()}
     assert counts == {"train": 12, "validation": 4, "test": 5} and dataset.classes == ("a", "b", "c", "d")
+    np.savez(tmp_path / "train.npz", images=COLOUR, labels=LABELS, class_names=np.array(["a", "b", "c", "b"]))
+    with pytest.raises(UserError, match="class_names has 'b' twice or more"):
+        read(tmp_path)
     identity = npz.identity(npz.files_of(str(tmp_path)))
     np.savez(tmp_path / "val.npz", x=COLOUR[:3], y=LABELS[:3])
     assert npz.identity(npz.files_of(str(tmp_path))) != identity

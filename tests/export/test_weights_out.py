@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vit_jax import pretrained
-from vit_jax.config import AugmentConfig, Config, ModelConfig
+from vit_jax.config import AugmentConfig, Config, DataConfig, ModelConfig
 from vit_jax.errors import UserError
 from vit_jax.export import formats, weights
 from vit_jax.export.weights import write_weights
@@ -32,7 +32,8 @@ def trained(**keys):
     params = tree.unflatten([rng.normal(0.1, 0.3, x.shape).astype(np.float32) for x in leaves])
     channels = module.cfg.channels
     augment = AugmentConfig(mean=(0.5, 0.4, 0.3)[:channels], std=(0.2, 0.3, 0.4)[:channels])
-    return Trained(None, Config(model=module.cfg, augment=augment), module, params, tuple("abcde"), (16, 16), 7)
+    config = Config(data=DataConfig(interpolation="bicubic"), model=module.cfg, augment=augment)
+    return Trained(None, config, module, params, tuple("abcde"), (16, 16), 7, 0.875)
 
 
 def check_round_trip(format, folder, **keys):
@@ -41,7 +42,8 @@ def check_round_trip(format, folder, **keys):
     assert said["largest_difference"] < 1e-5
     size = [16, keys["image_width"]] if "image_width" in keys else 16
     mean, std = ([0.5], [0.2]) if keys.get("channels") == 1 else ([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
-    assert said["preprocessing"] == {"image_size": size, "mean": mean, "std": std}
+    seen = {"crop_pct": 0.875, "interpolation": "bilinear" if "image_width" in keys else "bicubic"}
+    assert said["preprocessing"] == {"image_size": size, "mean": mean, "std": std, **seen}
     return model, said
 
 
@@ -76,6 +78,7 @@ def test_names_of_timm_are_read_back(keys, tmp_path):
     seen = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
     height, width, channels = image_shape(model.module.cfg)
     assert seen["mean"] == said["preprocessing"]["mean"] and seen["input_size"] == [channels, height, width]
+    assert all(seen[key] == said["preprocessing"][key] for key in ("crop_pct", "interpolation"))
 
 
 @pytest.mark.parametrize("keys", HUGGING_FACE)
@@ -86,6 +89,7 @@ def test_names_of_hugging_face_are_read_back(keys, tmp_path):
     height, width, _ = image_shape(model.module.cfg)
     assert processor["image_mean"] == said["preprocessing"]["mean"]
     assert processor["size"] == {"height": height, "width": width}
+    assert processor["resample"] == {"bilinear": 2, "bicubic": 3}[said["preprocessing"]["interpolation"]]
 
 
 @pytest.mark.parametrize("keys", TIMM)

@@ -53,6 +53,8 @@ def write_weights(model: Trained, format: str, folder: Path) -> dict[str, Any]:
             "image_size": _size(model.module.cfg),
             "mean": list(model.config.augment.mean),
             "std": list(model.config.augment.std),
+            "crop_pct": model.crop_pct,
+            "interpolation": _interpolation(model),
         },
         "largest_difference": _compared(model, folder, readers),
         "loaded_by": list(readers),

@@ -31,7 +31,7 @@ class Trained:
     classes: tuple[str, ...]
     image_size: tuple[int, int]  # height and width of the uint8 images that `step.eval_step` takes
     step: int
-    crop_pct: float = 1.0  # what the middle of an image that is stored is of it
+    crop_pct: float = 1.0  # share of an image's shorter side that an evaluation takes (data/view.py)
 
 
 def load(workdir: str, name: str | None = None) -> Trained:

@@ -8,6 +8,7 @@ import lzma
 import os
 import zipfile
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -206,7 +207,10 @@ def _classes(
                         f"{file}: {name} is {dtype} {shape}; it must have the names of all {most} classes as text, "
                         "np.array([...])"
                     )
-                return tuple(map(str, _array(file, name).astype(str)))
+                names = tuple(map(str, _array(file, name).astype(str)))
+                if twice := [found for found, count in Counter(names).items() if count > 1]:
+                    raise UserError(f"{file}: {name} has {twice[0]!r} twice or more; give each class its own name")
+                return names
     used = np.unique(splits["train"].labels)
     if len(used) != most:
         missing = sorted(set(range(min(most, len(used) + 9))) - set(used.tolist()))[:8]
