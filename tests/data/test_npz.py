@@ -5,7 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from batches import Canary
+from batches import Canary, load
 
 from vit_jax.data import cache
 from vit_jax.data.sources import npz
@@ -182,3 +182,8 @@ def test_folders_without_archives_are_refused(tmp_path):
         (tmp_path / name).touch()
     with pytest.raises(UserError, match=r"found \['a.npz', 'b.npz'\]"):
         npz.files_of(str(tmp_path))
+
+
+def test_names_of_classes_are_safe_to_print(tmp_path):
+    np.savez(tmp_path / "odd.npz", images=COLOUR, labels=LABELS, class_names=np.array(["a\nb", "\x1b[2J", "c"]))
+    assert load("npz", dir=str(tmp_path / "odd.npz")).classes == (r"a\nb", r"\x1b[2J", "c")

@@ -22,6 +22,7 @@ from vit_jax.data.dataset import DataSet, Examples
 from vit_jax.data.encoded import EncodedImages
 from vit_jax.data.index import Index, index_of
 from vit_jax.data.sources import cifar_files, image_folder, npz, parquet, small, tfds
+from vit_jax.data.sources.names import shown
 from vit_jax.data.sources.source import Source, Split
 from vit_jax.data.streaming import batches
 from vit_jax.data.view import View, view_of
@@ -59,6 +60,12 @@ def load(config: Config, *, must_find_dir: bool = True, download: bool = True) -
     config.data.image_size says another. Raises UserError if the data can't be had (without `download`, if they aren't
     here); with `must_find_dir`, also if config.data.dir doesn't exist though cached arrays would do (a typing mistake).
     """
+    dataset = _loaded(config, must_find_dir, download)
+    # Whatever a file calls them, they go to screens, tables and pictures.
+    return dataclasses.replace(dataset, classes=tuple(map(shown, dataset.classes)))
+
+
+def _loaded(config: Config, must_find_dir: bool, download: bool) -> DataSet:
     data, view, crops = config.data, view_of(config.data, config.model), bool(config.augment.crop_scale)
     if data.name == "fake":
         return _with_channels(small.fake(view.size), view.channels)
