@@ -175,12 +175,18 @@ def filled(path: Path) -> Iterator[Path]:
             if not (path / "index.json").is_file():  # not the other run's copy but a real failure
                 raise
     except OSError as error:
-        raise UserError(
-            f"the cache {path.parent} can't be written ({error.strerror}); name another folder with "
-            "--config.data.cache_dir or $VIT_JAX_CACHE"
-        ) from error
+        raise unwritable(path.parent, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def unwritable(cache: Path, error: OSError) -> UserError:
+    """What is said of a cache in which there is no room, say."""
+    reason = error.strerror or " ".join(str(error).split())  # NumPy's, of a full disk, has no number
+    return UserError(
+        f"the cache {cache} can't be written ({reason}); name another folder with --config.data.cache_dir or "
+        "$VIT_JAX_CACHE"
+    )
 
 
 def fill(temporary: Path, about: dict[str, Any], arrays: Arrays) -> None:

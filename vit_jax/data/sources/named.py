@@ -170,15 +170,16 @@ def _digest(source: Source, splits: dict[str, Split], index: dict[str, Index]) -
 def _decoded(dataset: DataSet, store: Path) -> DataSet:
     """The same with arrays, which may be larger than memory: they lie in a file without a name."""
     splits = {}
-    store.mkdir(parents=True, exist_ok=True)
-    for split, (images, labels) in dataset.splits.items():
-        with tempfile.TemporaryFile(dir=store) as file:
-            array = np.memmap(file, np.uint8, "w+", shape=images.shape)
-        start = 0
-        for batch in batches(images, _BATCH):
-            array[start : start + len(batch)] = batch
-            start += len(batch)
-        splits[split] = Examples(array, labels)
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        for split, (images, labels) in dataset.splits.items():
+            with tempfile.TemporaryFile(dir=store) as file:
+                for batch in batches(images, _BATCH):
+                    file.write(np.ascontiguousarray(batch))  # into a map, a full disk would end the process (SIGBUS)
+                file.flush()
+                splits[split] = Examples(np.memmap(file, np.uint8, "r", shape=images.shape), labels)
+    except OSError as error:
+        raise cache.unwritable(store, error) from error
     return dataclasses.replace(dataset, splits=splits)
 
 
