@@ -175,7 +175,6 @@ MISTAKES = [
     ("train.patience=0", "config.train.patience"),
     ("train.patience=3 --config.data.validation=", "validation='' there are none"),
     ("train.patience=3 --config.eval.every=0steps", "eval.every='0 ?steps' there are none"),
-    ("train.patience=3 --config.train.overfit_one_batch=true", "overfit_one_batch=True there are none"),
     ("eval.select=worst", "best"),
     ("eval.select=best --config.checkpoint.keep_best=0", "keep_best"),
     ("eval.every=often", "eval.every"),

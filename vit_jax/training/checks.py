@@ -201,7 +201,7 @@ def _check_train(config: Config, device_count: int) -> None:
 
 
 def _check_patience(config: Config) -> None:
-    """It counts validations: there have to be some."""
+    """It counts validations: there have to be some, but where one batch is learned by heart, which takes any config."""
     patience = config.train.patience
     if patience is None:
         return
@@ -209,9 +209,8 @@ def _check_patience(config: Config) -> None:
     for key, value, wrong in (
         ("config.data.validation", config.data.validation, config.data.validation == ""),
         ("config.eval.every", config.eval.every, not durations.parse(config.eval.every, "config.eval.every")[0]),
-        ("config.train.overfit_one_batch", True, config.train.overfit_one_batch),
     ):
-        if wrong:
+        if wrong and not config.train.overfit_one_batch:
             raise UserError(
                 f"config.train.patience={patience} counts the validations of a run, and with {key}={value!r} there "
                 "are none before its end; change one of the two"
