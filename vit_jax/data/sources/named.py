@@ -173,9 +173,10 @@ def _decoded(dataset: DataSet, store: Path) -> DataSet:
     try:
         store.mkdir(parents=True, exist_ok=True)
         for split, (images, labels) in dataset.splits.items():
+            # Written, not mapped: into a sparse file that is mapped, a full disk would end the process (SIGBUS).
             with tempfile.TemporaryFile(dir=store) as file:
                 for batch in batches(images, _BATCH):
-                    file.write(np.ascontiguousarray(batch))  # into a map, a full disk would end the process (SIGBUS)
+                    file.write(np.ascontiguousarray(batch).data)
                 file.flush()
                 splits[split] = Examples(np.memmap(file, np.uint8, "r", shape=images.shape), labels)
     except OSError as error:
