@@ -132,6 +132,20 @@ def test_images_of_folders(pictures, tmp_path):
     assert find_images([str(folder / ".h.png"), str(files[0])]) == ([folder / ".h.png", files[0]], "")
 
 
+def test_a_folder_below_that_can_not_be_read_is_named(pictures, tmp_path, monkeypatch):
+    pictures("a.png"), pictures("b/1.png")
+    scandir = os.scandir
+
+    def denied(path):
+        if os.fspath(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", denied)  # root may read all
+    with pytest.raises(UserError, match=r"--images: Permission denied \(.*/pictures/b\)"):
+        find_images([str(tmp_path / "pictures")])
+
+
 def test_pictures_of_other_formats_are_counted(run, pictures, tmp_path, capsys):
     pictures("a.png")
     folder = tmp_path / "pictures"

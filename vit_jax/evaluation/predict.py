@@ -162,8 +162,7 @@ def _found(paths: Sequence[str]) -> tuple[list[Path], str]:
         raise UserError("--images is empty; name files and folders, like --images cat.png pictures/")
     for path in (expanded(path) for path in paths):
         if path.is_dir():
-            there = sorted(file for file in path.rglob("*") if file.is_file())
-            there = [file for file in there if not _is_systems(file.relative_to(path))]
+            there = sorted(file for file in _below(path) if file.is_file())
             found = [file for file in there if file.suffix.lower() in SUFFIXES]
             if not found:
                 instead = f"; found {passed_over(there)}: convert them first" if passed_over(there) else ""
@@ -177,10 +176,18 @@ def _found(paths: Sequence[str]) -> tuple[list[Path], str]:
     return files, passed_over(others)
 
 
-def _is_systems(file: Path) -> bool:
-    """Whether a file is hidden, or in a folder of thumbnails or the like: training doesn't read it either."""
-    folders = {folder.lower() for folder in file.parts[:-1]}
-    return any(part.startswith(".") for part in file.parts) or not SYSTEM_FOLDERS.isdisjoint(folders)
+def _below(root: Path) -> Iterator[Path]:
+    """All that is no folder, but the hidden and what is in systems' folders, of thumbnails, say: as training reads.
+
+    Raises OSError for a folder that can't be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for folder, folders, names in os.walk(root, onerror=refuse):
+        folders[:] = [name for name in folders if name[0] != "." and name.lower() not in SYSTEM_FOLDERS]
+        yield from (Path(folder, name) for name in names if name[0] != ".")
 
 
 def _rows(
