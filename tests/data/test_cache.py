@@ -58,6 +58,23 @@ def test_a_cache_that_cannot_be_written_is_named():
         load("digits", cache_dir="/proc/nowhere")
 
 
+def test_a_full_disk_is_one_message(tmp_path, monkeypatch):
+    make(tmp_path / "pets", "train/cat/1.png", "train/dog/1.png")
+    cache_dir = str(tmp_path / "cache")
+    # A sparse file mapped to memory would end the process instead, as the first of its pages finds no room.
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"cache can't be written \(No space left"):
+        patch.setattr("tempfile.TemporaryFile", lambda dir: open("/dev/full", "wb"))  # noqa: SIM115
+        load("image_folder", dir=str(tmp_path / "pets"), cache_dir=cache_dir)
+    assert [path.name.split("-")[0] for path in Path(cache_dir).iterdir()] == ["image_folder_index"]
+
+    def full(*_, **__):
+        raise OSError("409600 requested and 0 written")
+
+    monkeypatch.setattr("numpy.save", full)
+    with pytest.raises(UserError, match=r"cache can't be written \(409600 requested and 0 written\)"):
+        load("image_folder", dir=str(tmp_path / "pets"), cache_dir=cache_dir)
+
+
 def test_two_starts_at_once_end_with_one_whole_copy(tmp_path):
     path, results = tmp_path / "small-1", []
     threads = [threading.Thread(target=lambda: results.append(cache.write(path, small()))) for _ in range(8)]

@@ -1,6 +1,5 @@
 """CIFAR-10 from TFDS, the embedded data sets, and splits."""
 
-import errno
 import os
 import subprocess
 import sys
@@ -9,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from batches import load
-from folders import TWO, make
 
 from vit_jax.data import sources
 from vit_jax.data.dataset import split_range, take
@@ -139,15 +137,3 @@ def test_digits_and_fake_are_embedded():
 )
 def test_splits(spec, expected):
     assert split_range(spec, "key", {"train": 100, "test": 5}) == ("train", expected)
-
-
-def test_a_disk_without_room_for_the_decoded_images_is_named(tmp_path, monkeypatch):
-    """Writing to a mapped file on a full disk would end the process with a bus error."""
-
-    def full(descriptor, offset, length):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    make(tmp_path / "pictures", *TWO)
-    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.raises(UserError, match=r"cache can't be written \(No space left.*--config.data.cache_dir"):
-        load("image_folder", dir=str(tmp_path / "pictures"))

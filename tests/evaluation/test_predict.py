@@ -124,12 +124,26 @@ def test_cameras_that_lay_on_their_side(predictor, pictures):
 
 def test_images_of_folders(pictures, tmp_path):
     files = [pictures(name) for name in ("b/2.JPEG", "b/1.png", "a.jpg", "c d/ü.png")]
-    for hidden in (".h.png", ".git/x.png", "b/.cache/y.png"):
+    for hidden in (".h.png", ".git/x.png", "b/.cache/y.png", "b/@eaDir/1.png", "__MACOSX/2.png"):
         pictures(hidden)
     (tmp_path / "pictures" / "notes.txt").touch()
     folder = tmp_path / "pictures"
     assert find_images([str(folder)]) == ([files[2], files[1], files[0], files[3]], "")
     assert find_images([str(folder / ".h.png"), str(files[0])]) == ([folder / ".h.png", files[0]], "")
+
+
+def test_a_folder_below_that_can_not_be_read_is_named(pictures, tmp_path, monkeypatch):
+    pictures("a.png"), pictures("b/1.png")
+    scandir = os.scandir
+
+    def denied(path):
+        if os.fspath(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", denied)  # root may read all
+    with pytest.raises(UserError, match=r"--images: Permission denied \(.*/pictures/b\)"):
+        find_images([str(tmp_path / "pictures")])
 
 
 def test_pictures_of_other_formats_are_counted(run, pictures, tmp_path, capsys):
@@ -171,6 +185,12 @@ def test_the_table_names_no_more_classes_than_there_are(run, pictures, command):
     head, line = printed.splitlines()
     assert code == 0 and head.split()[0] == "image" and head.split()[-2:] == ["class", "10"]
     assert line.startswith(str(file)) and line.count(" %") == 10 and all(name in line for name in CLASSES)
+
+
+def test_a_table_has_a_line_for_each_image_whatever_its_name(run, pictures, tmp_path, command):
+    pictures("new\nline \x1b[31m.png")
+    code, printed = command("predict", f"--workdir={run}", f"--images={tmp_path / 'pictures'}")
+    assert code == 0 and len(printed.splitlines()) == 2 and r"new\nline \x1b[31m.png" in printed
 
 
 def test_a_table_fits_a_narrow_terminal(run, pictures, command, monkeypatch):

@@ -65,7 +65,7 @@ def test_a_run_by_the_clock_ends_early_too(command, tmp_path):
 ONE_BATCH = (
     *RUN, "--config.train.overfit_one_batch=true", "--config.augment.mixup=0.5", "--config.augment.policy=randaugment",
     "--config.model.drop_path=0.2", "--config.model.head_dropout=0.5", "--config.train.label_smoothing=0.1",
-    "--config.train.patience=1",
+    "--config.train.patience=1", "--config.eval.select=best",
 )  # fmt: skip
 
 

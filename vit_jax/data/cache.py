@@ -202,9 +202,10 @@ def filled(path: Path) -> Iterator[Path]:
 
 
 def unwritable(cache: Path, error: OSError) -> UserError:
-    """What is said of a cache that is full, or that is others'."""
+    """What is said of a cache in which there is no room, say."""
+    reason = error.strerror or " ".join(str(error).split())  # NumPy's, of a full disk, has no number
     return UserError(
-        f"the cache {cache} can't be written ({error.strerror}); name another folder with --config.data.cache_dir or "
+        f"the cache {cache} can't be written ({reason}); name another folder with --config.data.cache_dir or "
         "$VIT_JAX_CACHE"
     )
 

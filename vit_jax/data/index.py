@@ -45,7 +45,8 @@ def _looked_at(records: dict[str, Records]) -> tuple[dict[str, Any], dict[str, n
             rows = np.zeros((len(images), 2), np.int32), np.zeros(len(images), bool), np.zeros(len(images), np.uint32)
             for i, found in enumerate(_headers(images)):
                 if isinstance(found, str):
-                    broken.append(f"{images.name(i)} ({found})")
+                    # What reading it says has the name already.
+                    broken.append(found if found.startswith(images.name(i)) else f"{images.name(i)} ({found})")
                     continue
                 (height, width, plain, note), crc = found
                 rows[0][i], rows[1][i], rows[2][i] = (height, width), plain, crc

@@ -14,6 +14,8 @@ import numpy as np
 
 from vit_jax.data.encoded import seen
 from vit_jax.data.images import SUFFIXES, converted, passed_over, upright
+from vit_jax.data.sources.names import shown
+from vit_jax.data.sources.walk import SYSTEM_FOLDERS
 from vit_jax.data.view import View
 from vit_jax.errors import UserError
 from vit_jax.evaluation.evaluate import Evaluator, probabilities
@@ -137,12 +139,12 @@ def predict(
     if broken:
         raise UserError(
             f"{len(broken):,} of {len(files):,} images can't be read; mend them or leave them out:\n"
-            + "\n".join(f"  {_name(file)}: {reason}" for file, reason in broken)
+            + "\n".join(f"  {shown(file)}: {reason}" for file, reason in broken)
         )
 
 
 def find_images(paths: Sequence[str]) -> tuple[list[Path], str]:
-    """The files named and, in the order of their names, every image in the folders, but none that is hidden.
+    """The files named and, in the order of their names, every image in the folders, but the hidden and the system's.
 
     Also how many pictures of other formats are in the folders, as `passed_over` says it. Raises UserError for a path
     that doesn't exist and a folder without images.
@@ -160,19 +162,32 @@ def _found(paths: Sequence[str]) -> tuple[list[Path], str]:
         raise UserError("--images is empty; name files and folders, like --images cat.png pictures/")
     for path in (expanded(path) for path in paths):
         if path.is_dir():
-            there = sorted(file for file in path.rglob("*") if file.is_file())
-            there = [f for f in there if not any(part.startswith(".") for part in f.relative_to(path).parts)]
+            there = sorted(file for file in _below(path) if file.is_file())
             found = [file for file in there if file.suffix.lower() in SUFFIXES]
             if not found:
                 instead = f"; found {passed_over(there)}: convert them first" if passed_over(there) else ""
-                raise UserError(f"--images {_name(path)}: no *.png, *.jpg or other image in this folder{instead}")
+                raise UserError(f"--images {shown(path)}: no *.png, *.jpg or other image in this folder{instead}")
             files += found
             others += there
         elif path.is_file():
             files.append(path)
         else:
-            raise UserError(f"--images {_name(path)}: there is no such file or folder")
+            raise UserError(f"--images {shown(path)}: there is no such file or folder")
     return files, passed_over(others)
+
+
+def _below(root: Path) -> Iterator[Path]:
+    """All that is no folder, but the hidden and what is in systems' folders, of thumbnails, say: as training reads.
+
+    Raises OSError for a folder that can't be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for folder, folders, names in os.walk(root, onerror=refuse):
+        folders[:] = [name for name in folders if name[0] != "." and name.lower() not in SYSTEM_FOLDERS]
+        yield from (Path(folder, name) for name in names if name[0] != ".")
 
 
 def _rows(
@@ -195,7 +210,7 @@ def _rows(
 
 def _say_table(rows: Iterable[Row], files: list[Path], classes: Sequence[str], top_k: int) -> None:
     """Lines as wide as the longest names need: nothing has to wait for the last image."""
-    path_width = max(len("image"), *(len(_name(file)) for file in files))
+    path_width = max(len("image"), *(len(shown(file)) for file in files))
     class_width = max(len("class 1"), *(len(name) for name in classes))
     heads = [f"{f'class {i + 1}':{class_width + 10}}" for i in range(min(top_k, len(classes)))]
     columns = room()
@@ -203,14 +218,16 @@ def _say_table(rows: Iterable[Row], files: list[Path], classes: Sequence[str], t
         _say_narrow(rows, columns)
         return
     say("  ".join([f"{'image':{path_width}}", *heads]).rstrip())
-    for name, best in rows:
+    for path, best in rows:
+        name = shown(path)
         cells = (f"{label:{class_width}}  {percent(probability):>8}" for label, probability in best)
         say("  ".join([f"{name:{path_width}}", *cells]))
 
 
 def _say_narrow(rows: Iterable[Row], columns: int) -> None:
     """Each image with its classes below; of a path that is too long the end is shown, of a class the beginning."""
-    for name, best in rows:
+    for path, best in rows:
+        name = shown(path)
         say(name if len(name) <= columns else f"...{name[3 - columns :]}")
         for label, probability in best:
             text = f"  {percent(probability):>8}  {label}"

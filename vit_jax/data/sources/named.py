@@ -7,8 +7,6 @@ copy.
 import dataclasses
 import hashlib
 import json
-import math
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -195,26 +193,18 @@ def _digest(source: Source, splits: dict[str, Split], index: dict[str, Index]) -
 def _decoded(dataset: DataSet, store: Path) -> DataSet:
     """The same with arrays, which may be larger than memory: they lie in a file without a name."""
     splits = {}
-    for split, (images, labels) in dataset.splits.items():
-        array = _on_disk(store, images.shape)
-        start = 0
-        for batch in batches(images, _BATCH):
-            array[start : start + len(batch)] = batch
-            start += len(batch)
-        splits[split] = Examples(array, labels)
-    return dataclasses.replace(dataset, splits=splits)
-
-
-def _on_disk(store: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """An array in a file without a name. Raises UserError where there is no room for it."""
     try:
         store.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=store) as file:
-            if hasattr(os, "posix_fallocate"):  # where the disk gets full later, writing there ends the process
-                os.posix_fallocate(file.fileno(), 0, math.prod(shape))
-            return np.memmap(file, np.uint8, "w+", shape=shape)
+        for split, (images, labels) in dataset.splits.items():
+            # Written, not mapped: into a sparse file that is mapped, a full disk would end the process (SIGBUS).
+            with tempfile.TemporaryFile(dir=store) as file:
+                for batch in batches(images, _BATCH):
+                    file.write(np.ascontiguousarray(batch).data)
+                file.flush()
+                splits[split] = Examples(np.memmap(file, np.uint8, "r", shape=images.shape), labels)
     except OSError as error:
         raise cache.unwritable(store, error) from error
+    return dataclasses.replace(dataset, splits=splits)
 
 
 def _with_channels(dataset: DataSet, channels: int) -> DataSet:

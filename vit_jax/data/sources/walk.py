@@ -12,7 +12,7 @@ from vit_jax.errors import UserError
 
 _SUFFIXES = frozenset(SUFFIXES)
 # What systems, and programs that look at pictures, put beside them; names with a leading dot are left out anyway.
-_SYSTEM_FOLDERS = frozenset(
+SYSTEM_FOLDERS = frozenset(
     ("__macosx", "__pycache__", "@eadir", "@recycle", "#recycle", "#snapshot", "lost+found", "$recycle.bin")
     + ("recycler", "system volume information")
 )
@@ -154,7 +154,7 @@ class Walk:
         except OSError:  # leads nowhere, or in a circle of links
             left_out.broken += 1
             return None
-        if entry.name.lower() in (_SYSTEM_FOLDERS if stat.S_ISDIR(mode) else _SYSTEM_FILES):
+        if entry.name.lower() in (SYSTEM_FOLDERS if stat.S_ISDIR(mode) else _SYSTEM_FILES):
             return None
         if is_link and not self._follow and not _within(os.path.realpath(entry.path), self._root):
             left_out.outside += 1
