@@ -3,7 +3,7 @@
 vit-jax --config=folder --config.data.dir=pictures --workdir=runs/pictures
 
 Expected: depends on the pictures; a few hundred of each class are needed for more than a first impression
-Budget: 60 epochs, of 2,000 images some 5 minutes on 2 CPU cores; ends early where validation gets no better
+Budget: 60 epochs, of 2,000 images some 9 minutes on 2 CPU cores; ends early where validation gets no better
 
 The folder has one folder of images for each class, alone or under train/, val/ and test/. `:224` after the name sees
 224 pixels with patches of 16 (ViT-S/16 of Touvron et al. 2021): for tens of thousands of pictures and an accelerator.
