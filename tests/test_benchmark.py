@@ -12,7 +12,7 @@ import pytest
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from benchmarks import growth, profile, table, training  # noqa: E402 - after the path
+from benchmarks import decoding, growth, profile, table, training  # noqa: E402 - after the path
 from benchmarks.shapes import MODELS, config_of  # noqa: E402
 
 
@@ -122,11 +122,22 @@ def test_a_step_is_measured_and_written_as_json_and_keras_trains_the_same_model(
         (["--mode=policies", "--batch=4"], {"matmuls", "compile_seconds"}),
         (["--mode=matmul", "--model=tiny"], {"matmul_gflops", "share"}),
         (["--mode=profile", "--model=tiny"], {"part", "milliseconds"}),
-        (["--mode=pipeline", "--batch=8"], {"pipeline", "images_per_second"}),
-        (["--mode=decode", "--contestants=vit_jax", "--batch=16"], {"view", "images_per_second", "cpu_ms_per_image"}),
+        (["--mode=pipeline", "--batch=8", "--contestants=device"], {"pipeline", "images_per_second"}),
     ],
 )
 def test_the_other_modes_run(tmp_path, args, keys):
     report, _ = run(tmp_path, *args)
     assert all(math.isfinite(v) for row in report["rows"] for v in row.values() if isinstance(v, float))
     assert keys <= report["rows"][0].keys()
+
+
+@pytest.mark.slow
+def test_decoding_is_measured_on_the_same_images(tmp_path, monkeypatch):
+    pytest.importorskip("tensorflow")
+    monkeypatch.setattr(decoding, "IMAGES", 8)
+    decoding.write(tmp_path)
+    for view in decoding.VIEWS:
+        for name in ("vit_jax", "vit_jax, folder", "tf.data"):
+            batch = next(iter(decoding.ADAPTERS[name](tmp_path, view, 4)))
+            images = batch["image"] if isinstance(batch, dict) else batch[0]
+            assert images.shape == (4, 224, 224, 3) and images.mean() == pytest.approx(127, abs=20)

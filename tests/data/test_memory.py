@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-_LIMIT = 128  # MiB above what the program takes with its libraries loaded and the first batches read
+_LIMIT = 64  # MiB above what the program takes with its libraries loaded and the first batches read
 _SIDE = 512
 
 # Threads and libraries are there after the first batches; from then on only batches may come and go.

@@ -104,11 +104,12 @@ def test_a_damaged_tfds_folder_is_named(prepared, damage):
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the real CIFAR-10")
 def test_real_cifar10_is_whole():
-    dataset = load("cifar10", dir=str(REAL))
+    dataset = load("cifar10", dir=str(REAL), pipeline="decoded")
     train, test = dataset.splits["train"], dataset.splits["test"]
     assert train.images.shape == (50_000, 32, 32, 3) and test.images.shape == (10_000, 32, 32, 3)
     assert (np.bincount(train.labels) == 5000).all() and (np.bincount(test.labels) == 1000).all()
     assert len(take(dataset, "train[:90%]", "key").labels) == 45_000
+    assert train.images[-1].shape == (32, 32, 3)
 
 
 def test_digits_and_fake_are_embedded():

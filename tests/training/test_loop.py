@@ -127,10 +127,12 @@ def test_a_run_goes_on_without_its_config_file(command, tmp_path, straight):
 def test_the_quickstart_learns(process, tmp_path, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")  # here it computes longer than it compiles
     # TensorFlow's import, for the events, is tried with other runs.
-    child = process("--config=quickstart", f"--workdir={tmp_path / 'run'}", "--config.log.tensorboard=false")
+    # Half of its length: 60 epochs reach 97 %.
+    args = ["--config=quickstart", "--config.train.length=30 epochs", "--config.log.tensorboard=false"]
+    child = process(*args, f"--workdir={tmp_path / 'run'}")
     printed = child.communicate()[0]
     assert child.returncode == 0, printed
-    assert results(tmp_path / "run")["top1"] >= 0.97
+    assert results(tmp_path / "run")["top1"] >= 0.93
     assert (tmp_path / "run" / "curves.png").exists()
 
 

@@ -30,13 +30,10 @@ def resolved(config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("streamed", [False, True])
-def test_images_are_those_of_the_first_step(streamed):
+def test_images_are_those_of_the_first_step():
     """Drawn as train_step draws them: the batch of step 0 and the first key of the split of the step's."""
-    if streamed:
-        pytest.importorskip("tensorflow")
-    pipeline = "mapped" if streamed else "resident"
-    config, parts = resolved(dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, pipeline=pipeline)))
+    pytest.importorskip("tensorflow")
+    config, parts = resolved(dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, pipeline="mapped")))
     images, targets = shown.first_shown(config, parts)
     assert images.shape == (32, 32, 32, 3) and images.dtype == np.uint8
 
