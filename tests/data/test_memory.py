@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-_LIMIT = 64  # MiB above what the program takes with its libraries loaded and the first batches read
+_LIMIT = 128  # MiB above what the program takes with its libraries loaded and the first batches read
 _SIDE = 512
 
 # Threads and libraries are there after the first batches; from then on only batches may come and go.
@@ -29,7 +29,7 @@ limit = int(status["VmData"].split()[0]) * 1024 + {_LIMIT} * 2**20
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 seen = np.concatenate([next(batches)["label"] for _ in range(steps)])
 try:
-    np.ones({_LIMIT} * 2**20 + 1, np.uint8)
+    np.ones(limit, np.uint8)
     print("no limit")
 except MemoryError:
     print(len(seen), round(seen.mean(), 1))
