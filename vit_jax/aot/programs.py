@@ -15,7 +15,7 @@ from vit_jax.aot.topology import devices_of
 from vit_jax.config import Config
 from vit_jax.data import sources
 from vit_jax.data.dataset import DataSet, Examples
-from vit_jax.data.pipeline import Batch, DevicePipeline
+from vit_jax.data.pipeline import Batch, DevicePipeline, batch_shapes
 from vit_jax.evaluation.evaluate import batch_on, traced_evaluation
 from vit_jax.models import flops
 from vit_jax.steps import state as states
@@ -112,11 +112,7 @@ def _data(config: Config, train: Examples, machine: Machine, mesh: Mesh) -> Devi
         images = jax.ShapeDtypeStruct((count, math.prod(shape)), np.uint8, sharding=everywhere)
         labels = jax.ShapeDtypeStruct((count,), np.int32, sharding=everywhere)
         return DevicePipeline(images, labels, tuple(shape), config.train.batch_size, everywhere)
-    shapes = {"image": (train.images.shape[1:], np.uint8), "label": ((), np.int32), "parity": ((), np.bool_)}
-    return {
-        name: jax.ShapeDtypeStruct((config.train.batch_size, *shape), dtype, sharding=batch_sharding(mesh))
-        for name, (shape, dtype) in shapes.items()
-    }
+    return batch_shapes(train, config.train.batch_size, batch_sharding(mesh))
 
 
 def _steps(

@@ -108,6 +108,15 @@ class DevicePipeline(flax.struct.PyTreeNode):
         return {"image": images, "label": self.labels[index], "parity": parity}
 
 
+def batch_shapes(examples: Examples, batch_size: int, sharding: NamedSharding) -> Batch:
+    """Shapes of a batch of the streamed examples, over all processes: for tracing a step without reading one."""
+    shapes = {"image": (examples.images.shape[1:], np.uint8), "label": ((), np.int32), "parity": ((), np.bool_)}
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
+        for name, (shape, dtype) in shapes.items()
+    }
+
+
 class RandomCrop(NamedTuple):
     """A random resized crop of each image (Szegedy et al. 2015), as torchvision's RandomResizedCrop has it."""
 
@@ -135,6 +144,10 @@ class TfDataPipeline:
         self._examples, self._batch_size, self._crop = examples, batch_size, crop
         share = batch_size // processes
         self._part = slice(process * share, (process + 1) * share)
+
+    def shapes(self, sharding: NamedSharding) -> Batch:
+        """Those of a whole batch, as it lies on the devices of all processes."""
+        return batch_shapes(self._examples, self._batch_size, sharding)
 
     def batch_at(self, seed: int, step: int) -> Batch:
         return next(self.stream(seed, step))

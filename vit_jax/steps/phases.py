@@ -17,7 +17,7 @@ from vit_jax.steps.plan import Plan
 from vit_jax.steps.schedules import Schedule
 from vit_jax.steps.state import TrainState
 from vit_jax.steps.step import train_step, train_steps
-from vit_jax.system.sharding import batch_sharding, put_local, replicated
+from vit_jax.system.sharding import batch_sharding, replicated
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def compile_phases(
     if isinstance(pipeline, DevicePipeline):
         data: DevicePipeline | Batch = pipeline
     else:
-        data = put_local(pipeline.batch_at(config.seed, 0), batch_sharding(mesh))
+        data = pipeline.shapes(batch_sharding(mesh))  # reading a batch would hold up the start
     several, phases = config.train.steps_per_call, []
     for start, size in config.train.sizes or ((0.0, config.model.image_size),):
         sized = module.clone(input_size=size)

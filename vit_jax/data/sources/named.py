@@ -45,7 +45,7 @@ _BATCH = 256  # images decoded at a time
 
 def check_name(name: str) -> None:
     """Raises UserError for a name that no data set has."""
-    if name.startswith("tfds:"):
+    if _is_tfds(name):
         tfds.parse(name)
     elif name not in NAMES:
         raise UserError(f"config.data.name: {unknown('data set', name, [*NAMES, 'tfds:NAME'])}")

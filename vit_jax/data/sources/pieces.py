@@ -91,8 +91,14 @@ class Pieces:
 
     def name(self, index: int) -> str:
         """The file, and the image's number in it, from 0."""
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        return f"{self._files[number]}, image {index - int(self._ends[number - 1] if number else 0):,}"
+        number, place = place_of(self._ends, index)
+        return f"{self._files[number]}, image {place:,}"
+
+
+def place_of(ends: np.ndarray, index: int) -> tuple[int, int]:
+    """The number of the file that holds an image, and the image's number in it; `ends` (F,) sums the files' counts."""
+    number = int(np.searchsorted(ends, index, side="right"))
+    return number, index - int(ends[number - 1] if number else 0)
 
 
 def check_places(arrays: Mapping[str, np.ndarray], count: int, largest: int) -> None:

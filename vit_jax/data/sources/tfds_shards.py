@@ -13,7 +13,7 @@ import numpy as np
 from vit_jax.data import cache
 from vit_jax.data.records import Records
 from vit_jax.data.sources import example
-from vit_jax.data.sources.pieces import ARRAYS, Opened, Pieces, check_labels, check_places, labelled
+from vit_jax.data.sources.pieces import ARRAYS, Opened, Pieces, check_labels, check_places, labelled, place_of
 from vit_jax.data.sources.source import Split
 from vit_jax.data.sources.tfds_info import Info, Shards
 from vit_jax.errors import UserError
@@ -167,7 +167,7 @@ class ArrayRecords:
         return [self._one(i) for i in np.asarray(index, np.int64).tolist()]
 
     def _one(self, i: int) -> bytes:
-        number, place = self._place(i)
+        number, place = place_of(self._ends, i)
         try:
             reader = self._opened(number)
             (record,) = reader.read([place])
@@ -179,12 +179,7 @@ class ArrayRecords:
             raise UserError(f"{self.name(i)} can't be read ({type(error).__name__}: {text}); {_REMEDY}") from error
         return record[begin:end]
 
-    def _place(self, i: int) -> tuple[int, int]:
-        """The file's number, and the image's number in it."""
-        number = int(np.searchsorted(self._ends, i, side="right"))
-        return number, i - int(self._ends[number - 1] if number else 0)
-
     def name(self, index: int) -> str:
         """The file, and the image's number in it, from 0."""
-        number, place = self._place(index)
+        number, place = place_of(self._ends, index)
         return f"{self._files[number]}, image {place:,}"
