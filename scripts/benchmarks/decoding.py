@@ -97,7 +97,7 @@ def picture(seed: int) -> bytes:
     return stream.getvalue()
 
 
-def _vit_jax(root: Path, view: str, batch_size: int) -> Iterator[Any]:
+def _vit_jax(root: Path, view: str, batch_size: int, enlarged_in_step: bool = False) -> Iterator[Any]:
     """Ours, with the images one behind the other in a large file, as in TFDS's files and our copies of parquet's."""
     import numpy as np
 
@@ -107,7 +107,13 @@ def _vit_jax(root: Path, view: str, batch_size: int) -> Iterator[Any]:
     lengths = np.array([len(content) for content in contents], np.int64)
     checks = np.array([zlib.crc32(content) for content in contents], np.uint32)
     places = {"offsets": np.cumsum(lengths) - lengths, "lengths": lengths, "checks": checks}
-    return _streamed(Pieces([root / "images.bin"], [len(contents)], places, ""), contents, view, batch_size)
+    pieces = Pieces([root / "images.bin"], [len(contents)], places, "")
+    return _streamed(pieces, contents, view, batch_size, enlarged_in_step)
+
+
+def _vit_jax_accelerated(root: Path, view: str, batch_size: int) -> Iterator[Any]:
+    """The same where the step runs on an accelerator, which enlarges the crops."""
+    return _vit_jax(root, view, batch_size, enlarged_in_step=True)
 
 
 def _vit_jax_folder(root: Path, view: str, batch_size: int) -> Iterator[Any]:
@@ -118,7 +124,9 @@ def _vit_jax_folder(root: Path, view: str, batch_size: int) -> Iterator[Any]:
     return _streamed(Files(files), [file.read_bytes() for file in files], view, batch_size)
 
 
-def _streamed(records: Any, contents: list[bytes], view: str, batch_size: int) -> Iterator[Any]:
+def _streamed(
+    records: Any, contents: list[bytes], view: str, batch_size: int, enlarged_in_step: bool = False
+) -> Iterator[Any]:
     import numpy as np
 
     from vit_jax.data.dataset import Examples
@@ -131,7 +139,7 @@ def _streamed(records: Any, contents: list[bytes], view: str, batch_size: int) -
     sizes, plain = np.array([h[:2] for h in headers], np.int32), np.array([h.plain for h in headers])
     index = Index(sizes, plain, np.zeros(len(headers), np.uint32))
     images = EncodedImages(records, index, View((SIZE, SIZE), 3, CROP_PCT))
-    crop = RandomCrop((0.08, 1.0), (3 / 4, 4 / 3), "bilinear") if view == "random" else None
+    crop = RandomCrop((0.08, 1.0), (3 / 4, 4 / 3), "bilinear", enlarged_in_step) if view == "random" else None
     labels = np.arange(len(headers), dtype=np.int32)
     return TfDataPipeline(Examples(images, labels), batch_size, crop=crop).stream(0, 0)
 
@@ -177,6 +185,7 @@ def _torchvision(root: Path, view: str, batch_size: int) -> Iterator[Any]:
 
 ADAPTERS: dict[str, Callable[[Path, str, int], Iterator[Any]]] = {
     "vit_jax": _vit_jax,
+    "vit_jax, enlarging in an accelerator's step": _vit_jax_accelerated,
     "vit_jax, folder": _vit_jax_folder,
     "tf.data": _tfdata,
     "torchvision": _torchvision,

@@ -18,7 +18,6 @@ from vit_jax.data import sources
 from vit_jax.errors import RunError
 from vit_jax.evaluation.evaluate import traced_evaluation
 from vit_jax.main import main
-from vit_jax.models.backend import Target
 from vit_jax.steps.losses import weights_of
 from vit_jax.steps.phases import traced_step
 from vit_jax.system.sharding import make_mesh
@@ -51,17 +50,21 @@ def test_grey_images_take_a_third_of_the_memory(cpu):
 def test_programs_are_those_of_a_run(cpu, pipeline):
     """Traced from shapes alone, the text is that of the programs that a run traces from its data and its state."""
     config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, pipeline=pipeline))
+    machine = CPU
     if pipeline == "mapped":
         pytest.importorskip("tensorflow")
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps_per_call=1))
-    run = programs.run_on(config, CPU)
+        config = dataclasses.replace(config, augment=dataclasses.replace(config.augment, crop_scale=(0.2, 1.0)))
+        machine = dataclasses.replace(CPU, platform="gpu")  # which enlarges the crops in the step
+    run = programs.run_on(config, machine)
 
-    target, mesh = Target("cpu"), make_mesh(jax.devices()[:1])
+    target, mesh = machine.target, make_mesh(jax.devices()[:1])
     config, parts = with_data(config, sources.load(config), target)
     pieces = pieces_of(config, target, mesh, len(parts.train.labels))
     state, data = first_state(config, pieces, parts), pipeline_of(config, parts, target, mesh)
     if pipeline == "mapped":
         data = data.batch_at(0, 0)
+        assert (data["extent"] < 32).any()
     weights = weights_of("balanced", parts.train.labels, 10)
     traced = [
         traced_step(config, pieces.module, pieces.tx, pieces.schedule, pieces.plan, mesh, data, state, count, weights)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from vit_jax.data.crops import Crops, central, random_resized
 from vit_jax.data.decode import by_pillow, decoder
+from vit_jax.data.geometry import _enlarged_by_products, enlarged
 from vit_jax.data.images import header
 from vit_jax.data.view import View
 from vit_jax.errors import UserError
@@ -44,12 +45,12 @@ def sizes_of(raw):
     return np.array([h[:2] for h in headers]), np.array([h.plain for h in headers])
 
 
-def decoded(view, raw, plain, crops):
-    """The same through tf.data, one group."""
-    groups = tf.data.Dataset.from_tensors((tf.constant(raw), plain, *crops)).map(decoder(view), tf.data.AUTOTUNE)
-    pixels, read = next(groups.as_numpy_iterator())
+def decoded(view, raw, plain, crops, enlarge=True):
+    """The same through tf.data, one group; and what of each image is still to be enlarged."""
+    group = tf.data.Dataset.from_tensors((tf.constant(raw), plain, np.int32(sizes_of(raw)[0]), *crops))
+    pixels, extent, read = next(group.map(decoder(view, enlarge), tf.data.AUTOTUNE).as_numpy_iterator())
     assert read.all()
-    return pixels
+    return pixels, extent
 
 
 @pytest.mark.parametrize(
@@ -63,10 +64,27 @@ def test_the_pixels_are_pillows(size, interpolation, channels):
     assert is_plain.tolist() == [True] * len(plain) + [False] * len(rest)
     view = View(size, channels, 0.9, interpolation)
     for crops in (central(sizes, view), random_resized(0, 0, sizes, (0.08, 1.0), (3 / 4, 4 / 3))):
-        found = decoded(view, raw, is_plain, crops)
+        found, extent = decoded(view, raw, is_plain, crops)
         expected = by_pillow(raw, *crops, view)
         assert found.shape == expected.shape == (len(raw), *size, channels) and found.dtype == np.uint8
         assert np.abs(found.astype(int) - expected).max() <= 1
+        assert (extent == size).all()
+
+
+def test_what_is_left_to_be_enlarged_is_pillows_once_it_is():
+    plain, rest = files()
+    raw, view = [*plain, *rest], View((60, 50))
+    sizes, is_plain = sizes_of(raw)
+    crops = random_resized(0, 0, sizes, (0.08, 1.0), (3 / 4, 4 / 3))
+    expected = by_pillow(raw, *crops, view).astype(int)
+    found, extent = decoded(view, raw, is_plain, crops, enlarge=False)
+    smaller = is_plain & (crops.window[:, 2:] <= view.size).all(1)
+    assert 2 < smaller.sum() < len(plain)  # others are larger in one direction at least
+    np.testing.assert_array_equal(extent, np.where(smaller[:, None], crops.window[:, 2:], view.size))
+    for form in (enlarged, _enlarged_by_products):  # a TPU's
+        assert np.abs(np.asarray(form(found, extent)).astype(int) - expected).max() <= 1
+    for pixels, (height, width) in zip(found, extent, strict=True):
+        assert not pixels[height:].any() and not pixels[:, width:].any()
 
 
 def test_windows_anywhere_are_decoded_as_in_the_whole_image():
@@ -81,7 +99,7 @@ def test_windows_anywhere_are_decoded_as_in_the_whole_image():
             windows.append((top, left, 8, 7))
             expected.append(whole[top : top + 8, left : left + 7])
     crops = Crops(np.array(windows, np.int32), np.tile(np.float32([0, 0, 8, 7]), (len(raw), 1)))
-    np.testing.assert_array_equal(decoded(View((8, 7)), raw, np.ones(len(raw), bool), crops), expected)
+    np.testing.assert_array_equal(decoded(View((8, 7)), raw, np.ones(len(raw), bool), crops)[0], expected)
 
 
 def test_images_of_the_right_scale_are_cut_and_python_has_no_part_in_it(monkeypatch):
@@ -92,7 +110,7 @@ def test_images_of_the_right_scale_are_cut_and_python_has_no_part_in_it(monkeypa
     expected = [np.asarray(Image.open(io.BytesIO(content)))[4:60, 4:60] for content in raw]
     monkeypatch.setattr("vit_jax.data.decode.by_pillow", lambda *_: pytest.fail("Pillow"))
     monkeypatch.setattr("vit_jax.data.decode.pixels", lambda *_: pytest.fail("Pillow"))
-    np.testing.assert_array_equal(decoded(view, raw, plain, crops), expected)
+    np.testing.assert_array_equal(decoded(view, raw, plain, crops)[0], expected)
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
@@ -102,12 +120,13 @@ def test_a_broken_image_fails_its_group_alone(form):
     sizes, plain = sizes_of(raw)
     crops = central(sizes, view)
     broken = [*raw[:2], raw[2][:300], raw[3]]
-    groups = tf.data.Dataset.from_tensor_slices(([raw, broken, raw], [plain] * 3, [crops.window] * 3, [crops.box] * 3))
+    same = ([values] * 3 for values in (plain, np.int32(sizes), *crops))
+    groups = tf.data.Dataset.from_tensor_slices(([raw, broken, raw], *same))
     batches = groups.map(decoder(view), tf.data.AUTOTUNE, deterministic=True).as_numpy_iterator()
-    first, read = next(batches)
+    first, _, read = next(batches)
     assert read.all()
     if form == "WEBP":
-        assert next(batches)[1].tolist() == [True, True, False, True]
+        assert next(batches)[2].tolist() == [True, True, False, True]
     else:
         with pytest.raises(tf.errors.OpError):
             next(batches)

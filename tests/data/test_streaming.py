@@ -1,5 +1,6 @@
 """Encoded images, decoded as they are needed: the same pixels, at any step, whoever asks. B batch."""
 
+import jax
 import numpy as np
 import pytest
 from batches import load_at
@@ -9,11 +10,14 @@ from vit_jax.config import DataConfig
 from vit_jax.data.crops import Crops
 from vit_jax.data.dataset import take, with_default_splits
 from vit_jax.data.encoded import EncodedImages, cut
+from vit_jax.data.geometry import enlarged
 from vit_jax.data.pipeline import RandomCrop, TfDataPipeline, indices_at
 from vit_jax.data.streaming import batches
 from vit_jax.errors import UserError
+from vit_jax.system.sharding import batch_sharding, make_mesh
 
 CROP = RandomCrop((0.1, 1.0), (0.75, 4 / 3), "bilinear")
+LEFT = CROP._replace(enlarged_in_step=True)
 
 
 @pytest.fixture
@@ -54,7 +58,7 @@ def test_decoded_as_needed_is_decoded_before(pictures):
 def test_a_stream_is_a_function_of_seed_and_step(pictures):
     pytest.importorskip("tensorflow")
     examples = load(pictures, pipeline="decoded").splits["train"]
-    for crop in (None, CROP):
+    for crop in (None, LEFT, CROP):
         pipeline = TfDataPipeline(examples, 12, crop=crop)
         straight = dict(zip(range(9), pipeline.stream(3, 0), strict=False))
         again = next(TfDataPipeline(examples, 12, crop=crop).stream(3, 7))
@@ -76,11 +80,17 @@ def test_crops_of_arrays_are_cut_as_those_of_files(tmp_path):
         folder = tmp_path / "tiny" / "ab"[i % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.randint(256, size=(24, 24, 3)).astype(np.uint8)).save(folder / f"{i}.png")
-    found = []
+    found, mesh = [], make_mesh(jax.devices()[:1])
     for pipeline in ("mapped", "decoded"):
         examples = load(tmp_path / "tiny", 24, pipeline=pipeline).splits["train"]
-        found.append(TfDataPipeline(examples, 9, crop=CROP).batch_at(0, 5)["image"])
-    assert np.abs(found[0].astype(int) - found[1]).max() <= 1
+        for crop in (CROP, LEFT):
+            stream = TfDataPipeline(examples, 9, crop=crop)
+            batch, shapes = stream.batch_at(0, 5), stream.shapes(batch_sharding(mesh))
+            assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {
+                name: (x.shape, x.dtype) for name, x in shapes.items()
+            }
+            found.append(batch["image"] if crop == CROP else np.asarray(enlarged(batch["image"], batch["extent"])))
+    assert max(np.abs(found[0].astype(int) - other).max() for other in found) <= 1
 
 
 def test_what_stays_encoded(pictures, monkeypatch):
@@ -147,7 +157,11 @@ def test_cutting_arrays():
     images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
     windows = np.array([[0, 0, 4, 4], [1, 1, 2, 2]], np.int32)
     boxes = np.array([[0, 0, 4, 4], [0, 0, 2, 2]], np.float32)
-    found = cut(images, Crops(windows, boxes), "bilinear")
+    found, extent = cut(images, Crops(windows, boxes), "bilinear")
     np.testing.assert_array_equal(found[0], images[0])
     inside = Image.fromarray(images[1][1:3, 1:3]).resize((4, 4), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(found[1], np.asarray(inside))
+    assert (extent == 4).all()
+    found, extent = cut(images, Crops(windows, boxes), "bilinear", enlarge=False)
+    np.testing.assert_array_equal(found[1, :2, :2], images[1][1:3, 1:3])
+    assert extent.tolist() == [[4, 4], [2, 2]]

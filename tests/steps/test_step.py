@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AxisType
+from PIL import Image
 
 from vit_jax import models
 from vit_jax.config import AugmentConfig, Config, ModelConfig, OptimConfig, TrainConfig
@@ -19,7 +20,7 @@ from vit_jax.steps import optim
 from vit_jax.steps import state as states
 from vit_jax.steps.losses import cross_entropy, weights_of
 from vit_jax.steps.schedules import learning_rate
-from vit_jax.steps.step import eval_step, train_step, train_steps
+from vit_jax.steps.step import eval_step, shown, train_step, train_steps
 from vit_jax.system.sharding import replicated
 
 CONFIG = Config(
@@ -179,6 +180,18 @@ def test_frozen_parameters_stay_and_are_no_part_of_the_norm(plain):
     assert_close(state.params["block_00"], start.params["block_00"], 0)
     assert any(jax.tree.leaves(jax.tree.map(lambda a, b: (a != b).any(), state.params, start.params)))
     assert first["grad_norm"] < plain[1][0]["grad_norm"]
+
+
+def test_a_crop_that_is_left_to_the_step_is_enlarged_before_all_else():
+    corner = np.zeros_like(IMAGES[:1])
+    corner[0, :3, :5] = IMAGES[0, :3, :5]
+    whole = Image.fromarray(IMAGES[0, :3, :5]).resize((8, 8), Image.Resampling.BILINEAR)
+    batch = {"label": LABELS[:1], "parity": np.zeros(1, bool)}
+    batches = batch | {"image": np.asarray(whole)[None]}, batch | {"image": corner, "extent": np.int32([[3, 5]])}
+    expected, found = (
+        jax.jit(partial(shown, config=CONFIG, size=(8, 8), total=10))(jax.random.key(0), b, place=0)[0] for b in batches
+    )
+    np.testing.assert_allclose(found, expected, atol=1.01 / 255 / min(CONFIG.augment.std))
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from vit_jax.steps.losses import weights_of
 from vit_jax.steps.phases import traced_step
 from vit_jax.system.sharding import batch_sharding, make_mesh, replicated
 from vit_jax.training.checks import check_config
-from vit_jax.training.pieces import Pieces, pieces_of
+from vit_jax.training.pieces import Pieces, crop_of, pieces_of
 from vit_jax.training.resolve import pipeline_of_data, with_data
 
 
@@ -112,7 +112,7 @@ def _data(config: Config, train: Examples, machine: Machine, mesh: Mesh) -> Devi
         images = jax.ShapeDtypeStruct((count, math.prod(shape)), np.uint8, sharding=everywhere)
         labels = jax.ShapeDtypeStruct((count,), np.int32, sharding=everywhere)
         return DevicePipeline(images, labels, tuple(shape), config.train.batch_size, everywhere)
-    return batch_shapes(train, config.train.batch_size, batch_sharding(mesh))
+    return batch_shapes(train, config.train.batch_size, batch_sharding(mesh), crop_of(config, machine.target))
 
 
 def _steps(

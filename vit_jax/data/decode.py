@@ -1,8 +1,8 @@
 """Many encoded images at speed, for tf.data. G images of a group, H height, W width, C channels of the view.
 
 A plain image is decoded in the graph, and no more of a JPEG than its window; there it is also resized where that is an
-enlargement in both directions, in which TensorFlow's bilinear filter is Pillow's. The rest of a group goes to Pillow in
-one call of Python: calls wait for each other.
+enlargement in both directions, in which TensorFlow's bilinear filter is Pillow's, or left to `geometry.enlarged`. The
+rest of a group goes to Pillow in one call of Python: calls wait for each other.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,16 +33,19 @@ def by_pillow(raw: Sequence[bytes], window: np.ndarray, box: np.ndarray, view: V
     return out
 
 
-def decoder(view: View) -> Callable[[Any, Any, Any, Any], tuple[Any, Any]]:
-    """A function of tensors: raw (G,) string, plain (G,) bool, window (G, 4) int32 and box (G, 4) float32, as
-    `crops.Crops` has them -> (G, H, W, C) uint8, and (G,) bool: which of them could be read. G is static.
+def decoder(view: View, enlarge: bool = True) -> Callable[[Any, Any, Any, Any, Any], tuple[Any, Any, Any]]:
+    """A function of tensors: raw (G,) string, plain (G,) bool, sizes (G, 2) int32 of the images, heights and widths,
+    window (G, 4) int32 and box (G, 4) float32, as `crops.Crops` has them -> (G, H, W, C) uint8, (G, 2) int32: how high
+    and wide a part of each, from the top left corner, is still to be enlarged to all of it, and (G,) bool: which of
+    them could be read. G is static.
 
-    It fails with a tf.errors.OpError for a plain image that TensorFlow can't read.
+    With `enlarge` nothing is left to be enlarged. It fails with a tf.errors.OpError for a plain image that TensorFlow
+    can't read.
     """
     tf = import_tensorflow()
     from PIL import Image
 
-    part = _part(tf, view)
+    part = _part(tf, view, enlarge)
 
     def finish(
         raw: np.ndarray, done: np.ndarray, window: np.ndarray, box: np.ndarray, *parts: np.ndarray
@@ -66,11 +69,11 @@ def decoder(view: View) -> Callable[[Any, Any, Any, Any], tuple[Any, Any]]:
                     read[i] = False
         return out, read
 
-    def decode(raw: Any, plain: Any, window: Any, box: Any) -> tuple[Any, Any]:
+    def decode(raw: Any, plain: Any, sizes: Any, window: Any, box: Any) -> tuple[Any, Any, Any]:
         cut, enlarged = _without_pillow(tf, view, window, box)
         inner = tf.concat([window[:, :2] + tf.cast(box[:, :2], tf.int32), tf.zeros_like(window[:, :2]) + view.size], 1)
         decoded = tf.where(cut[:, None], inner, window)  # (G, 4)
-        each = zip(*map(tf.unstack, (raw, plain, decoded, enlarged)), strict=True)
+        each = zip(*map(tf.unstack, (raw, plain, sizes[:, 1], decoded, enlarged)), strict=True)
         parts = [part(*arguments) for arguments in each]
         done = plain & (cut | enlarged)
 
@@ -79,7 +82,9 @@ def decoder(view: View) -> Callable[[Any, Any, Any, Any], tuple[Any, Any]]:
             return tuple(tf.numpy_function(finish, rest, (tf.uint8, tf.bool), stateful=False))
 
         out, read = tf.cond(tf.reduce_all(done), lambda: (tf.stack(parts), tf.ones_like(done)), finished)
-        return tf.ensure_shape(out, (raw.shape[0], *view.size, view.channels)), tf.ensure_shape(read, raw.shape)
+        left = done & enlarged & ~tf.constant(enlarge)
+        extent = tf.where(left[:, None], window[:, 2:], tf.zeros_like(window[:, 2:]) + view.size)  # (G, 2)
+        return tf.ensure_shape(out, (raw.shape[0], *view.size, view.channels)), extent, tf.ensure_shape(read, raw.shape)
 
     return tf.autograph.experimental.do_not_convert(decode)
 
@@ -96,16 +101,16 @@ def _without_pillow(tf: Any, view: View, window: Any, box: Any) -> tuple[Any, An
     return cut & colours, enlarged & colours & tf.constant(view.interpolation == "bilinear")
 
 
-def _part(tf: Any, view: View) -> Callable[[Any, Any, Any, Any], Any]:
-    """A function, traced once for all images: raw, whether it is plain, window (4,), whether that is enlarged ->
-
-    the window of a plain image as (h, w, 3) uint8, or (H, W, 3) if it is enlarged; (0, 0, 3) of another image.
+def _part(tf: Any, view: View, enlarge: bool) -> Callable[[Any, Any, Any, Any, Any], Any]:
+    """A function, traced once for all images: raw, whether it is plain, its width, window (4,), whether that is smaller
+    than the view in both directions -> the window of a plain image as (h, w, 3) uint8, or, if it is smaller, (H, W, 3):
+    enlarged, or with nothing below and right of it; (0, 0, 3) of another image.
     """
 
-    def jpeg(raw: Any, window: Any) -> Any:
+    def jpeg(raw: Any, whole: Any, window: Any) -> Any:
         top, left, height, width = tf.unstack(window)
         start = tf.maximum(left - _BESIDE, 0)
-        stop = tf.minimum(left + width + _BESIDE, tf.io.extract_jpeg_shape(raw)[1])
+        stop = tf.minimum(left + width + _BESIDE, whole)
         wider = tf.stack([top, start, height, stop - start])
         image = tf.io.decode_and_crop_jpeg(raw, wider, channels=3, dct_method="INTEGER_ACCURATE")
         return image[:, left - start : left - start + width]
@@ -118,14 +123,19 @@ def _part(tf: Any, view: View) -> Callable[[Any, Any, Any, Any], Any]:
         large = tf.raw_ops.ResizeBilinear(images=image[None], size=view.size, half_pixel_centers=True)  # (1, H, W, 3)
         return tf.cast(large[0] + 0.5, tf.uint8)
 
-    def decoded(raw: Any, window: Any, enlarged: Any) -> Any:
+    def padded(image: Any) -> Any:
+        room = tf.constant(view.size) - tf.shape(image)[:2]
+        return tf.pad(image, tf.stack([[0, room[0]], [0, room[1]], [0, 0]]))
+
+    def decoded(raw: Any, whole: Any, window: Any, smaller: Any) -> Any:
         is_jpeg = tf.equal(tf.strings.substr(raw, 0, 1), b"\xff")
-        image = tf.cond(is_jpeg, lambda: jpeg(raw, window), lambda: png(raw, window))
-        return tf.cond(enlarged, lambda: resized(image), lambda: image)
+        image = tf.cond(is_jpeg, lambda: jpeg(raw, whole, window), lambda: png(raw, window))
+        return tf.cond(smaller, lambda: resized(image) if enlarge else padded(image), lambda: image)
 
-    def part(raw: Any, plain: Any, window: Any, enlarged: Any) -> Any:
+    def part(raw: Any, plain: Any, whole: Any, window: Any, smaller: Any) -> Any:
         none = tf.zeros((0, 0, 3), tf.uint8)
-        return tf.ensure_shape(tf.cond(plain, lambda: decoded(raw, window, enlarged), lambda: none), (None, None, 3))
+        image = tf.cond(plain, lambda: decoded(raw, whole, window, smaller), lambda: none)
+        return tf.ensure_shape(image, (None, None, 3))
 
-    kinds = (((), tf.string), ((), tf.bool), ((4,), tf.int32), ((), tf.bool))
+    kinds = (((), tf.string), ((), tf.bool), ((), tf.int32), ((4,), tf.int32), ((), tf.bool))
     return tf.function(part, input_signature=[tf.TensorSpec(*kind) for kind in kinds], autograph=False)

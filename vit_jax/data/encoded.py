@@ -91,16 +91,22 @@ def seen(image: "Image.Image", view: View) -> np.ndarray:
     return files.pixels(image, window, box, view.size, view.interpolation).reshape(*view.size, view.channels)
 
 
-def cut(images: np.ndarray, crops: Crops, interpolation: str) -> np.ndarray:
-    """Crops of an array (M, H, W, C) uint8, each resized to H x W."""
+def cut(images: np.ndarray, crops: Crops, interpolation: str, enlarge: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Crops of an array (M, H, W, C) uint8, each resized to H x W, and int32 (M, 2) as `streaming.decoded` has them.
+
+    Without `enlarge` whole windows lie in the top left corners as they are.
+    """
     from PIL import Image
 
-    out = np.empty_like(images)
-    size = images.shape[1:3]
+    out, size = np.zeros_like(images), images.shape[1:3]
+    if not enlarge:
+        for i, (pixels, (top, left, height, width)) in enumerate(zip(images, crops.window, strict=True)):
+            out[i, :height, :width] = pixels[top : top + height, left : left + width]
+        return out, crops.window[:, 2:]
     for i, (pixels, window, box) in enumerate(zip(images, *crops, strict=True)):
         image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
         out[i] = files.pixels(image, window, box, size, interpolation).reshape(pixels.shape)
-    return out
+    return out, np.broadcast_to(np.array(size, np.int32), (len(images), 2))
 
 
 def broken(name: str, error: Exception) -> UserError:

@@ -125,3 +125,34 @@ def _between(planes: jax.Array, y: jax.Array, x: jax.Array, width: int) -> jax.A
     # Of this form, so that between equal pixels nothing is rounded.
     upper, lower = taps[0] + (taps[1] - taps[0]) * right, taps[2] + (taps[3] - taps[2]) * right
     return upper + (lower - upper) * down
+
+
+def enlarged(images: jax.Array, extent: jax.Array) -> jax.Array:
+    """The top left corner of each image, of height and width `extent` (B, 2) int32, enlarged to all of it.
+
+    uint8 (B, H, W, C) -> the same, between pixels and rounded as Pillow's bilinear filter does, within one level.
+    """
+    return jax.lax.platform_dependent(images, extent, tpu=_enlarged_by_products, default=_enlarged_by_lookup)
+
+
+def _enlarged_by_lookup(images: jax.Array, extent: jax.Array) -> jax.Array:
+    b, h, w, _ = images.shape
+    y, x = (_magnified(extent[:, axis], size) for axis, size in enumerate((h, w)))  # (B, H), (B, W)
+    y, x = (jnp.broadcast_to(place, (b, h, w)).reshape(b, h * w) for place in (y[:, :, None], x[:, None, :]))
+    return jnp.floor(from_planes(_between(to_planes(images), y, x, w), w) + 0.5).astype(images.dtype)
+
+
+def _enlarged_by_products(images: jax.Array, extent: jax.Array) -> jax.Array:
+    """The same for a TPU, which would look so many pixels up one by one."""
+    x = images.astype(jnp.float32)
+    for axis, equation in enumerate(("bij,bjwc->biwc", "bij,bhjc->bhic")):
+        size = images.shape[1 + axis]
+        away = jnp.abs(_magnified(extent[:, axis], size)[..., None] - jnp.arange(size))  # (B, size, size)
+        x = jnp.einsum(equation, jnp.maximum(1 - away, 0), x, precision="highest")  # (B, H, W, C)
+    return jnp.floor(x + 0.5).astype(images.dtype)
+
+
+def _magnified(extent: jax.Array, size: int) -> jax.Array:
+    """Where among the first `extent` (B,) places of an axis the `size` come from that are made of them, (B, size)."""
+    extent = extent[:, None].astype(jnp.float32)
+    return jnp.clip((jnp.arange(size) + 0.5) * (extent / size) - 0.5, 0, extent - 1)

@@ -27,7 +27,8 @@ from vit_jax.system.tensorflow import import_tensorflow
 MAX_EXAMPLES = 2**32  # of a run: example numbers are uint32
 
 # "image": (B, H, W, C) uint8, "label": (B,) int32, "parity": (B,) bool, which begins at random for each image and turns
-# in every epoch.
+# in every epoch. With RandomCrop.enlarged_in_step also "extent": (B, 2) int32, height and width of the part of each
+# image, from the top left corner, that the step enlarges to all of it.
 Batch = dict[str, Any]
 
 
@@ -108,21 +109,26 @@ class DevicePipeline(flax.struct.PyTreeNode):
         return {"image": images, "label": self.labels[index], "parity": parity}
 
 
-def batch_shapes(examples: Examples, batch_size: int, sharding: NamedSharding) -> Batch:
-    """Shapes of a batch of the streamed examples, over all processes: for tracing a step without reading one."""
-    shapes = {"image": (examples.images.shape[1:], np.uint8), "label": ((), np.int32), "parity": ((), np.bool_)}
-    return {
-        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
-        for name, (shape, dtype) in shapes.items()
-    }
-
-
 class RandomCrop(NamedTuple):
     """A random resized crop of each image (Szegedy et al. 2015), as torchvision's RandomResizedCrop has it."""
 
     scale: tuple[float, float]  # share of the image's area
     ratio: tuple[float, float]  # width / height
     interpolation: str  # bilinear | bicubic | lanczos
+    # Whether parts that are to be enlarged in both directions are left to the step: an accelerator enlarges in no time,
+    # and the host decodes more images. For bilinear alone.
+    enlarged_in_step: bool = False
+
+
+def batch_shapes(examples: Examples, batch_size: int, sharding: NamedSharding, crop: RandomCrop | None = None) -> Batch:
+    """Shapes of a batch of the streamed examples, over all processes: for tracing a step without reading one."""
+    shapes = {"image": (examples.images.shape[1:], np.uint8), "label": ((), np.int32), "parity": ((), np.bool_)}
+    if crop is not None and crop.enlarged_in_step:
+        shapes["extent"] = (2,), np.int32
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
+        for name, (shape, dtype) in shapes.items()
+    }
 
 
 class TfDataPipeline:
@@ -147,7 +153,7 @@ class TfDataPipeline:
 
     def shapes(self, sharding: NamedSharding) -> Batch:
         """Those of a whole batch, as it lies on the devices of all processes."""
-        return batch_shapes(self._examples, self._batch_size, sharding)
+        return batch_shapes(self._examples, self._batch_size, sharding, self._crop)
 
     def batch_at(self, seed: int, step: int) -> Batch:
         return next(self.stream(seed, step))
@@ -155,15 +161,17 @@ class TfDataPipeline:
     def stream(self, seed: int, start: int) -> Iterator[Batch]:
         """Batches of the steps from `start` on, read ahead by tf.data. Seeking costs nothing."""
         images, labels = self._examples
+        left = self._crop is not None and self._crop.enlarged_in_step
         if isinstance(images, EncodedImages):
-            found = decoded(images, partial(self._request, seed), start)
+            found = decoded(images, partial(self._request, seed), start, enlarge=not left)
         else:
-            found = self._gathered(images, seed, start)
-        for step, image in zip(itertools.count(start), found, strict=False):
+            found = self._gathered(images, seed, start, enlarge=not left)
+        for step, (image, extent) in zip(itertools.count(start), found, strict=False):
             every = self._indices(seed, step)
             parity = parity_at(np.full(1, seed, np.uint32), np.full(1, step, np.uint32), every, len(labels))
             label = np.asarray(labels[every[self._part]])
-            yield {"image": image, "label": label, "parity": parity[self._part]}
+            batch = {"image": image, "label": label, "parity": parity[self._part]}
+            yield {**batch, "extent": extent} if left else batch
 
     def _indices(self, seed: int, step: int) -> np.ndarray:
         """Of the whole batch, (B,)."""
@@ -183,17 +191,21 @@ class TfDataPipeline:
             crops = central(sizes, images.view)
         return every[self._part], Crops(*(field[self._part] for field in crops))
 
-    def _gathered(self, images: np.ndarray, seed: int, start: int) -> Iterator[np.ndarray]:
+    def _gathered(
+        self, images: np.ndarray, seed: int, start: int, enlarge: bool
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         tf = import_tensorflow()
+        whole = np.array(images.shape[1:3], np.int32)
 
-        def gather(step: np.ndarray) -> np.ndarray:
+        def gather(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             if self._crop is None:
-                return images[self._indices(seed, int(step))[self._part]]
+                chosen = images[self._indices(seed, int(step))[self._part]]
+                return chosen, np.broadcast_to(whole, (len(chosen), 2))
             index, crops = self._request(seed, int(step))
-            return cut(images[index], crops, self._crop.interpolation)
+            return cut(images[index], crops, self._crop.interpolation, enlarge)
 
         def element(step: Any) -> Any:
-            return tf.numpy_function(gather, [step], tf.uint8, stateful=False)
+            return tuple(tf.numpy_function(gather, [step], (tf.uint8, tf.int32), stateful=False))
 
         steps = tf.data.Dataset.range(start, tf.int64.max)
         batches = steps.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

@@ -43,7 +43,7 @@ def _in_order(images: EncodedImages, first: int, count: int, size: int) -> Itera
         index = first + np.arange(i * size, (i + 1) * size)
         return index, central(images.sizes(index), images.view)
 
-    return decoded(images, request, 0, count // size)
+    return (pixels for pixels, _ in decoded(images, request, 0, count // size))
 
 
 def closed_at_exit(iterator: Iterator[T]) -> Iterator[T]:
@@ -65,11 +65,14 @@ def closed_at_exit(iterator: Iterator[T]) -> Iterator[T]:
         atexit.unregister(held.clear)
 
 
-def decoded(images: EncodedImages, request: Request, start: int, stop: int | None = None) -> Iterator[np.ndarray]:
-    """The batches `start` to `stop` - 1 (None: without end), decoded ahead: uint8 (B, H, W, C).
+def decoded(
+    images: EncodedImages, request: Request, start: int, stop: int | None = None, enlarge: bool = True
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The batches `start` to `stop` - 1 (None: without end), decoded ahead: uint8 (B, H, W, C), and int32 (B, 2).
 
-    All have as many images as the first. Seeking costs nothing. Raises UserError, with the name, for an image that
-    can't be read.
+    The latter are height and width of the part of each image, from the top left corner, that is still to be enlarged to
+    all of it: none with `enlarge`. All batches have as many images as the first. Seeking costs nothing. Raises
+    UserError, with the name, for an image that can't be read.
     """
     tf = import_tensorflow()
     request = functools.lru_cache(maxsize=64)(request)  # each of a batch's groups asks
@@ -90,29 +93,30 @@ def decoded(images: EncodedImages, request: Request, start: int, stop: int | Non
             raw = [b""] * members
         # What was cut off since the start is left to Pillow, which says so; TensorFlow prints more than that.
         plain = images.plain(index[chosen]) & np.array([ends(content) for content in raw])
-        return np.array(raw, object), plain, windows[chosen], boxes[chosen]
+        return np.array(raw, object), plain, images.sizes(index[chosen]), windows[chosen], boxes[chosen]
 
     def element(number: Any) -> Any:
-        types = (tf.string, tf.bool, tf.int32, tf.float32)
+        types = (tf.string, tf.bool, tf.int32, tf.int32, tf.float32)
         found = tf.numpy_function(fetch, [number], types, stateful=False)
-        return [tf.ensure_shape(x, (members, *rest)) for x, rest in zip(found, ((), (), (4,), (4,)), strict=True)]
+        shapes = ((), (), (2,), (4,), (4,))
+        return [tf.ensure_shape(x, (members, *shape)) for x, shape in zip(found, shapes, strict=True)]
 
     numbers = tf.data.Dataset.range(start * groups, tf.int64.max if stop is None else stop * groups)
     # Not tf.data's own choice, which fills half of the machine's memory with batches.
     cores = os.cpu_count() or 1
     encoded = numbers.map(element, num_parallel_calls=2 * cores, deterministic=True)
-    pixels = encoded.map(decoder(images.view), num_parallel_calls=cores, deterministic=True)
+    pixels = encoded.map(decoder(images.view, enlarge), num_parallel_calls=cores, deterministic=True)
     found = closed_at_exit(iter(pixels.batch(groups).prefetch(_AHEAD).as_numpy_iterator()))
     for i in itertools.count(start):
         try:
-            batch, read = next(found)  # (groups, G, H, W, C), (groups, G)
+            batch, extent, read = next(found)  # (groups, G, H, W, C), (groups, G, 2), (groups, G)
         except StopIteration:
             return
         except tf.errors.OpError as error:
             raise _unread(images, request(i)[0], " ".join(str(error).split())[:200]) from error
         if not read.all():
             raise failures.get(i) or _unread(images, request(i)[0][read.reshape(-1)[:size] == 0])
-        yield batch.reshape(-1, *batch.shape[2:])[:size]
+        yield batch.reshape(-1, *batch.shape[2:])[:size], extent.reshape(-1, 2)[:size]
 
 
 def _unread(images: EncodedImages, index: np.ndarray, reason: str = "it has changed since the start") -> Exception:

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from vit_jax.config import AugmentConfig, Config
 from vit_jax.data.augment import augment, preprocess
+from vit_jax.data.geometry import enlarged
 from vit_jax.data.pipeline import Batch
 from vit_jax.data.targets import Targets
 from vit_jax.models import VisionTransformer
@@ -118,9 +119,10 @@ def shown(
     cfg = config.augment
     if config.train.overfit_one_batch:
         cfg = AugmentConfig(mean=cfg.mean, std=cfg.std)
+    images = enlarged(batch["image"], batch["extent"]) if "extent" in batch else batch["image"]
     return augment(
         key,
-        batch["image"],
+        images,
         batch["label"],
         batch["parity"],
         cfg,

@@ -55,7 +55,11 @@ class Setup:
     _compiled: Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
     def batch_at(self, seed: int, step: int) -> Batch:
-        """The batch of one step, on the devices: image (B, H, W, 3) uint8, label (B,) int32, parity (B,) bool."""
+        """The batch of one step, on the devices: image (B, H, W, 3) uint8, label (B,) int32, parity (B,) bool.
+
+        On an accelerator with random crops also extent (B, 2) int32, of the parts that the step enlarges
+        (data/geometry.py:enlarged).
+        """
         if isinstance(self._pipeline, DevicePipeline):
             return self._pipeline.batch_at(jax.numpy.uint32(seed), jax.numpy.int32(step))
         return put_local(self._pipeline.batch_at(seed, step), batch_sharding(self.mesh))
