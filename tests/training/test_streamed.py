@@ -8,31 +8,20 @@ import socket
 
 import numpy as np
 import pytest
-from PIL import Image
-from promises.harness import RUN, SAVES, TOTAL, Child, arrays, call, latest, require_same, rows, stopping_after
+from promises import streamed
+from promises.harness import SAVES, TOTAL, Child, arrays, call, latest, require_same, rows, stopping_after
 
 pytestmark = [pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """120 of three classes and two sizes, PNG and JPEG."""
     pytest.importorskip("tensorflow")
-    root, rng = tmp_path_factory.mktemp("streamed") / "pictures", np.random.RandomState(0)
-    for i in range(120):
-        folder = root / "train" / ("ant", "bee", "cow")[i % 3]
-        folder.mkdir(parents=True, exist_ok=True)
-        pixels = rng.randint(256, size=((48, 40), (36, 64))[i % 2] + (3,)) // 2 + 40 * (i % 3)
-        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.{('png', 'jpg')[i // 2 % 2]}")
-    return root
+    return streamed.pictures(tmp_path_factory.mktemp("streamed") / "pictures")
 
 
 def args_of(pictures, pipeline, workdir):
-    data = ("--config.data.name=image_folder", f"--config.data.dir={pictures}", f"--config.data.pipeline={pipeline}")
-    cache = f"--config.data.cache_dir={pictures.parent / 'cache'}"
-    splits = ("train=train[:80%]", "validation=train[80%:90%]", "test=train[90%:]")
-    crops = ("--config.augment.crop_scale=(0.2, 1.0)", "--config.data.crop_pct=0.875", "--config.model.image_size=16")
-    return [*RUN, *data, cache, *(f"--config.data.{split}" for split in splits), *crops, f"--workdir={workdir}"]
+    return [*streamed.args_of(pictures, pipeline), f"--workdir={workdir}"]
 
 
 @pytest.fixture(scope="module")
