@@ -3,8 +3,11 @@
 import builtins
 import io
 import json
+import os
 import re
 import struct
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -60,19 +63,84 @@ def test_a_cache_that_cannot_be_written_is_named():
 
 def test_a_full_disk_is_one_message(tmp_path, monkeypatch):
     make(tmp_path / "pets", "train/cat/1.png", "train/dog/1.png")
-    cache_dir = str(tmp_path / "cache")
+    original = Path.open
+
+    def full(self, *args, **more):
+        return original(Path("/dev/full") if self.name == "train_images.npy" else self, *args, **more)
+
     # A sparse file mapped to memory would end the process instead, as the first of its pages finds no room.
-    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"cache can't be written \(No space left"):
-        patch.setattr("tempfile.TemporaryFile", lambda dir: open("/dev/full", "wb"))  # noqa: SIM115
-        load("image_folder", dir=str(tmp_path / "pets"), cache_dir=cache_dir)
-    assert [path.name.split("-")[0] for path in Path(cache_dir).iterdir()] == ["image_folder_index"]
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(UserError, match=r"cache can't be written \(No space left"):
+        load("image_folder", dir=str(tmp_path / "pets"), cache_dir=str(tmp_path / "cache"))
+    assert [path.name.split("-")[0] for path in (tmp_path / "cache").iterdir()] == ["image_folder_index"]
 
-    def full(*_, **__):
-        raise OSError("409600 requested and 0 written")
 
-    monkeypatch.setattr("numpy.save", full)
-    with pytest.raises(UserError, match=r"cache can't be written \(409600 requested and 0 written\)"):
-        load("image_folder", dir=str(tmp_path / "pets"), cache_dir=cache_dir)
+def test_images_are_decoded_straight_to_their_place(tmp_path, monkeypatch):
+    make(tmp_path / "pets", *(f"train/{label}/{i}.png" for label in ("cat", "dog") for i in range(300)))
+    sizes, original = [], cache.batches
+
+    def watched(images, size):
+        for batch in original(images, size):
+            assert len(batch) <= 256
+            sizes.append(sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*_images.npy")))
+            yield batch
+
+    monkeypatch.setattr(cache, "batches", watched)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)  # Pillow is there sooner
+    images = load("image_folder", dir=str(tmp_path / "pets")).splits["train"].images
+    assert sizes == [0, 128 + 256 * 32 * 32 * 3, 128 + 512 * 32 * 32 * 3]  # each is on disk before the next is decoded
+    stream = io.BytesIO()
+    np.save(stream, images)  # whose checksum runs remember
+    assert Path(images.filename).read_bytes() == stream.getvalue()
+
+
+_KILLED = """
+import os, signal, sys
+sys.modules["tensorflow"] = None  # Pillow is there sooner
+from batches import load
+from vit_jax.data import cache
+from vit_jax.system.disk import cache_root
+
+original = cache.batches
+
+def killed(images, size):
+    for batch in original(images, 64):
+        yield batch
+        if any(file.stat().st_size for file in cache_root().rglob("*_images.npy")):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+cache.batches = killed
+load("image_folder", dir=sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_what_was_being_decoded_at_a_kill_is_neither_read_nor_left(tmp_path):
+    make(tmp_path / "pets", *(f"train/{label}/{i}.png" for label in ("cat", "dog") for i in range(99)))
+    path = os.pathsep.join((str(Path(__file__).parent), str(Path(__file__).parents[2])))
+    command = [sys.executable, "-c", _KILLED, str(tmp_path / "pets")]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True)
+    assert done.returncode == -9, done.stderr
+    (left,) = (tmp_path / "cache").glob(".image_folder-*/train_images.npy")
+    assert left.stat().st_size and cache.newest(tmp_path / "cache", "image_folder") is None
+    assert load("image_folder", dir=str(tmp_path / "pets")).splits["train"].images.shape == (198, 32, 32, 3)
+    assert not list((tmp_path / "cache").glob(".*"))
+
+
+def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
+    whole = tmp_path / "one-0123456789abcdef"
+    with cache.filled(whole) as written:
+        (written / "a.npy").write_bytes(b"a")
+        # Of this machine's, one was left by a run that is gone, and one is so new that it isn't locked yet.
+        killed, new = (written.with_name(written.name[:-4] + end) for end in ("aaaa", "bbbb"))
+        elsewhere, no_cache = tmp_path / f".{whole.name}.{'0' * 32}", tmp_path / f".a.{written.name[-32:]}"
+        for folder in (killed, elsewhere, no_cache):
+            folder.mkdir()
+            (folder / "a.npy").write_bytes(b"a")
+        new.mkdir()
+        cache.write(tmp_path / "small-1", small())
+        assert set(tmp_path.iterdir()) == {tmp_path / "small-1", written, elsewhere, no_cache, new}
+    assert (whole / "a.npy").exists()
 
 
 def test_two_starts_at_once_end_with_one_whole_copy(tmp_path):

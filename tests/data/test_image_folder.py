@@ -102,6 +102,20 @@ def test_the_report_says_what_was_found(tmp_path):
     assert notes == (*report(found), "Width x height in pixels: smallest 1 x 1, median 1 x 1, largest 1 x 1.")
 
 
+def test_a_note_on_an_image_says_where_it_is_now(tmp_path):
+    make(tmp_path / "pets", *(f"train/{label}/1.png" for label in ("cat", "dog")))
+    for i in range(7):
+        picture = encoded(Image.new("RGB", (8, 8)), "JPEG")
+        exif = b"\xff\xe1\x00\x10Exif\0\0II*\0\xff\0\0\0"  # whose table would lie behind its end
+        (tmp_path / f"pets/train/cat/{i}.jpg").write_bytes(picture[:2] + exif + picture[2:])
+    for place in ("pets", "moved"):
+        notes = [note for note in load("image_folder", dir=str(tmp_path / place)).notes if "EXIF" in note]
+        assert len(notes) == 5 and all(note.startswith(f"{tmp_path}/{place}/train/cat/") for note in notes)
+        assert "... and 2 more images with such a note" in load("image_folder", dir=str(tmp_path / place)).notes
+        if place == "pets":
+            (tmp_path / "pets").rename(tmp_path / "moved")
+
+
 # --- decoded
 
 

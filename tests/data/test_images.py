@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
-from vit_jax.data.images import MAX_PIXELS, header, pixels, upright
+from vit_jax.data.images import MAX_PIXELS, ends, header, pixels, upright
 from vit_jax.errors import UserError
 
 
@@ -120,6 +120,18 @@ def test_truncated_files_are_found_by_their_header_alone_and_others_are_not_deco
     if form in ("PNG", "JPEG", "WEBP", "GIF"):
         monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
         assert header(raw)[:2] == (64, 64)
+
+
+def test_what_follows_an_image_is_no_damage_and_the_end_of_a_thumbnail_is_not_its_own():
+    jpeg, png = (encoded(NOISE, form) for form in ("JPEG", "PNG"))
+    assert header(jpeg + bytes(500)).plain and ends(jpeg + bytes(500))  # of a camera: decoded once, then TensorFlow's
+    assert header(png + bytes(500)).plain and not ends(png + bytes(500))
+    thumbnail = encoded(Image.new("RGB", (8, 8)), "JPEG")
+    segment = b"\xff\xe1" + struct.pack(">H", 8 + len(thumbnail)) + b"other\0" + thumbnail
+    cut_off = (jpeg[:2] + segment + jpeg[2:])[: len(segment) + 400]
+    assert ends(cut_off)
+    with pytest.raises(UserError, match="truncated or broken"):
+        header(cut_off)
 
 
 def test_a_png_whose_pixels_end_early_is_refused():

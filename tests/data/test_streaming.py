@@ -1,5 +1,9 @@
 """Encoded images, decoded as they are needed: the same pixels, at any step, whoever asks. B batch."""
 
+import hashlib
+import json
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -126,13 +130,32 @@ def test_an_image_that_breaks_in_mid_run_is_named_and_nothing_else_is_said(pictu
     assert "Traceback" not in printed and "rendezvous" not in printed  # TensorFlow's
 
 
-def test_the_index_is_made_once_and_sees_changes(pictures, monkeypatch):
+def test_the_index_is_made_once_and_sees_changes(pictures, monkeypatch, capsys):
     first = load(pictures, pipeline="decoded")
-    monkeypatch.setattr("vit_jax.data.index.header", None)  # would raise
-    assert load(pictures, pipeline="decoded").sha256 == first.sha256
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("vit_jax.data.index.header", None)  # would raise
+        assert load(pictures, pipeline="decoded").sha256 == first.sha256
+    assert not capsys.readouterr().out
     Image.new("RGB", (9, 9), (1, 2, 3)).save(pictures / "cat/0.png")
     assert load(pictures, pipeline="decoded").sha256 != first.sha256
+    said = f"The files of {pictures} aren't those that its index was made of: looking at each image anew ...\n"
+    assert capsys.readouterr().out == said
+
+
+@pytest.mark.parametrize("damage", ["images", "notes"])
+def test_an_index_of_other_images_is_made_anew(damage, pictures, tmp_path, capsys):
+    first = load(pictures, pipeline="decoded")
+    (file,) = (tmp_path / "cache").glob("image_folder_index-*/index.json")
+    about = json.loads(file.read_text())
+    if damage == "images":
+        np.save(file.with_name("train_sizes.npy"), np.ones((43, 2), np.int32))
+        content = file.with_name("train_sizes.npy").read_bytes()
+        about["sha256"]["train_sizes.npy"] = hashlib.sha256(content).hexdigest()
+    else:
+        about["notes"] = [["train", 44, "of no image"]]
+    file.write_text(json.dumps(about))
+    assert load(pictures, pipeline="decoded").sha256 == first.sha256
+    assert re.fullmatch(r"The cached arrays in .* are damaged .*made anew\.\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(

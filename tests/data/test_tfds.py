@@ -23,8 +23,17 @@ from vit_jax.errors import UserError
 COUNTS = {"train": 30, "extra": 10}
 
 
-def build(place, form="tfrecord", name="small", version="1.0.0", shape=(None, None, 3), counts=COUNTS, unlabelled=()):
-    """A set that TFDS itself prepares: 8 x 8 noise as PNG, in three files for each split."""
+def build(
+    place,
+    form="tfrecord",
+    name="small",
+    version="1.0.0",
+    shape=(None, None, 3),
+    counts=COUNTS,
+    unlabelled=(),
+    heights=(8,),
+):
+    """A set that TFDS itself prepares: noise as PNG, 8 pixels wide, in three files for each split."""
     pytest.importorskip("tensorflow")
     lib = pytest.importorskip("tensorflow_datasets")
 
@@ -40,7 +49,7 @@ def build(place, form="tfrecord", name="small", version="1.0.0", shape=(None, No
     def examples(self, split):
         rng = np.random.RandomState(counts[split])
         for i in range(counts[split]):
-            image = rng.randint(256, size=(8, 8, 3)).astype(np.uint8)
+            image = rng.randint(256, size=(heights[i % len(heights)], 8, 3)).astype(np.uint8)
             yield i, {"id": str(i), "image": image, "label": -1 if split in unlabelled else i % 10}
 
     members = {
@@ -104,11 +113,39 @@ def test_cifar10_keeps_its_cached_arrays_and_its_order(tmp_path):
     assert source.size == (8, 8) and source.classes == dataset.classes and source.classes[0] == "airplane"
     # The folder by which the arrays of earlier versions are found.
     info = json.loads((tmp_path / "sets/cifar10/3.0.2/dataset_info.json").read_text())
-    assert source.identity == {"version": "3.0.2", "splits": info["splits"]}
-    assert cache.read(cache.folder(tmp_path / "cache", "cifar10", source.identity)).sha256
+    assert source.arrays_identity == {"version": "3.0.2", "splits": info["splits"]}
+    assert cache.read(cache.folder(tmp_path / "cache", "cifar10", source.arrays_identity)).sha256
     for split, (records, labels) in source.open().items():
         np.testing.assert_array_equal(labels, dataset.splits[split].labels)
         np.testing.assert_array_equal(decoded(records, np.arange(len(labels))), dataset.splits[split].images)
+
+
+@pytest.mark.slow
+def test_what_is_kept_of_a_set_belongs_to_its_files(tmp_path, capsys):
+    """Of a set that is prepared anew TFDS may state the same version, counts and bytes, though the order is another."""
+    build(tmp_path / "sets", heights=(8, 10, 12))
+
+    def check(place="sets"):
+        arrays = load_at(8, "tfds:small", dir=str(tmp_path / place)).splits["train"].images
+        images = load_at(8, "tfds:small", dir=str(tmp_path / place), pipeline="decoded").splits["train"].images
+        shapes = [Image.open(io.BytesIO(content)).size[::-1] for content in images.read(np.arange(30))]
+        assert list(map(tuple, images.sizes(np.arange(30)))) == shapes
+        np.testing.assert_array_equal(images[:], arrays)
+        return arrays
+
+    before = check()
+    assert "index was made of" not in capsys.readouterr().out
+    first, second = (tmp_path / f"sets/small/1.0.0/small-train.tfrecord-0000{i}-of-00003" for i in (0, 1))
+    contents = first.read_bytes(), second.read_bytes()
+    second.write_bytes(contents[0])
+    first.write_bytes(contents[1])
+    after = check()
+    np.testing.assert_array_equal(after, before[[*range(10, 20), *range(10), *range(20, 30)]])
+    said = f"The files of {tmp_path}/sets/small/1.0.0 aren't those that its index was made of"
+    assert capsys.readouterr().out.count(said) == 1
+    shutil.move(tmp_path / "sets", tmp_path / "moved")
+    check("moved")
+    assert not capsys.readouterr().out  # all that is kept belongs to the moved ones, too
 
 
 def test_a_split_without_classes_is_left_out_and_named(tmp_path, capsys):

@@ -8,9 +8,12 @@ from importlib import metadata
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from vit_jax import pretrained
 from vit_jax.config import AugmentConfig, Config, DataConfig, ModelConfig
+from vit_jax.data.encoded import seen
+from vit_jax.data.view import View
 from vit_jax.errors import UserError
 from vit_jax.export import formats, weights
 from vit_jax.export.weights import write_weights
@@ -88,7 +91,8 @@ def test_names_of_hugging_face_are_read_back(keys, tmp_path):
     processor = json.loads((tmp_path / "preprocessor_config.json").read_text())
     height, width, _ = image_shape(model.module.cfg)
     assert processor["image_mean"] == said["preprocessing"]["mean"]
-    assert processor["size"] == {"height": height, "width": width}
+    assert processor["crop_size"] == {"height": height, "width": width}
+    assert processor["size"] == ({"shortest_edge": 18} if height == width else {"height": 18, "width": 27})
     assert processor["resample"] == {"bilinear": 2, "bicubic": 3}[said["preprocessing"]["interpolation"]]
 
 
@@ -105,6 +109,22 @@ def test_transformers_loads_them(keys, tmp_path):
     pytest.importorskip("torch")
     _, said = check_round_trip("huggingface", tmp_path, **keys)
     assert said["loaded_by"] == [OURS, f"transformers {metadata.version('transformers')}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(16, 16), (50, 40), (37, 92), (312, 200)])  # the middle is of an even rest
+@pytest.mark.parametrize("backend", ["torchvision", "pil"])
+def test_transformers_sees_images_as_an_evaluation_does(backend, size, tmp_path):
+    transformers = pytest.importorskip("transformers", minversion="5")
+    pytest.importorskip("torchvision")
+    model, _ = check_round_trip("huggingface", tmp_path, pool="token")
+    small = np.random.RandomState(0).randint(256, size=(8, 8, 3)).astype(np.uint8)
+    image = Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC)
+    expected = seen(image, View((16, 16), 3, model.crop_pct, model.config.data.interpolation))
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
+    found = processor(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
+    found = 255 * (found * model.config.augment.std + model.config.augment.mean)
+    assert np.abs(found - expected).max() < 1.01
 
 
 @pytest.mark.parametrize(

@@ -192,9 +192,9 @@ def test_features_that_separate_the_classes_are_learned_from_one_image_each():
     centres, labels = np.eye(4) * 5, np.arange(40) % 4
     features = centres[labels] + rng.normal(0, 0.3, (40, 4))
     part = (features, labels)
-    few = fewshot.few_of_each(labels, 1, seed=1)
+    few = fewshot.few_of_each(labels, 1, seed=1, classes="abcd")
     assert few.shape == (4, 1) and (labels[few[:, 0]] == np.arange(4)).all()
     top1, _ = fewshot.score(features[few[:, 0]], np.arange(4), part, part, 4)
     assert top1 == 1.0
-    with pytest.raises(UserError, match="has only 10"):
-        fewshot.few_of_each(labels, 11, seed=0)
+    with pytest.raises(UserError, match="--shots=11: class 'ant' has only 10 images to learn from"):
+        fewshot.few_of_each(labels, 11, seed=0, classes=("ant", "bee", "cow", "dog"))

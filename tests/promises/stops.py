@@ -3,9 +3,10 @@
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from promises import streamed
 from promises.faults import Faults
 from promises.harness import (
     RUN,
@@ -64,9 +65,9 @@ def p1(bench: Bench) -> Iterator[str]:
     require_same(workdir, bench.straight(1))
 
 
-def call_child(bench: Bench, workdir: Path) -> int:
+def call_child(bench: Bench, workdir: Path, args: Sequence[str] = RUN) -> int:
     """Lets a run go on to its end, in a process of its own."""
-    with Child(*RUN, f"--workdir={workdir}", log=bench.new("log")) as child:
+    with Child(*args, f"--workdir={workdir}", log=bench.new("log")) as child:
         return child.wait()
 
 
@@ -115,22 +116,33 @@ def _group(pgid: int) -> list[str]:
 
 def p3(bench: Bench) -> Iterator[str]:
     """kill -9 at any instant, every third inside a save: the same command goes on from the last save that had ended."""
+    yield from _killed(bench, bench.times(2, 100), 5.0 if bench.full else 1.5, RUN, bench.straight(1))
+    if bench.full:
+        args = streamed.args_of(streamed.pictures(bench.new("pictures")), "auto")
+        straight = bench.new()
+        require(call_child(bench, straight, args) == 0, "the run didn't end")
+        for what in _killed(bench, 20, 15.0, args, straight):  # TensorFlow takes seconds to start
+            yield f"images decoded as needed: {what}"
+
+
+def _killed(bench: Bench, times: int, within: float, args: Sequence[str], straight: Path) -> Iterator[str]:
+    """Kills runs so many times, `within` so many seconds; raises Broken where what goes on isn't the straight run."""
     workdir = bench.new()
-    for i in range(bench.times(2, 100)):
+    for i in range(times):
         if latest(workdir) == TOTAL:
-            require(call_child(bench, workdir) == 0, "the run didn't end")
-            require_same(workdir, bench.straight(1))
+            require(call_child(bench, workdir, args) == 0, "the run didn't end")
+            require_same(workdir, straight)
             workdir = bench.new()
         start, in_save, events = latest(workdir), i % 3 == 0, bench.new("events")
         events.parent.mkdir(parents=True)
         slow = {"step": 0.05, "saving": 0.1, "evaluation": 0.1}
-        with Child(*RUN, f"--workdir={workdir}", faults=Faults(str(events), slow), log=bench.new("log")) as child:
+        with Child(*args, f"--workdir={workdir}", faults=Faults(str(events), slow), log=bench.new("log")) as child:
             if in_save:
                 count = bench.rng.randint(1, 3)
                 child.wait_until(lambda e=events, n=count: begins(e, "saving") >= n)
                 time.sleep(bench.rng.uniform(0, 0.13))
             else:
-                time.sleep(bench.rng.uniform(0, 5.0 if bench.full else 1.5))
+                time.sleep(bench.rng.uniform(0, within))
             before = last_row(workdir)
             child.send(signal.SIGKILL)
             code = child.wait()
@@ -140,8 +152,8 @@ def p3(bench: Bench) -> Iterator[str]:
         complete = max([start, *begun[:-1]])  # all saves but the one that it was killed in
         require(saved >= complete, f"killed after step {before}: {saved} is saved, {complete} had been")
         yield f"killed after step {before}{' in a save' if in_save else ''}, goes on from {saved}"
-    require(call_child(bench, workdir) == 0, "the run didn't end")
-    require_same(workdir, bench.straight(1))
+    require(call_child(bench, workdir, args) == 0, "the run didn't end")
+    require_same(workdir, straight)
     require(not list((workdir / "checkpoints").glob(".*")), "a killed save was not cleared away")
 
 

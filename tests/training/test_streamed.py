@@ -1,40 +1,73 @@
-"""Runs whose images stay encoded: exact after a stop. Batches are the resident ones: see data/test_streaming.py."""
+"""Runs whose images stay encoded: exact after a stop and a kill, and the same by one process or two.
+
+Batches are the resident ones: see data/test_streaming.py.
+"""
 
 import signal
+import socket
 
 import numpy as np
 import pytest
-from PIL import Image
-from promises.harness import RUN, require_same, stopping_after
+from promises import streamed
+from promises.harness import SAVES, TOTAL, Child, arrays, call, latest, require_same, rows, stopping_after
 
 pytestmark = [pytest.mark.slow]
 
 
-@pytest.fixture
-def pictures(tmp_path):
-    """120 of three classes and two sizes, PNG and JPEG."""
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
     pytest.importorskip("tensorflow")
-    rng = np.random.RandomState(0)
-    for i in range(120):
-        folder = tmp_path / "pictures" / "train" / ("ant", "bee", "cow")[i % 3]
-        folder.mkdir(parents=True, exist_ok=True)
-        pixels = rng.randint(256, size=((48, 40), (36, 64))[i % 2] + (3,)) // 2 + 40 * (i % 3)
-        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.{('png', 'jpg')[i // 2 % 2]}")
-    return tmp_path / "pictures"
+    return streamed.pictures(tmp_path_factory.mktemp("streamed") / "pictures")
 
 
-def args_of(pictures, pipeline, *more):
-    data = ("--config.data.name=image_folder", f"--config.data.dir={pictures}", f"--config.data.pipeline={pipeline}")
-    splits = ("train=train[:80%]", "validation=train[80%:90%]", "test=train[90%:]")
-    return [*RUN, *data, *(f"--config.data.{split}" for split in splits), "--config.model.image_size=16", *more]
+def args_of(pictures, pipeline, workdir):
+    return [*streamed.args_of(pictures, pipeline), f"--workdir={workdir}"]
 
 
-def test_a_stop_in_mid_epoch_leaves_the_straight_run(pictures, command, tmp_path):
-    crops = ("--config.augment.crop_scale=(0.2, 1.0)", "--config.data.crop_pct=0.875")
-    args = args_of(pictures, "auto", *crops)
-    code, printed = command(*args, f"--workdir={tmp_path / 'straight'}")
-    assert code == 0 and "Train images: decoded; random crops are cut out of whole images" in printed
+@pytest.fixture(scope="module")
+def straight(pictures, tmp_path_factory):
+    """The workdir of a run that nothing interrupted, in this process."""
+    workdir = tmp_path_factory.mktemp("straight") / "run"
+    code, printed = call(*args_of(pictures, "auto", workdir))
+    assert code == 0 and "Train images: decoded; random crops are cut out of whole images" in printed, printed
+    return workdir
+
+
+def test_a_stop_in_mid_epoch_leaves_the_straight_run(pictures, straight, command, tmp_path):
+    args = args_of(pictures, "auto", tmp_path / "stopped")
     with stopping_after({13}, signal.SIGTERM):  # of an epoch of 3 steps
-        assert command(*args, f"--workdir={tmp_path / 'stopped'}")[0] == 143
-    assert command(*args, f"--workdir={tmp_path / 'stopped'}")[0] == 0
-    require_same(tmp_path / "stopped", tmp_path / "straight")
+        assert command(*args)[0] == 143
+    assert command(*args)[0] == 0
+    require_same(tmp_path / "stopped", straight)
+
+
+def test_a_kill_leaves_the_straight_run(pictures, straight, command, tmp_path):
+    workdir = tmp_path / "run"
+    args = args_of(pictures, "auto", workdir)
+    with Child(*args, devices=8, log=tmp_path / "log") as child:
+        assert child.wait_until(lambda: workdir.exists() and len(rows(workdir, "train")) > SAVES[2], 200), child.tail()
+        child.send(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+    assert SAVES[1] <= latest(workdir) < TOTAL
+    code, printed = command(*args)
+    assert code == 0 and "Resuming after step" in printed
+    require_same(workdir, straight)
+
+
+def test_two_processes_train_as_one(pictures, straight, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    args = args_of(pictures, "decoded", tmp_path / "run")
+    args += [f"--coordinator_address={address}", "--num_processes=2", "--peer_timeout=100"]
+    with (
+        Child(*args, "--process_id=0", log=tmp_path / "0") as one,
+        Child(*args, "--process_id=1", log=tmp_path / "1") as other,
+    ):
+        codes = [child.wait(200) for child in (one, other)]
+        assert codes == [0, 0], (one.tail(), other.tail())
+    found, expected = arrays(tmp_path / "run"), arrays(straight)
+    assert found.keys() == expected.keys()
+    for path, values in expected.items():
+        # Sums over devices and over processes differ in their order, and Adam makes much of gradients near zero.
+        np.testing.assert_allclose(found[path], values, rtol=0, atol=1e-4, err_msg=path)

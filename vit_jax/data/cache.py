@@ -1,12 +1,14 @@
 """Arrays on disk that the next start maps back at once: decoded data sets, and indices of encoded ones.
 
 One folder each: `{name}.npy` for every array, and `index.json` with each file's sha256 and what the arrays are. It is
-written under a temporary name and renamed, so that it appears whole or not at all, also when two runs start at once.
-A data set's arrays are `{split}_images` and `{split}_labels`.
+written under a temporary name and renamed, so that it appears whole or not at all, also when two runs start at once;
+what a killed run has left there is removed by the next that writes. A data set's arrays are `{split}_images` and
+`{split}_labels`.
 """
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -14,18 +16,32 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from vit_jax.data.dataset import DataSet, Examples
+from vit_jax.data.encoded import EncodedImages
+from vit_jax.data.streaming import batches
 from vit_jax.data.view import View
 from vit_jax.errors import UserError
+from vit_jax.system.disk import locked
 from vit_jax.system.progress import say
 
 Arrays = Mapping[str, np.ndarray]
+
+_BATCH = 256  # images decoded at a time
+
+
+class Blocks(NamedTuple):
+    """An array that is made as it is written and is never whole in memory."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    blocks: Iterable[np.ndarray]  # parts of it along its first axis, in order
 
 
 def folder(cache: Path, name: str, identity: dict[str, Any]) -> Path:
@@ -39,11 +55,22 @@ def _word(name: str) -> str:
     return re.sub(r"\W", "_", name, flags=re.ASCII)
 
 
+def made_of(cache: Path, name: str) -> Iterator[dict[str, Any]]:
+    """What the folders of this name, of any identity, say of their arrays; what can't be read is passed over."""
+    for path in _folders(cache, name):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            yield _read_index(path / "index.json")
+
+
 def newest(cache: Path, name: str, sha256: str = "") -> Path | None:
     """The last written folder of a data set's name, of any identity; with a DataSet's `sha256`, of its content."""
-    found = [p.parent for p in cache.glob(f"{_word(name)}-*/index.json") if "damaged" not in p.parent.name]
-    found = [path for path in found if not sha256 or _sha256(path) == sha256]
+    found = [path for path in _folders(cache, name) if not sha256 or _sha256(path) == sha256]
     return max(found, key=lambda p: p.stat().st_mtime, default=None)
+
+
+def _folders(cache: Path, name: str) -> list[Path]:
+    """Those of this name that aren't set aside."""
+    return [p.parent for p in cache.glob(f"{_word(name)}-*/index.json") if "damaged" not in p.parent.name]
 
 
 def _sha256(path: Path) -> str:
@@ -154,20 +181,26 @@ def _check_data_set(about: dict[str, Any], arrays: Arrays) -> None:
 
 
 def write(path: Path, dataset: DataSet) -> DataSet:
-    """Keeps a data set in `path` and gives it back memory-mapped. If another run was first, its copy is used.
+    """Keeps a data set in `path` and gives it back memory-mapped; encoded images are decoded as they are written.
 
-    Raises UserError if the folder can't be written.
+    If another run was first, its copy is used. Raises UserError if the folder can't be written, and for an image that
+    can't be decoded.
     """
     about: dict[str, Any] = {"name": dataset.name, "classes": dataset.classes, "splits": list(dataset.splits)}
     about["view"] = None if dataset.view is None else dataclasses.asdict(dataset.view)
-    arrays = {
-        f"{split}_{part}": array
-        for split, examples in dataset.splits.items()
-        for part, array in examples._asdict().items()
-    }
+    arrays: dict[str, np.ndarray | Blocks] = {}
+    for split, (images, labels) in dataset.splits.items():
+        if isinstance(images, EncodedImages):
+            arrays[f"{split}_images"] = Blocks(images.shape, images.dtype, batches(images, _BATCH))
+        else:
+            arrays[f"{split}_images"] = images
+        arrays[f"{split}_labels"] = labels
     with filled(path) as temporary:
         fill(temporary, about, arrays)
-    return read(path) or dataset
+    found = read(path)
+    if found is None:
+        raise UserError(f"the arrays {path} were damaged as soon as they were written; look after their disk")
+    return found
 
 
 def write_arrays(path: Path, about: dict[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -186,19 +219,37 @@ def filled(path: Path) -> Iterator[Path]:
 
     If another run was first, its copy stays. Raises UserError if the folder can't be written, as `fill` does.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    _clear(path.parent)
+    temporary = path.with_name(f".{path.name}.{_machine()}{uuid.uuid4().hex[8:]}")
     try:
         temporary.mkdir(parents=True)
-        yield temporary
-        try:
-            os.rename(temporary, path)
-        except OSError:
-            if not (path / "index.json").is_file():  # not the other run's copy but a real failure
-                raise
+        with locked(temporary, fcntl.LOCK_SH):  # which ends with the process, however that ends
+            yield temporary
+            try:
+                os.rename(temporary, path)
+            except OSError:
+                if not (path / "index.json").is_file():  # not the other run's copy but a real failure
+                    raise
     except OSError as error:
         raise unwritable(path.parent, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _clear(cache: Path) -> None:
+    """Removes what killed runs of this machine have left: whole data sets, perhaps, under names that nobody reads."""
+    for left in cache.glob(f".*.{_machine()}*"):
+        with contextlib.suppress(OSError):
+            # An empty one may be new and not locked yet. The cache may lie in a folder with other things.
+            if re.fullmatch(r"\.\w+-[0-9a-f]{16}\.[0-9a-f]{32}", left.name) and any(left.iterdir()):
+                with locked(left, fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:
+                    if alone:
+                        shutil.rmtree(left)
+
+
+def _machine() -> str:
+    """Eight hexadecimal digits: of some disks that machines share, each machine knows its own locks alone."""
+    return f"{zlib.crc32(os.uname().nodename.encode()):08x}"
 
 
 def unwritable(cache: Path, error: OSError) -> UserError:
@@ -210,13 +261,37 @@ def unwritable(cache: Path, error: OSError) -> UserError:
     )
 
 
-def fill(temporary: Path, about: dict[str, Any], arrays: Arrays) -> None:
+def fill(temporary: Path, about: dict[str, Any], arrays: Mapping[str, np.ndarray | Blocks]) -> None:
     """Writes arrays and the index into the folder that `filled` gave. Raises OSError, which `filled` explains."""
     digests = {}
     for name, array in arrays.items():
         file = temporary / f"{name}.npy"
-        np.save(file, array, allow_pickle=False)
-        with file.open("rb") as stream:
-            digests[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        with file.open("wb") as stream:
+            digests[file.name] = _save(_Hashed(stream), array)
+            stream.flush()
             os.fsync(stream.fileno())
     (temporary / "index.json").write_text(json.dumps(about | {"sha256": digests}, indent=2))
+
+
+class _Hashed:
+    """A file that is being written, and the sha256 of what has been: reading it again for that would take as long."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self.sha256 = stream, hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        return self._stream.write(data)
+
+
+def _save(out: _Hashed, array: np.ndarray | Blocks) -> str:
+    """Writes an array as NumPy does, and gives the file's sha256."""
+    if isinstance(array, Blocks):
+        header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
+        np.lib.format.write_array_header_1_0(out, header)
+        # Written, not mapped: into a sparse file that is mapped, a full disk would end the process (SIGBUS).
+        for block in array.blocks:
+            out.write(np.ascontiguousarray(block).data)
+    else:
+        np.save(out, array, allow_pickle=False)
+    return out.sha256.hexdigest()

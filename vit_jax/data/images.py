@@ -63,7 +63,13 @@ def header(raw: bytes) -> Header:
 
 
 def ends(raw: bytes) -> bool:
-    """Whether a JPEG or PNG isn't cut off, as far as its end tells: False for one that is followed by much else."""
+    """Whether a JPEG or PNG isn't cut off, as its end tells at hardly any cost: asked at every reading of a plain one.
+
+    Another question than `header` has (`_whole`), once, of a file that nobody has decoded yet: it must take none for
+    whole that isn't, and decodes those that it is in doubt of; a file of which it said yes is taken for cut off here
+    if much else follows a PNG, and never for what cameras append to a JPEG: decoding those by Pillow each time would
+    be slow. One that wrongly passes here is still noticed by TensorFlow's decoder, in its own words.
+    """
     if raw[:2] == b"\xff\xd8":
         return raw.rfind(b"\xff\xd9", len(raw) // 2) >= 0  # which compressed pixels never have; a thumbnail lies before
     return b"IEND" in raw[-32:]
@@ -194,7 +200,10 @@ def _guarded(load: Callable[[], object]) -> None:
 
 
 def _whole(raw: bytes, image: "Image.Image") -> bool:
-    """Whether the file ends as its format ends and, of a PNG, has the right checksums: what is told at little cost."""
+    """Whether the file ends as its format ends and, of a PNG, has the right checksums: what is told at little cost.
+
+    Of a JPEG, stricter than `ends`: the end of a thumbnail, late in a file that is cut off, must not pass for its own.
+    """
     if image.format in ("JPEG", "MPO"):
         return b"\xff\xd9" in raw[-32:]  # cameras pad
     if image.format == "PNG":

@@ -46,13 +46,16 @@ def accuracy(weights: np.ndarray, features: np.ndarray, labels: np.ndarray) -> n
     return (scores.argmax(axis=-1) == labels).mean(axis=-1)
 
 
-def few_of_each(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
-    """Indices (C, shots) of images of each class, drawn by `seed`; raises UserError where a class has fewer."""
+def few_of_each(labels: np.ndarray, shots: int, seed: int, classes: Sequence[str]) -> np.ndarray:
+    """Indices (C, shots) of images of each class that has any, drawn by `seed`.
+
+    `classes` are the labels' names. Raises UserError where a class has fewer.
+    """
     rng, chosen = np.random.RandomState(seed), []
     for label in np.unique(labels):
         where = np.flatnonzero(labels == label)
         if len(where) < shots:
-            raise UserError(f"--shots={shots}: class {label} has only {len(where)} images to learn from")
+            raise UserError(f"--shots={shots}: class {classes[label]!r} has only {len(where)} images to learn from")
         chosen.append(rng.choice(where, shots, replace=False))
     return np.stack(chosen)
 
@@ -106,7 +109,8 @@ def fewshot(
         ]
     train, validation, test = parts
     # Of fewer shots, each draw takes the first ones.
-    few = np.stack([few_of_each(train.labels, max(shots), seed) for seed in range(_DRAWS)])  # (draws, C, shots)
+    draws_of_each = [few_of_each(train.labels, max(shots), seed, model.classes) for seed in range(_DRAWS)]
+    few = np.stack(draws_of_each)  # (draws, C, shots)
     say(f"Features of checkpoint {model.step} of {model.run.path} ...")
     with doing("Computing features"):
         shape = train.images.shape[1:]

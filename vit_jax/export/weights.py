@@ -164,7 +164,7 @@ def _interpolation(model: Trained) -> str:
 
 
 def _huggingface_configs(model: Trained, cfg: ModelConfig) -> dict[str, Any]:
-    labels, (height, width, _) = dict(enumerate(model.classes)), image_shape(cfg)
+    labels = dict(enumerate(model.classes))
     activations = {ours: theirs for theirs, ours in reversed(huggingface.ACTIVATIONS.items())}
     config = {
         "architectures": ["ViTForImageClassification"],
@@ -185,18 +185,33 @@ def _huggingface_configs(model: Trained, cfg: ModelConfig) -> dict[str, Any]:
         "label2id": {name: i for i, name in labels.items()},
         "dtype": "float32",
     }
-    processor = {
-        "image_processor_type": "ViTImageProcessor",
+    return {"config.json": config, "preprocessor_config.json": _huggingface_processor(model, cfg)}
+
+
+def _huggingface_processor(model: Trained, cfg: ModelConfig) -> dict[str, Any]:
+    """What AutoImageProcessor makes: BiT's processor, since ViT's own, before version 5, cuts nothing out.
+
+    Its shortest_edge is the view of data/crops.py where that is a square, but for the middle of an odd rest, which lies
+    a pixel before torchvision's. Of another size it knows no more than to stretch the whole image, which is right for
+    images of the model's aspect.
+    """
+    height, width, channels = image_shape(cfg)
+    square = height == width and model.image_size[0] == model.image_size[1]
+    covered = [round(side / model.crop_pct) for side in (height, width)]
+    return {
+        "image_processor_type": "BitImageProcessor",
+        "do_convert_rgb": channels == 3,
         "do_resize": True,
-        "size": {"height": height, "width": width},
+        "size": {"shortest_edge": covered[0]} if square else {"height": covered[0], "width": covered[1]},
         "resample": _RESAMPLE[_interpolation(model)],
+        "do_center_crop": True,
+        "crop_size": {"height": height, "width": width},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
         "image_mean": list(model.config.augment.mean),
         "image_std": list(model.config.augment.std),
     }
-    return {"config.json": config, "preprocessor_config.json": processor}
 
 
 def _timm_configs(model: Trained, cfg: ModelConfig) -> dict[str, Any]:

@@ -1,6 +1,9 @@
-"""Where files lie; files and renames that last through a power cut."""
+"""Where files lie; files and renames that last through a power cut; locks that end with their process."""
 
+import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -36,3 +39,21 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, how: int) -> Iterator[bool]:
+    """Holds a lock on a folder (fcntl.LOCK_SH, LOCK_EX | LOCK_NB). Gives whether it does: not all disks have locks.
+
+    Raises OSError for a folder that can't be opened.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, how)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)

@@ -102,6 +102,7 @@ def source_of(folder: Folder) -> Source:
         size=None,
         nbytes=sum(int(files.nbytes.sum()) for files in folder.splits.values()),
         notes=tuple(report(folder)),
+        where=shown_path(folder.root.absolute()),
         open=lambda: {split: Split(Files(files.paths), files.labels) for split, files in folder.splits.items()},
     )
 

@@ -7,7 +7,6 @@ copy.
 import dataclasses
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from vit_jax.data.index import Index, index_of
 from vit_jax.data.sources import cifar_files, image_folder, npz, parquet, small, tfds
 from vit_jax.data.sources.names import shown
 from vit_jax.data.sources.source import Source, Split
-from vit_jax.data.streaming import batches
 from vit_jax.data.view import View, view_of
 from vit_jax.errors import UserError
 from vit_jax.schema import unknown
@@ -40,7 +38,7 @@ SIZES = {
 }
 
 _KEPT_AS_ARRAYS = 4 * 2**30  # bytes that decoded images may take in any case
-_BATCH = 256  # images decoded at a time
+_BATCH = 256  # images converted at a time
 
 
 def check_name(name: str) -> None:
@@ -90,9 +88,11 @@ def _loaded(config: Config, must_find_dir: bool, download: bool) -> DataSet:
         view = dataclasses.replace(view, size=source.size, crop_pct=1.0)
     if decodes_as_needed(data, source, view, crops):
         return _encoded(data.name, source, view, store)
-    identity = source.identity | ({} if _keeps_size(source, view) else {"view": dataclasses.asdict(view)})
+    identity = (source.arrays_identity or source.identity) | (
+        {} if _keeps_size(source, view) else {"view": dataclasses.asdict(view)}
+    )
     identity |= {"channels": view.channels} if view.channels != 3 else {}
-    dataset = _kept(store, data.name, identity, lambda: _decoded(_encoded(data.name, source, view, store), store))
+    dataset = _kept(store, data.name, identity, lambda: _encoded(data.name, source, view, store))
     assert dataset is not None
     # Sizes and what is to be said of single images are of files alone: opening others may take TensorFlow.
     notes = _encoded(data.name, source, view, store).notes if data.name == "image_folder" else source.notes
@@ -150,7 +150,7 @@ def _source(data: DataConfig, store: Path) -> Source | None:
 def _kept(
     store: Path, name: str, identity: dict[str, Any] | None, reader: Callable[[], DataSet] | None
 ) -> DataSet | None:
-    """The cached arrays, or those of `reader`, which are cached then. Without an identity the newest, if any."""
+    """The cached arrays; else those of what `reader` gives, cached. Without an identity the newest, if any."""
     path = cache.folder(store, name, identity) if identity is not None else cache.newest(store, name)
     dataset = cache.read(path) if path else None
     if dataset is None and identity is not None and reader is not None:
@@ -164,7 +164,7 @@ def _encoded(name: str, source: Source, view: View, store: Path) -> DataSet:
     """The images, still encoded."""
     splits = source.open()
     records = {split: found.records for split, found in splits.items()}
-    index, notes = index_of(store, name, source.identity, records)
+    index, notes = index_of(store, name, source.identity, records, source.where)
     sets = {
         split: Examples(EncodedImages(found.records, index[split], view), found.labels)
         for split, found in splits.items()
@@ -188,23 +188,6 @@ def _digest(source: Source, splits: dict[str, Split], index: dict[str, Index]) -
         for array in (found.labels, index[split].crc):
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def _decoded(dataset: DataSet, store: Path) -> DataSet:
-    """The same with arrays, which may be larger than memory: they lie in a file without a name."""
-    splits = {}
-    try:
-        store.mkdir(parents=True, exist_ok=True)
-        for split, (images, labels) in dataset.splits.items():
-            # Written, not mapped: into a sparse file that is mapped, a full disk would end the process (SIGBUS).
-            with tempfile.TemporaryFile(dir=store) as file:
-                for batch in batches(images, _BATCH):
-                    file.write(np.ascontiguousarray(batch).data)
-                file.flush()
-                splits[split] = Examples(np.memmap(file, np.uint8, "r", shape=images.shape), labels)
-    except OSError as error:
-        raise cache.unwritable(store, error) from error
-    return dataclasses.replace(dataset, splits=splits)
 
 
 def _with_channels(dataset: DataSet, channels: int) -> DataSet:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from vit_jax.data import cache
+from vit_jax.data.sources.names import shown_path
 from vit_jax.data.sources.pieces import ARRAYS, Pieces, check_labels, check_places, labelled
 from vit_jax.data.sources.source import Source, Split
 from vit_jax.errors import UserError
@@ -69,7 +70,8 @@ def source_of(configured: str | None, store: Path) -> Source:
             {split: _open(split, splits[split], counts[split], columns, classes, path) for split, path in paths.items()}
         )
 
-    return Source(classes, {k: n for k, n in counts.items() if n}, identity, None, nbytes, opened)
+    where = shown_path(expanded(configured or "").absolute())
+    return Source(classes, {k: n for k, n in counts.items() if n}, identity, None, nbytes, where, opened)
 
 
 def files_of(configured: str | None) -> dict[str, list[Path]]:

@@ -25,5 +25,7 @@ class Source:
     identity: dict[str, Any]  # anything JSON that changes when the content does, wherever it lies
     size: tuple[int, int] | None  # height and width, where all images have the same; None: each its own
     nbytes: int  # of all encoded images
+    where: str  # the folder or file, as messages call it
     open: Callable[[], dict[str, Split]]  # raises UserError for what can't be read
+    arrays_identity: dict[str, Any] | None = None  # where its decoded arrays have always been found by another
     notes: tuple[str, ...] = ()  # what a user should know of it: a sentence each

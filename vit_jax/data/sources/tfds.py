@@ -6,9 +6,10 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from vit_jax.data.sources.names import shown_path
 from vit_jax.data.sources.source import Source
 from vit_jax.data.sources.tfds_info import read_info
-from vit_jax.data.sources.tfds_shards import open_splits
+from vit_jax.data.sources.tfds_shards import files_of, open_splits
 from vit_jax.errors import UserError
 from vit_jax.system.disk import expanded
 from vit_jax.system.progress import say
@@ -68,15 +69,18 @@ def source_of(name: str, configured: str | None, store: Path) -> Source | None:
     if folder is None:
         return None
     info = read_info(folder)
-    # Names the content wherever the folder lies: a moved or copied folder keeps what is cached.
-    identity = {"version": info.version, "splits": info.written}
+    stated = {"version": info.version, "splits": info.written}
     return Source(
         classes=info.classes,
         counts={split: sum(shards.counts) for split, shards in info.splits.items()},
-        # That of cifar10 and cifar100 is also what their cached arrays have always been found by.
-        identity=identity if name in TITLES else {"name": info.name, **identity},
+        # Wherever the folder lies: one that was moved, or copied with the times of its files, keeps what is cached.
+        # What TFDS states of a set made anew, with other images or another order, may well be the same.
+        identity={"name": info.name, **stated, "files": files_of(info)},
+        # Of these two all copies are the same: arrays serve with copies without times, and on machines without files.
+        arrays_identity=stated if name in TITLES else None,
         size=info.size,
         nbytes=info.nbytes,
+        where=shown_path(folder.absolute()),
         open=lambda: open_splits(info, store, lambda: _import_tensorflow(name)),
     )
 

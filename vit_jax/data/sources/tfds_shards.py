@@ -26,6 +26,12 @@ _AT_ONCE = 16  # records that are held in memory, of each file that is being ind
 Columns = dict[str, np.ndarray]  # of the examples of one file or of all, (N,) each
 
 
+def files_of(info: Info) -> list[tuple[str, int, int] | None]:
+    """Name, size and time of each file, in order; None for one that is missing, which is told when it is opened."""
+    files = [file for shards in info.splits.values() for file in shards.files]
+    return [_stat(file) if file.exists() else None for file in files]
+
+
 def open_splits(info: Info, store: Path, tensorflow: Callable[[], Any]) -> dict[str, Split]:
     """All splits with classes, in the files' order: example after example, file after file.
 
