@@ -26,6 +26,11 @@ def get_config() -> ConfigDict:
 
     config.augment.flip, config.augment.rotate, config.augment.zoom = True, 0.02, 0.2
 
+    # Keras' Adam divides by sqrt(v) + eps with v as it is ("epsilon hat", Kingma and Ba 2015, section 2), optax's by
+    # sqrt(v / (1 - b2^t)) + eps: Keras' 1e-7 is 1e-7 / sqrt(1 - b2^t) in optax's terms. That is 3.2e-6 at step 1,
+    # 1.0e-6 at step 10, 3.2e-7 at step 100, 1.3e-7 at step 1,000, and 1e-7 at each of them here: the first updates of
+    # a parameter whose gradients are not well above 1e-6 are larger here.
+    #
     # TensorFlow Addons' AdamW subtracts weight_decay * variable without the learning rate in it, from every
     # variable; optax multiplies by the learning rate: 1e-4 there is 1e-4 / 1e-3 = 0.1 here.
     o = config.optim

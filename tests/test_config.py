@@ -126,6 +126,7 @@ MISTAKES = [
     ("model.posemb=sincos", "sincos2d"),
     ("model.posemb=sincos2d --config.model.width=34 --config.model.heads=1", "width"),
     ("model.posemb=rope2d --config.model.head_dim=6", "head_dim"),
+    ("model.token_mlp_dim=8 --config.model.qkv_bias=false", "qkv_bias=False.* belong to attention"),
     ("model.pool=average", "mean"),
     ("model.activation=swish", "gelu_tanh"),
     ("model.attention=flash", "cudnn"),

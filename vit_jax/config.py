@@ -99,6 +99,7 @@ class ModelConfig:
     activation: str = "gelu"  # gelu: exact, with erf | gelu_tanh | relu
     norm_eps: float = 1e-6
     layer_scale: float | None = None  # initial value; None: no LayerScale
+    qkv_bias: bool = True  # of the queries, keys and values in each block; attention pooling always has them
     qk_norm: bool = False
     token_dropout: float = 0.0  # after the position embedding
     attention_dropout: float = 0.0  # on the attention weights
@@ -110,7 +111,7 @@ class ModelConfig:
         "auto"  # xla: plain | recomputed: weights not kept | chunked: few examples at a time | cudnn: fused | auto
     )
     remat: bool = False  # recompute each block in the backward pass: less memory, more time
-    init: str = "vit"  # initial values: vit | keras2 (models/inits.py)
+    init: str = "vit"  # initial values: vit | keras2 | cct (models/inits.py)
     dtype: str = "auto"  # of the computation: float32 | bfloat16 | auto: bfloat16 on accelerators
 
 

@@ -63,13 +63,14 @@ GREY_AND_WIDE = {"pool": "token", "channels": 1, "image_width": 24}
 TIMM = [
     GREY_AND_WIDE,
     {"pool": "token", "registers": 2, "layer_scale": 0.1, "qk_norm": True},
+    {"pool": "map", "qkv_bias": False},
     {"pool": "mean", "norm_after_pool": True, "activation": "gelu_tanh"},
     {"pool": "map", "posemb": "sincos2d"},
     {"pool": "mean", "registers": 1, "posemb": "none"},
 ]
 HUGGING_FACE = [
     GREY_AND_WIDE,
-    {"pool": "token", "norm_eps": 1e-5, "activation": "gelu_tanh"},
+    {"pool": "token", "norm_eps": 1e-5, "activation": "gelu_tanh", "qkv_bias": False},
     {"pool": "token", "posemb": "sincos2d"},
 ]
 
@@ -78,8 +79,10 @@ HUGGING_FACE = [
 @pytest.mark.parametrize("keys", TIMM)
 def test_names_of_timm_are_read_back(keys, tmp_path):
     model, said = check_round_trip("timm", tmp_path, **keys)
-    seen = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
+    content = json.loads((tmp_path / "config.json").read_text())
+    seen = content["pretrained_cfg"]
     height, width, channels = image_shape(model.module.cfg)
+    assert content["model_args"]["qkv_bias"] == model.module.cfg.qkv_bias
     assert seen["mean"] == said["preprocessing"]["mean"] and seen["input_size"] == [channels, height, width]
     assert all(seen[key] == said["preprocessing"][key] for key in ("crop_pct", "interpolation"))
 
@@ -87,7 +90,8 @@ def test_names_of_timm_are_read_back(keys, tmp_path):
 @pytest.mark.parametrize("keys", HUGGING_FACE)
 def test_names_of_hugging_face_are_read_back(keys, tmp_path):
     model, said = check_round_trip("huggingface", tmp_path, **keys)
-    assert json.loads((tmp_path / "config.json").read_text())["id2label"]["4"] == "e"
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert content["id2label"]["4"] == "e" and content["qkv_bias"] == model.module.cfg.qkv_bias
     processor = json.loads((tmp_path / "preprocessor_config.json").read_text())
     height, width, _ = image_shape(model.module.cfg)
     assert processor["image_mean"] == said["preprocessing"]["mean"]

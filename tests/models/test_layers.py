@@ -14,7 +14,7 @@ from vit_jax.models.layers import Dense
 
 def test_dense_is_a_matmul_on_the_last_axis_with_any_output_shape():
     x = np.random.RandomState(0).normal(size=(2, 3, 4)).astype(np.float32)
-    layer = Dense((5, 6), Compute())
+    layer = Dense((5, 6), Compute(), jax.nn.initializers.normal(1.0))
     params = layer.init(jax.random.key(0), x)["params"]
     expected = np.einsum("bnd,dke->bnke", x, params["kernel"]) + params["bias"]
     np.testing.assert_allclose(layer.apply({"params": params}, x), expected, atol=1e-6)

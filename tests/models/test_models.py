@@ -89,7 +89,7 @@ WHITENED = StemConfig("conv", widths=(8, 8), norm="layer", whiten=2, pools=(2, 1
 # Each option once; what has nothing to do with each other, together.
 OPTIONS = [
     {"posemb": "sincos2d", "pool": "map", "layer_scale": 1e-4},
-    {"posemb": "none", "pool": "sequence", "qk_norm": True},
+    {"posemb": "none", "pool": "sequence", "qk_norm": True, "qkv_bias": False, "init": "cct"},
     {"posemb": "rope2d", "pool": "token", "registers": 2},
     {"posemb": "rope2d", "pool": "flatten", "remat": True},
     {"registers": 3, "head_dim": 6, "activation": "gelu_tanh", "mlp_output_activation": True},
@@ -211,17 +211,54 @@ def test_bfloat16_is_near_float32():
     assert np.abs(logits_of(module, params) - logits_of(half, params)).max() < 0.1
 
 
-def test_ccts_tokenizer_can_be_expressed():
-    """CCT-7/3x1: one 3x3 convolution to 256 channels, ReLU, 3x3 max pooling with stride 2: 256 tokens."""
+def cct7(**changes):
     config = from_config_dict(cct7_cifar10.get_config())
-    module = models.create(dataclasses.replace(config.model, num_classes=10))
+    return models.create(dataclasses.replace(config.model, num_classes=10, **changes))
+
+
+def test_cct7_has_the_parameters_of_its_source():
+    """CCT-7/3x1: one 3x3 convolution to 256 channels, ReLU, 3x3 max pooling with stride 2: 256 tokens."""
+    module = cct7()
     assert grid_shape(module.cfg) == (16, 16)
     shapes = states.abstract_params(module)
     assert set(shapes["stem"]) == {"conv_0"} and set(shapes["stem"]["conv_0"]) == {"kernel"}
     assert shapes["stem"]["conv_0"]["kernel"].shape == (3, 3, 3, 256)
     # The paper counts 1.19 G multiply-adds for CCT-7/3x1, with its sequence pooling.
     assert abs(flops.forward(module.cfg) / 2 - 1.18e9) < 0.01e9
-    assert abs(states.count(shapes) - 3.76e6) < 0.01e6  # its repository counts 3.76 M
+    # Its repository counts 3.760 M: what src/cct.py makes of 256 channels, 7 blocks and 10 classes, written out.
+    d, f = 256, 512
+    block = 3 * d * d + (d + 1) * d + (d + 1) * f + (f + 1) * d + 4 * d  # queries, keys and values have no bias
+    assert states.count(shapes) == 27 * d + 256 * d + 7 * block + 2 * d + (d + 1) + (d + 1) * 10 == 3_760_139
+
+
+def test_cct7_begins_as_its_source():
+    """src/utils/transformers.py and tokenizer.py of SHI-Labs/Compact-Transformers."""
+    params = jax.jit(states.init_params, static_argnums=0)(cct7(depth=1), 0)
+    for path, x in jax.tree_util.tree_leaves_with_path(jax.tree.map(np.asarray, params)):
+        *_, layer, name = path = ["", *(key.key for key in path)]
+        if name in ("bias", "scale"):
+            assert (x == (name == "scale")).all(), path
+            continue
+        deviation = 0.2 if name == "posemb" else math.sqrt(2 / 27) if layer == "conv_0" else 0.02
+        assert abs(x.mean()) < 5 * deviation / math.sqrt(x.size), path
+        assert abs(x.std() / deviation - 1) < 5 / math.sqrt(2 * x.size), path
+        assert x.size < 1000 or abs(x).max() > 2.5 * deviation, path  # not cut at two deviations
+
+
+@pytest.mark.parametrize("attention", ["xla", "recomputed", "chunked"])
+def test_without_their_biases_queries_keys_and_values_are_those_with_zeros(attention):
+    bare, params = build(attention=attention, depth=1, qkv_bias=False)
+    biased = models.create(dataclasses.replace(bare.cfg, qkv_bias=True))
+    shapes = states.abstract_params(biased)
+    assert states.count(shapes) - states.count(params) == 3 * 16
+    assert flops.forward(biased.cfg) == flops.forward(bare.cfg)
+    attention = params["block_00"]["attention"]
+    zeros = jnp.zeros(shapes["block_00"]["attention"]["qkv"]["bias"].shape)
+    qkv = {**attention["qkv"], "bias": zeros}
+    with_zeros = {**params, "block_00": {**params["block_00"], "attention": {**attention, "qkv": qkv}}}
+    np.testing.assert_array_equal(logits_of(bare, params), logits_of(biased, with_zeros))
+    moved = {**with_zeros["block_00"], "attention": {**attention, "qkv": {**qkv, "bias": zeros + 0.5}}}
+    assert np.abs(logits_of(biased, {**params, "block_00": moved}) - logits_of(bare, params)).max() > 1e-3
 
 
 def test_whitened_patches_are_uncorrelated_with_variance_one():

@@ -1,6 +1,7 @@
 """Weights of other projects give their logits; what doesn't fit is told at once (fixtures: made by those projects)."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -93,6 +94,38 @@ def test_a_folder_with_timms_config_needs_nothing_by_hand(tmp_path):
     args = {"num_heads": 3, "act_layer": "gelu_tanh", "global_pool": "map", "class_token": False, "img_size": 32}
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_base_patch16_224", "model_args": args}))
     np.testing.assert_allclose(logits_of(tmp_path, LOGITS["x"]), LOGITS["timm_map_pool"], atol=TOLERANCE)
+
+
+def zeroed(arrays, pattern):
+    return {name: np.zeros_like(x) if re.search(pattern, name) else x for name, x in arrays.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "told"),
+    [("timm_token", r"qkv\.bias", {"heads": 3}), ("hf_vit", r"(query|key|value)\.bias", {})],
+)
+def test_weights_without_biases_of_queries_keys_and_values_are_such_a_model(name, pattern, told, tmp_path):
+    whole = load_file(FOLDER / "hf_vit/model.safetensors") if name == "hf_vit" else arrays_of(name)
+    paths = {}
+    for kind, arrays in {
+        "bare": {name: x for name, x in whole.items() if not re.search(pattern, name)},
+        "zeros": zeroed(whole, pattern),
+    }.items():
+        paths[kind] = tmp_path / kind
+        paths[kind].mkdir()
+        save_file(arrays, paths[kind] / "model.safetensors")
+        if name == "hf_vit":
+            shutil.copy(FOLDER / "hf_vit/config.json", paths[kind])
+    module, params = pretrained.load(paths["bare"], **told)
+    assert not module.cfg.qkv_bias and set(params["block_00"]["attention"]["qkv"]) == {"kernel"}
+    zeros, with_zeros = pretrained.load(paths["zeros"], **told)
+    assert zeros.cfg.qkv_bias
+    np.testing.assert_array_equal(*(apply(*of, LOGITS["x"])[0] for of in ((module, params), (zeros, with_zeros))))
+    # Such a model with biases begins with zeros; one without has no place for those of a file.
+    _, filled = pretrained.load(paths["bare"], **told, qkv_bias=True)
+    jax.tree.map(np.testing.assert_array_equal, filled, with_zeros)
+    with pytest.raises(UserError, match=rf"{pattern}: .* in the file, nothing in the model"):
+        pretrained.load(paths["zeros"], **told, qkv_bias=False)
 
 
 def test_hugging_face_names_of_version_5_and_shards(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from vit_jax.config import OptimConfig
 from vit_jax.errors import UserError
 from vit_jax.models import create
-from vit_jax.steps.optim import match, optimizer
+from vit_jax.steps.optim import match, optimizer, path_of
 from vit_jax.steps.schedules import learning_rate
 from vit_jax.steps.state import abstract_params
 
@@ -159,6 +159,49 @@ def test_muon_orthogonalises_each_matrix_and_adamw_takes_the_rest():
         for name in path:
             update, gradient = update[name], gradient[name]
         np.testing.assert_allclose(update, -0.01 * np.sign(gradient), rtol=1e-3)
+
+
+STEMS = {
+    "convolutions": {
+        "pool": "sequence",
+        "stem": {"kind": "conv", "widths": (8, 12), "whiten": 2, "kernel_size": 5},
+    },
+    "root": {"patch_size": 1, "stem": {"kind": "resnet", "widths": (32,)}},
+    "resnet": {
+        "patch_size": 1,
+        "pool": "map",
+        "head_mlp": (24,),
+        "stem": {"kind": "resnet", "widths": (32,), "units": (1, 1)},
+    },
+}
+
+
+def matrices_of(path, kernel):
+    """What a layer multiplies its inputs with: (inputs, outputs) each."""
+    if path.startswith("stem/"):  # patches and convolutions, of 7x7 pixels and 3 channels, say
+        return [kernel.reshape(-1, kernel.shape[-1])]
+    if path.endswith(("qkv/kernel", "kv/kernel")):  # (D, 3 or 2, K, E)
+        return [kernel[:, i].reshape(len(kernel), -1) for i in range(kernel.shape[1])]
+    return [kernel.reshape(len(kernel), -1)]
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_muon_orthogonalises_every_kernel_that_a_rule_may_name(stem):
+    sizes = {"num_classes": 10, "image_size": 16, "patch_size": 4, "width": 16, "depth": 1, "heads": 2, "mlp_dim": 32}
+    shapes = abstract_params(create(sizes | STEMS[stem]))
+    random = np.random.RandomState(0)
+    params = jax.tree.map(lambda x: jnp.asarray(random.normal(size=x.shape), jnp.float32), shapes)
+    tx = optimizer(OptimConfig(name="muon", muon=".*", muon_iterations=7, weight_decay=0.0, clip_norm=None), params)
+    updates = jax.jit(lambda p: tx.update(p, tx.init(p), p, learning_rate=1.0)[0])(params)
+    found = [(path_of(path), np.asarray(x)) for path, x in jax.tree_util.tree_leaves_with_path(updates)]
+    kernels = [(path, x) for path, x in found if path.endswith("/kernel") and "whitening" not in path]
+    assert len(kernels) == {"convolutions": 9, "root": 7, "resnet": 21}[stem]
+    for path, x in kernels:
+        for matrix in matrices_of(path, x):
+            values = np.linalg.svd(matrix, compute_uv=False)
+            # 1, about as well as Muon's polynomial does, and more of what is wider than high (Jordan 2024).
+            values /= np.sqrt(max(1.0, matrix.shape[1] / matrix.shape[0]))
+            assert values.min() > 0.6 and values.max() < 1.3, (path, values.min(), values.max())
 
 
 def test_frozen_parameters_stay_and_have_no_moments():

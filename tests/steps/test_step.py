@@ -37,8 +37,8 @@ def mesh_of(devices):
     return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
 
 
-def states_of(config=CONFIG, devices=1, steps=3):
-    """The state at the start and after each of some steps, and each step's metrics."""
+def stepping(config=CONFIG, devices=1):
+    """The state at the start, and the compiled step: state -> (state, metrics)."""
     mesh, module = mesh_of(devices), models.create(config.model)
     schedule = learning_rate(config.optim, 10, 2)
     tx = optim.optimizer(config.optim, states.abstract_params(module))
@@ -56,10 +56,16 @@ def states_of(config=CONFIG, devices=1, steps=3):
         total=10,
         class_weights=weights_of(config.train.class_weights, LABELS, 5),
     )
-    step = jax.jit(step, out_shardings=everywhere)
+    compiled = jax.jit(step, out_shardings=everywhere)
+    return state, lambda state: compiled(state, data)
+
+
+def states_of(config=CONFIG, devices=1, steps=3):
+    """The state at the start and after each of some steps, and each step's metrics."""
+    state, step = stepping(config, devices)
     found, history = [state], []
     for _ in range(steps):
-        state, metrics = step(state, data)
+        state, metrics = step(state)
         found.append(state)
         history.append(jax.tree.map(float, metrics))
     return found, history
@@ -170,6 +176,31 @@ def test_the_average_follows_the_parameters(plain):
         expected = jax.tree.map(lambda e, p, d=decay: d * e + (1 - d) * np.asarray(p), expected, state.params)
     assert_close(after[-1].ema, expected, 1e-6)
     assert_close(after[-1].params, plain[0].params, 0)
+
+
+def test_a_step_that_is_left_out_is_counted_and_changes_nothing_else():
+    """What comes after it is as in a run that begins there: Muon, AdamW and the average know of no update before."""
+    optimizer = dataclasses.replace(CONFIG.optim, name="muon", muon_iterations=1, skip_nonfinite=1)
+    train = dataclasses.replace(CONFIG.train, ema=0.6)
+    start, compiled = stepping(dataclasses.replace(CONFIG, optim=optimizer, train=train))
+
+    def step(state):
+        return jax.tree.map(np.asarray, compiled(state))
+
+    start = jax.tree.map(np.asarray, start)
+    broken = start.replace(params=jax.tree.map(lambda x: x * np.nan, start.params))
+    after, metrics = step(broken)
+    assert np.isnan(metrics["loss"])
+    jax.tree.map(np.testing.assert_array_equal, after, broken.replace(step=np.int32(1)))
+    after, metrics = step(after.replace(params=start.params))
+    expected, _ = step(start.replace(step=np.int32(1)))
+    assert np.isfinite(metrics["loss"]) and after.step == 2
+    jax.tree.map(np.testing.assert_array_equal, after, expected)
+    assert after.totals["count"] == 16
+    # The average's first decay is 1 / 10, and Adam's first direction has length 1, whatever the gradient.
+    assert_close(after.ema, jax.tree.map(lambda old, new: old + 0.9 * (new - old), start.params, after.params), 1e-6)
+    moved = after.params["head"]["logits"]["bias"] - start.params["head"]["logits"]["bias"]
+    assert np.abs(moved).max() == pytest.approx(metrics["learning_rate"], rel=0.05)
 
 
 @pytest.mark.slow

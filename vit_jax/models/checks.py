@@ -10,7 +10,7 @@ _CHOICES = {
     "posemb": ("learned", "sincos2d", "rope2d", "none"),
     "pool": ("token", "mean", "map", "sequence", "flatten"),
     "drop_path_ramp": ("constant", "linear"),
-    "init": ("vit", "keras2"),
+    "init": ("vit", "keras2", "cct"),
     "activation": ("gelu", "gelu_tanh", "relu"),
     "attention": ("auto", "xla", "recomputed", "chunked", "cudnn"),
     "dtype": ("float32", "bfloat16", "auto"),
@@ -55,10 +55,11 @@ def check_model(cfg: ModelConfig) -> None:
         if not 0 <= getattr(cfg, key) < 1:
             raise UserError(f"{at}.{key} must be at least 0 and below 1; found {getattr(cfg, key)!r}")
     _check_stem(cfg)
-    if cfg.token_mlp_dim is not None and (cfg.posemb == "rope2d" or cfg.qk_norm or cfg.attention_dropout):
+    of_attention = cfg.posemb == "rope2d" or not cfg.qkv_bias or cfg.qk_norm or cfg.attention_dropout
+    if cfg.token_mlp_dim is not None and of_attention:
         raise UserError(
             f"{at}.token_mlp_dim={cfg.token_mlp_dim} puts an MLP in the place of attention; "
-            f'{at}.posemb="rope2d", .qk_norm and .attention_dropout belong to attention'
+            f'{at}.posemb="rope2d", .qkv_bias=False, .qk_norm and .attention_dropout belong to attention'
         )
     if cfg.posemb == "sincos2d" and cfg.width % 4:
         raise UserError(f'{at}.posemb="sincos2d" needs a width that 4 divides; found {at}.width={cfg.width}')

@@ -27,14 +27,14 @@ class AttentionPool(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         cfg, (b, _, d) = self.cfg, x.shape
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, d), jnp.float32)
-        q = Dense((cfg.heads, cfg.head_dim), self.compute, inits.heads(1), name="query")(probe)[0]  # (K, E)
-        kv = Dense((2, cfg.heads, cfg.head_dim), self.compute, inits.heads(2), name="kv")(x)  # (B, N, 2, K, E)
+        q = Dense((cfg.heads, cfg.head_dim), self.compute, inits.heads(cfg, 1), name="query")(probe)[0]  # (K, E)
+        kv = Dense((2, cfg.heads, cfg.head_dim), self.compute, inits.heads(cfg, 2), name="kv")(x)  # (B, N, 2, K, E)
         scores = jnp.einsum(
             "ke,bnke->bkn", q * cfg.head_dim**-0.5, kv[:, :, 0], preferred_element_type=jnp.float32
         )  # (B, K, N)
         weights = jax.nn.softmax(scores).astype(self.compute.dtype)
         y = jnp.einsum("bkn,bnke->bke", weights, kv[:, :, 1]).reshape(b, 1, -1)  # (B, 1, K*E)
-        y = Dense((d,), self.compute, name="out")(y)
+        y = Dense((d,), self.compute, inits.dense(cfg), name="out")(y)
         z = LayerNorm(cfg.norm_eps, self.compute, name="norm")(y)
         return (y + Mlp(cfg, self.compute, self.train, name="mlp")(z))[:, 0]  # (B, D)
 
@@ -45,11 +45,12 @@ class SequencePool(nn.Module):
     SeqPool of CCT (Hassani et al. 2021).
     """
 
+    cfg: ModelConfig
     compute: Compute
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scores = Dense((1,), self.compute, nn.initializers.truncated_normal(0.02), name="score")(x)[..., 0]  # (B, N)
+        scores = Dense((1,), self.compute, inits.score(self.cfg), name="score")(x)[..., 0]  # (B, N)
         weights = jax.nn.softmax(scores.astype(jnp.float32)).astype(self.compute.dtype)
         return jnp.einsum("bn,bnd->bd", weights, x)
 
@@ -71,7 +72,7 @@ class Head(nn.Module):
         elif cfg.pool == "mean":
             x = patches.mean(axis=1)
         elif cfg.pool == "sequence":
-            x = SequencePool(self.compute, name="pool")(patches)
+            x = SequencePool(cfg, self.compute, name="pool")(patches)
         elif cfg.pool == "map":
             x = AttentionPool(cfg, self.compute, self.train, name="pool")(patches)
         else:  # flatten
@@ -80,10 +81,11 @@ class Head(nn.Module):
             x = LayerNorm(cfg.norm_eps, self.compute, name="norm")(x)
         aux["pooled"] = x
         if cfg.representation_dim is not None:
-            x = nn.tanh(Dense((cfg.representation_dim,), self.compute, name="representation")(x))
+            x = nn.tanh(Dense((cfg.representation_dim,), self.compute, inits.dense(cfg), name="representation")(x))
         x = Dropout(cfg.head_dropout, self.train)(x)
         for i, width in enumerate(cfg.head_mlp):
-            x = ACTIVATIONS[cfg.activation](Dense((width,), self.compute, name=f"dense_{i}")(x), self.compute)
+            x = Dense((width,), self.compute, inits.dense(cfg), name=f"dense_{i}")(x)
+            x = ACTIVATIONS[cfg.activation](x, self.compute)
             x = Dropout(cfg.head_dropout, self.train)(x)
         aux["pre_logits"] = x
         exact = dataclasses.replace(self.compute, dtype=jnp.float32)

@@ -29,16 +29,18 @@ class Dense(nn.Module):
 
     features: tuple[int, ...]
     compute: Compute
-    kernel_init: Callable = nn.initializers.xavier_uniform()
+    kernel_init: inits.Initializer
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], *self.features), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, self.features, jnp.float32)
         dtype = self.compute.dtype
         flat = x.reshape(-1, x.shape[-1]).astype(dtype)  # (B*N, D)
         out = ops.matmul(flat, kernel.reshape(x.shape[-1], -1).astype(dtype), self.compute)  # (B*N, F)
-        out = out + bias.reshape(-1).astype(dtype)
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, self.features, jnp.float32)
+            out = out + bias.reshape(-1).astype(dtype)
         return out.reshape(*x.shape[:-1], *self.features)  # (..., *features)
 
 
@@ -65,7 +67,8 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, angles: np.ndarray | None) -> tuple[jax.Array, jax.Array | None]:
         cfg = self.cfg
-        qkv = Dense((3, cfg.heads, cfg.head_dim), self.compute, inits.qkv(cfg), name="qkv")(x)  # (B, N, 3, K, E)
+        projections = Dense((3, cfg.heads, cfg.head_dim), self.compute, inits.qkv(cfg), cfg.qkv_bias, name="qkv")
+        qkv = projections(x)  # (B, N, 3, K, E)
         changed = cfg.qk_norm or angles is not None
         parts = attention.slices if cfg.attention == "cudnn" and not changed else attention.split
         q, k, v = parts(qkv)  # (B, N, K, E) each
@@ -107,10 +110,10 @@ class Mlp(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         cfg, width = self.cfg, x.shape[-1]
         activation = ACTIVATIONS[cfg.activation]
-        x = Dense((self.hidden or cfg.mlp_dim,), self.compute, name="dense_0")(x)  # (B, N, F)
+        x = Dense((self.hidden or cfg.mlp_dim,), self.compute, inits.dense(cfg), name="dense_0")(x)  # (B, N, F)
         x = activation(x, self.compute)
         x = Dropout(cfg.mlp_dropout, self.train)(x)
-        x = Dense((width,), self.compute, name="dense_1")(x)
+        x = Dense((width,), self.compute, inits.dense(cfg), name="dense_1")(x)
         if cfg.mlp_output_activation:
             x = activation(x, self.compute)
         return Dropout(cfg.mlp_dropout, self.train)(x)

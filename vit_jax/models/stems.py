@@ -155,7 +155,7 @@ class ConvStem(nn.Module):
             (stem.kernel_size, stem.kernel_size),
             (value_at(stem.strides, i, 1),) * 2,
             use_bias=stem.bias and stem.norm == "none",
-            kernel_init=nn.initializers.he_normal(),
+            kernel_init=inits.convolution(self.cfg),
             dtype=self.compute.dtype,
             name=f"conv_{i}",
         )(x)

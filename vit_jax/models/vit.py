@@ -79,7 +79,7 @@ class VisionTransformer(nn.Module):
 
         # Class token and registers (Darcet et al. 2024) come after the positions: they have no place in the image.
         if prefix:
-            extra = self.param("prefix", nn.initializers.normal(0.02), (prefix, cfg.width), jnp.float32)
+            extra = self.param("prefix", inits.prefix(cfg), (prefix, cfg.width), jnp.float32)
             extra = jnp.broadcast_to(extra.astype(self.compute.dtype), (x.shape[0], prefix, cfg.width))
             x = jnp.concatenate([extra, x], axis=1)  # (B, prefix + N, D)
         x = aux["tokens"] = Dropout(cfg.token_dropout, train)(x)

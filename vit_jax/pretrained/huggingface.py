@@ -73,6 +73,7 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
         "pool": "token",
         "posemb": "learned",
         "activation": ACTIVATIONS[act] if config else None,
+        "qkv_bias": _has_qkv_bias(shapes),
         "norm_eps": float(config.get("layer_norm_eps", 1e-12)),
     }
     if "num_attention_heads" in config:
@@ -94,6 +95,10 @@ def layout(weights: Weights, model: Mapping[str, Any], given: Mapping[str, Any])
 
 def _prefix(shapes: dict[str, Shape]) -> str:
     return "vit." if any(name.startswith("vit.") for name in shapes) else ""
+
+
+def _has_qkv_bias(shapes: dict[str, Shape]) -> bool:
+    return first_shape(r".*\.(query|q_proj)\.bias", shapes) is not None
 
 
 def _layer_names(at: str, i: int, shapes: dict[str, Shape]) -> dict[str, str]:
@@ -121,12 +126,13 @@ def pieces(cfg: ModelConfig, shapes: dict[str, Shape], before: int, grid: Grid |
     found = torch_patches("stem/proj", f"{at}embeddings.patch_embeddings.projection", cfg.patch_size, cfg.channels, d)
     found.append(prefix({f"{at}embeddings.cls_token": 1}, table, before, grid, d))
     found.append(positions_table(table, before, grid, d))
-    biased = not shapes or first_shape(r".*\.(query|q_proj)\.bias", shapes) is not None
+    stored_bias = _has_qkv_bias(shapes) if shapes else cfg.qkv_bias
     for i in range(cfg.depth):
         ours, names = f"block_{i:02d}", _layer_names(at, i, shapes)
         heads, inner = (cfg.heads, cfg.head_dim), cfg.heads * cfg.head_dim
         found += norm(f"{ours}/norm_0", f"{names['layer']}.layernorm_before", d, _NORM)
-        found += torch_dense_stack(f"{ours}/attention/qkv", [names[k] for k in "qkv"], d, heads, biased)
+        qkv = torch_dense_stack(f"{ours}/attention/qkv", [names[k] for k in "qkv"], d, heads, stored_bias)
+        found += qkv if cfg.qkv_bias else qkv[:1]
         found += torch_dense(f"{ours}/attention/out", names["o"], (inner,), (d,))
         found += norm(f"{ours}/norm_1", f"{names['layer']}.layernorm_after", d, _NORM)
         found += torch_dense(f"{ours}/mlp/dense_0", names["fc1"], (d,), (cfg.mlp_dim,))

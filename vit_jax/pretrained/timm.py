@@ -81,6 +81,7 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
         # A class token that isn't pooled is as good as a register.
         "registers": shapes.get("reg_token", (1, 0))[1] + ("cls_token" in shapes and pool != "token"),
         "posemb": "learned" if "pos_embed" in shapes else "none",
+        "qkv_bias": _has_qkv_bias(shapes),
         "qk_norm": (norm_of_a_head := first_shape(r"blocks\.\d+\.attn\.q_norm\.weight", shapes)) is not None,
         "layer_scale": float(args.get("init_values") or 1e-5)
         if first_shape(r"blocks\.\d+\.ls1\.gamma", shapes)
@@ -101,6 +102,10 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"config.json says act_layer={act!r}; what there is: {', '.join(_ACTIVATIONS)}")
         found["activation"] = _ACTIVATIONS[act]
     return found
+
+
+def _has_qkv_bias(shapes: dict[str, Shape]) -> bool:
+    return first_shape(r"blocks\..*\.attn\.qkv\.bias", shapes) is not None
 
 
 def layout(weights: Weights, model: Mapping[str, Any], given: Mapping[str, Any]) -> Layout:
@@ -132,7 +137,7 @@ def pieces(cfg: ModelConfig, shapes: dict[str, Shape], before: int, grid: Grid |
         found.append(prefix({k: n for k, n in tokens.items() if n}, table, before, grid, d))
     if table:
         found.append(positions_table(table, before, grid, d))
-    qkv_bias = not shapes or first_shape(r"blocks\..*\.attn\.qkv\.bias", shapes) is not None
+    qkv_bias = _has_qkv_bias(shapes) if shapes else cfg.qkv_bias
     proj_bias = not shapes or first_shape(r"blocks\..*\.(attn\.proj|mlp\.fc1|mlp\.fc2)\.bias", shapes) is not None
     for i in range(cfg.depth):
         found += _block(cfg, f"block_{i:02d}", f"blocks.{i}", qkv_bias, proj_bias)
@@ -145,7 +150,8 @@ def pieces(cfg: ModelConfig, shapes: dict[str, Shape], before: int, grid: Grid |
 def _block(cfg: ModelConfig, ours: str, theirs: str, qkv_bias: bool, proj_bias: bool) -> list[Piece]:
     d, inner = cfg.width, cfg.heads * cfg.head_dim
     found = norm(f"{ours}/norm_0", f"{theirs}.norm1", d, _NORM)
-    found += torch_dense(f"{ours}/attention/qkv", f"{theirs}.attn.qkv", (d,), (3, cfg.heads, cfg.head_dim), qkv_bias)
+    qkv = torch_dense(f"{ours}/attention/qkv", f"{theirs}.attn.qkv", (d,), (3, cfg.heads, cfg.head_dim), qkv_bias)
+    found += qkv if cfg.qkv_bias else qkv[:1]
     if cfg.qk_norm:
         for kind in "qk":
             found += norm(f"{ours}/attention/{kind}_norm", f"{theirs}.attn.{kind}_norm", cfg.head_dim, _NORM)

@@ -16,6 +16,10 @@ from vit_jax.models.stems import WHITENING
 
 NAMES = ("adamw", "muon", "lion", "sgd")
 
+# Dense layers with more than one axis of outputs: models/layers.py, Attention, and models/heads.py, AttentionPool.
+# A kernel of four axes is a convolution's everywhere else.
+_TO_HEADS = re.compile(r"(^|/)(attention/qkv|pool/(query|kv))/kernel$")
+
 
 def path_of(key_path: tuple[Any, ...]) -> str:
     """ "block_00/mlp/dense_0/kernel" of a path as jax.tree_util gives it."""
@@ -88,6 +92,11 @@ def optimizer(cfg: OptimConfig, params: Any) -> optax.GradientTransformationExtr
     )
 
 
+def updates_done(opt_state: Any) -> jax.Array:
+    """() int32: how many updates the state of an `optimizer` has seen; a step that was left out isn't one."""
+    return opt_state[-1].count
+
+
 def _direction(cfg: OptimConfig, params: Any, shares: Any) -> optax.GradientTransformation:
     """From gradients to directions: the optimizer proper."""
     adam = optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps)
@@ -124,10 +133,10 @@ def _hidden(cfg: OptimConfig, params: Any) -> Any:
 def _axes_of_matrix(key_path: tuple[Any, ...], kernel: Any) -> MuonDimensionNumbers:
     """Which axes of a kernel are the rows and columns of the matrix that Muon orthogonalises."""
     last = kernel.ndim - 1
-    if re.search(r"conv_\d+/kernel$", path_of(key_path)):
-        return MuonDimensionNumbers(tuple(range(last)), (last,))  # (H*W*I, O)
-    # (D, F); (D, K, E) to heads: (D, K*E); (D, 3, K, E) to queries, keys and values of heads: three of those
-    return MuonDimensionNumbers((0,), (last - 1, last) if last > 1 else (1,))
+    if _TO_HEADS.search(path_of(key_path)):
+        # (D, K, E): (D, K*E); (D, 3, K, E) to queries, keys and values, (D, 2, K, E) to two of them: one each
+        return MuonDimensionNumbers((0,), (last - 1, last))
+    return MuonDimensionNumbers(tuple(range(last)), (last,))  # (D, F); of a convolution (H, W, I, O): (H*W*I, O)
 
 
 def _axes_of_matrices(params: Any) -> Any:
@@ -145,7 +154,7 @@ def _scale_each(shares: Any) -> optax.GradientTransformation:
 
 
 def _step_down() -> optax.GradientTransformationExtraArgs:
-    """Multiplies by minus the learning rate given, and counts the steps."""
+    """Multiplies by minus the learning rate given, and counts the updates (`updates_done`)."""
 
     def update(updates: Any, state: Any, params: Any = None, *, learning_rate: Any, **_: Any) -> tuple[Any, Any]:
         updates = jax.tree.map(lambda u: jnp.asarray(-learning_rate, u.dtype) * u, updates)

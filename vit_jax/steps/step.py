@@ -17,7 +17,7 @@ from vit_jax.models import VisionTransformer
 from vit_jax.models.stems import image_shape
 from vit_jax.steps import state as states
 from vit_jax.steps.losses import mixed_cross_entropy, rank_of_label
-from vit_jax.steps.optim import rates
+from vit_jax.steps.optim import rates, updates_done
 from vit_jax.steps.schedules import Schedule, ramp
 from vit_jax.steps.state import TrainState
 from vit_jax.system.sharding import batch_sharding
@@ -94,15 +94,14 @@ def train_step(
         totals=jax.tree.map(jnp.add, state.totals, {**sums, "count": count}),
         ema=None
         if state.ema is None or config.train.ema is None
-        else averaged(state.ema, params, state.step, config.train.ema),
+        else averaged(state.ema, params, updates_done(state.opt_state), config.train.ema),
     )
     if config.optim.skip_nonfinite:
         good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-        # Steps are counted on, so that schedule and data go on as if nothing had happened.
-        updated = jax.tree.map(
-            lambda new, old: jnp.where(good, new, old) if jnp.issubdtype(new.dtype, jnp.floating) else new,
-            updated, state,
-        )  # fmt: skip
+        # As if the step hadn't been, the optimizer's own count of updates and the totals too; but it is counted in
+        # state.step, so that schedule and data go on.
+        updated = jax.tree.map(lambda new, old: jnp.where(good, new, old), updated, state)
+        updated = updated.replace(step=state.step + 1)
     return updated, metrics
 
 
@@ -139,12 +138,12 @@ def train_steps(
     return jax.lax.scan(lambda state, i: train_step(state, data, pace, i, **bound), state, jnp.arange(count))
 
 
-def averaged(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:
-    """The exponential moving average after one more step, its decay at first (1 + step) / (10 + step) if less.
+def averaged(ema: Any, params: Any, updates: jax.Array, decay: float) -> Any:
+    """The exponential moving average after one more update, its decay at first (1 + updates) / (10 + updates) if less.
 
     That start-up is TensorFlow's (tf.train.ExponentialMovingAverage): the average doesn't linger at the initial values.
     """
-    now = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    now = jnp.minimum(decay, (1.0 + updates) / (10.0 + updates))
     return jax.tree.map(lambda old, new: old + (1 - now) * (new - old), ema, params)
 
 
