@@ -81,9 +81,9 @@ def moved(
     `change`'s fields are (B,). `fill` (C,) stands where nothing came from. Between pixels are, unless `bilinear`, the
     nearest ones. What is in the halo has no meaning.
 
-    The nearest are Pillow's, whose map is in 65536ths, for images of up to 128 pixels a side; beyond, and of rotations
-    by multiples of 45 degrees, a pixel halfway between two may be the other one. What is bilinear is cut off as there,
-    where it is float64: of a value that is almost whole, one pixel in 10,000 or fewer is 1 off, to either side.
+    The nearest are Pillow's, whose map is in 65536ths; of rotations, whose sine is float32 here, all but 1 pixel in
+    30,000. What is bilinear is cut off as there, where it is float64: of the values, fewer than 1 in 1,000, almost
+    whole ones, are 1 off, to either side.
     """
     b, c, n = planes.shape
     height = n // width
