@@ -92,16 +92,6 @@ def test_tables_are_pillows():
     assert off.min() >= 0 and off.max() <= 1 and off.mean() < 0.02  # a quotient that is whole may be below it there
 
 
-def test_grey_pictures_are_changed_as_pillows():
-    pictures = MANY[..., 0]
-    for enhancer, fields in (
-        (ImageEnhance.Contrast, {"gain": FACTORS, "about_mean": 1.0}),
-        (ImageEnhance.Sharpness, {"factor": FACTORS, "from_smooth": 1.0}),
-    ):
-        expected = pillows(lambda image, factor, of=enhancer: of(image).enhance(factor), pictures, FACTORS.tolist())
-        np.testing.assert_array_equal(ours(pictures[..., None], fill=(0.0,), **fields)[..., 0], expected)
-
-
 def test_solarize_add_raises_the_dark_half_only():
     expected = np.where(PICTURE < 128, np.minimum(PICTURE + 60.0, 255), PICTURE)
     np.testing.assert_array_equal(ours(PICTURE[None], added=60.0)[0], expected)
