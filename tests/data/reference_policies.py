@@ -73,10 +73,15 @@ def equalize(image):
 
 
 def transform(image, matrix, shift, about, fill, bilinear):
-    """Each pixel from `matrix` @ its place (row, column), counted from `about`, plus `shift`."""
+    """Each pixel from `matrix` @ its place (row, column), counted from `about`, plus `shift`.
+
+    Where the nearest pixel is taken, that is in 65536ths.
+    """
     h, w, _ = image.shape
-    places = np.stack(np.mgrid[:h, :w]) + 0.5 - np.reshape(about, (2, 1, 1))
-    y, x = np.einsum("ij,jhw->ihw", matrix, places) + np.reshape(np.add(shift, about), (2, 1, 1))
+    offset = np.add(shift, about) + matrix @ (0.5 - np.array(about))  # of the first pixel
+    if not bilinear:
+        matrix, offset = (np.floor(x * 65536 + 0.5) / 65536 for x in (matrix, offset))
+    y, x = np.einsum("ij,jhw->ihw", matrix, np.mgrid[:h, :w]) + offset[:, None, None]
     inside = (y >= 0) & (y < h) & (x >= 0) & (x < w)
     if bilinear:
         y, x = np.clip(y - 0.5, 0, h - 1), np.clip(x - 0.5, 0, w - 1)
@@ -93,7 +98,7 @@ def transform(image, matrix, shift, about, fill, bilinear):
 
 def rotate(image, degrees, **sampling):
     angle = np.deg2rad(degrees)
-    matrix = [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
+    matrix = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return transform(image, matrix, (0, 0), (image.shape[0] / 2, image.shape[1] / 2), **sampling)
 
 

@@ -119,25 +119,6 @@ ALL = AugmentConfig(
 
 
 @pytest.mark.slow
-def test_no_two_keys_of_a_step_are_equal(monkeypatch):
-    """Each part's draws are its own."""
-    seen, split = [], jax.random.split
-
-    def watched(key, num=2):
-        keys = split(key, num)
-        jax.debug.callback(
-            lambda data: seen.extend(map(tuple, data.reshape(-1, 2).tolist())), jax.random.key_data(keys)
-        )
-        return keys
-
-    monkeypatch.setattr(jax.random, "split", watched)
-    monkeypatch.setattr(jax.random, "fold_in", None)  # a key of another way could equal one of these
-    jax.block_until_ready(augment(jax.random.key(0), IMAGES[:3], LABELS[:3], PARITY[:3], ALL, (12, 12)))
-    jax.effects_barrier()
-    assert len(seen) >= 6 + 2 + 2 + 5 + 4 and len(set(seen)) == len(seen)
-
-
-@pytest.mark.slow
 def test_devices_augment_their_images_by_themselves():
     """Nothing but mixing, which takes its partners from the whole batch, has devices exchange anything."""
     mesh = Mesh(np.array(jax.devices()), ("data",))

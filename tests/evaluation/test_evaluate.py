@@ -12,7 +12,8 @@ from jax.sharding import AxisType
 
 from vit_jax import models
 from vit_jax.config import AugmentConfig, Config, EvalConfig, ModelConfig
-from vit_jax.evaluation.evaluate import Evaluator, calibration_error, confusion, score
+from vit_jax.evaluation.evaluate import Evaluator
+from vit_jax.evaluation.logits import calibration_error, confusion, score
 from vit_jax.runs.scores import by_name, scores_of
 
 CONFIG = Config(

@@ -278,12 +278,19 @@ def test_names_are_as_short_as_they_can_be(tmp_path):
 
 
 def test_mistakes_are_ordered():
-    logits = np.array([[3.0, 0, 0], [0, 9.0, 0], [0, 0, 2.0], [5.0, 0, 0]])
-    chosen, probabilities = worst_mistakes(logits, np.array([0, 0, 1, 2]), 2)
+    logits = np.array([[3.0, 0, 0], [0, 9.0, 0], [0, 0, 2.0], [5.0, 0, 0], [np.nan, 9.0, 0]])  # the last has none
+    chosen, probabilities = worst_mistakes(logits, np.array([0, 0, 1, 2, 2]), 2)
+    assert worst_mistakes(logits, np.array([0, 0, 1, 2, 2]), 9)[0].tolist() == [1, 3, 2]
     assert chosen.tolist() == [1, 3] and probabilities.shape == (2, 3)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
     assert classes.most_confused(np.array(MATRIX), 2) == [(1, 0, 10), (2, 0, 8)]
     assert classes.most_confused(np.eye(3, dtype=int), 2) == []
+
+
+def test_logits_that_are_not_finite_are_noted(tmp_path):
+    (entry,) = read_all([str(make_run(tmp_path / "run", loss=None))])
+    assert any("weren't finite" in note for note in results.notes([entry]))
+    assert "nan" not in results.section([entry]).body.lower()
 
 
 def test_many_classes_have_pairs_instead_of_a_matrix():

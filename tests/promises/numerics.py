@@ -71,7 +71,8 @@ def p16(bench: Bench) -> Iterator[str]:
     from jax.sharding import AxisType, Mesh
 
     from vit_jax.config import Config, EvalConfig, ModelConfig
-    from vit_jax.evaluation.evaluate import Evaluator, score
+    from vit_jax.evaluation.evaluate import Evaluator
+    from vit_jax.evaluation.logits import score
     from vit_jax.models import create
     from vit_jax.steps import state as states
     from vit_jax.system.sharding import replicated

@@ -57,7 +57,7 @@ def rotate_and_zoom(key: jax.Array, x: jax.Array, rotate: float | jax.Array, zoo
     # From each output pixel back to where it comes from: undo the zoom, then the rotation.
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     matrix = jnp.stack([cos * tall, sin * wide, -sin * tall, cos * wide], axis=-1).reshape(b, 2, 2)
-    ys, xs = _sources(matrix, jnp.array([[h / 2, w / 2]]), jnp.zeros((1, 2)), w, jnp.arange(h * w))
+    ys, xs = _sources(_affine(matrix, jnp.array([[h / 2, w / 2]]), jnp.zeros((1, 2))), w, jnp.arange(h * w))
     return sample_bilinear(x, (ys - 0.5).reshape(b, h, w), (xs - 0.5).reshape(b, h, w))
 
 
@@ -80,13 +80,20 @@ def moved(
 
     `change`'s fields are (B,). `fill` (C,) stands where nothing came from. Between pixels are, unless `bilinear`, the
     nearest ones. What is in the halo has no meaning.
+
+    The nearest are Pillow's, whose map is in 65536ths; of rotations, whose sine is float32 here, all but 1 pixel in
+    30,000. What is bilinear is cut off as there, where it is float64: of the values, fewer than 1 in 1,000, almost
+    whole ones, are 1 off, to either side.
     """
     b, c, n = planes.shape
     height = n // width
     matrix = jnp.stack([change.yy, change.yx, change.xy, change.xx], axis=-1).reshape(b, 2, 2)
     middle = change.centred[:, None] * jnp.array([height / 2, width / 2])  # (B, 2)
     shift = jnp.stack([change.dy, change.dx], axis=-1)
-    y, x = _sources(matrix, middle, shift, width, jnp.arange(-halo, n + halo))  # (B, N) each, the halo with them
+    affine = _affine(matrix, middle, shift)  # (B, 2, 3)
+    if not bilinear:
+        affine = jnp.floor(affine * 65536 + 0.5) / 65536
+    y, x = _sources(affine, width, jnp.arange(-halo, n + halo))  # (B, N) each, the halo with them
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
     # A pixel that comes from nowhere is looked up behind the image's last one, where `fill` is.
     behind = jnp.round(jnp.asarray(fill)).astype(planes.dtype)[:, None]
@@ -98,17 +105,22 @@ def moved(
     return _between(planes, y, jnp.where(inside, jnp.clip(x - 0.5, 0, width - 1), 0), width).astype(jnp.uint8)
 
 
-def _sources(
-    matrix: jax.Array, middle: jax.Array, shift: jax.Array, width: int, place: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Rows and columns, (B, N) each, from which the pixels `place` (N,), counted row by row, come; corner (0, 0).
+def _affine(matrix: jax.Array, middle: jax.Array, shift: jax.Array) -> jax.Array:
+    """(B, 2, 3): from the number of a row and a column and 1 to the place where that pixel comes from; corner (0, 0).
 
-    `matrix` (B, 2, 2) @ (row, column) from the `middle` (B, 2), plus `shift` (B, 2). As one product: XLA would
-    otherwise work them out anew for each use.
+    `matrix` (B, 2, 2) @ (row, column) of the pixel's centre from the `middle` (B, 2), plus `shift` (B, 2).
     """
-    offset = middle + shift - jnp.einsum("bij,bj->bi", matrix, jnp.broadcast_to(middle, matrix.shape[:2]))
-    affine = jnp.concatenate([matrix, jnp.broadcast_to(offset, matrix.shape[:2])[..., None]], axis=-1)  # (B, 2, 3)
-    places = jnp.stack([place // width + 0.5, place % width + 0.5, jnp.ones_like(place)])  # (3, N)
+    middle = jnp.broadcast_to(middle, matrix.shape[:2])
+    offset = middle + shift + jnp.einsum("bij,bj->bi", matrix, 0.5 - middle, precision="highest")
+    return jnp.concatenate([matrix, offset[..., None]], axis=-1)
+
+
+def _sources(affine: jax.Array, width: int, place: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Rows and columns, (B, N) each, from which the pixels `place` (N,), counted row by row, come by `_affine`.
+
+    As one product: XLA would otherwise work them out anew for each use.
+    """
+    places = jnp.stack([place // width, place % width, jnp.ones_like(place)]).astype(jnp.float32)  # (3, N)
     found = jnp.einsum("bij,jn->bin", affine, places, precision="highest")
     return found[:, 0], found[:, 1]
 

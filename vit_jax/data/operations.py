@@ -58,7 +58,8 @@ def rotate(degrees: float) -> Operation:
 
     def operation(magnitude: jax.Array, sign: jax.Array) -> Mapping[str, Any]:
         angle = sign * magnitude * degrees * jnp.pi / 180
-        cos, sin = jnp.cos(angle), jnp.sin(angle)
+        # Rounded to what float32 has near 1, so that a right angle's are 0 and 1, as Pillow's.
+        cos, sin = (jnp.round(of(angle) * 2**23) / 2**23 for of in (jnp.cos, jnp.sin))
         return {"yy": cos, "yx": sin, "xy": -sin, "xx": cos, "centred": 1.0}
 
     return operation

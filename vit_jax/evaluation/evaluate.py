@@ -1,5 +1,6 @@
 """Evaluation that counts every image exactly once. N examples, B batch, C classes."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -17,6 +18,7 @@ from vit_jax.data.dataset import Examples, take
 from vit_jax.data.encoded import EncodedImages
 from vit_jax.data.streaming import batches
 from vit_jax.errors import UserError
+from vit_jax.evaluation.logits import calibration_error, confusion, scorable, score
 from vit_jax.models import VisionTransformer, create
 from vit_jax.models import flops as flop_count
 from vit_jax.models.backend import target_at_hand
@@ -28,7 +30,6 @@ from vit_jax.runs.scores import by_name, scores_of
 from vit_jax.schema import flat, type_of, with_overrides
 from vit_jax.steps import state as states
 from vit_jax.steps.clock import Clock
-from vit_jax.steps.losses import rank_of_label
 from vit_jax.steps.step import eval_step
 from vit_jax.system import environment
 from vit_jax.system.progress import doing, say
@@ -107,40 +108,6 @@ class Evaluator:
 SELECTED = {"best": "best on validation", "latest": "last"}  # names of checkpoints, as results.json says them
 
 
-def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Mean cross-entropy in nats, top-1 and top-5 as fractions, and how many images that is of."""
-    logits = logits.astype(np.float64)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))  # (N, C)
-    ranks = rank_of_label(logits, labels)
-    return {
-        "loss": float(-log_probs[np.arange(len(labels)), labels].mean()),
-        "top1": float((ranks < 1).mean()),
-        "top5": float((ranks < 5).mean()),
-        "num_examples": len(labels),
-    }
-
-
-def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(C, C) int: how many images of the row's class were taken for the column's."""
-    classes = logits.shape[1]
-    return np.bincount(labels * classes + logits.argmax(axis=1), minlength=classes**2).reshape(classes, classes)
-
-
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """The softmax of logits (N, C), float64."""
-    exps = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return exps / exps.sum(axis=1, keepdims=True)
-
-
-def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al. 2017): mean gap of confidence and accuracy over equal-width bins."""
-    probs = probabilities(logits)
-    gap = probs.max(axis=1) - (probs.argmax(axis=1) == labels)  # (N,)
-    which = np.minimum((probs.max(axis=1) * bins).astype(int), bins - 1)
-    return float(np.abs(np.bincount(which, gap, minlength=bins)).sum() / len(labels))
-
-
 def test(
     run: RunFolder,
     config: Config,
@@ -155,7 +122,8 @@ def test(
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Scores one checkpoint ("best", "latest" or a step) on the test split.
 
-    Gives the content of results.json and the confusion matrix (C, C).
+    Gives the content of results.json and the confusion matrix (C, C). A loss of images that aren't all `scorable` is
+    None there; how many aren't is said.
     """
     step = checkpoints.resolve(name)
     abstract, place = states.abstract_params(module), trained.PARAMS[config.eval.params]
@@ -166,9 +134,17 @@ def test(
     seconds, flips = time.monotonic() - started, {}
     if config.eval.flips:
         with doing("Testing mirrored images"):
-            both = (logits + evaluator.logits(params, examples.images, check, mirrored=True)) / 2
-        flips = {f"{key}_flips": score(both, examples.labels)[key] for key in ("loss", "top1", "top5")}
-    data = run.read("data.json")
+            # Halves are exact, and their sum doesn't overflow; of opposite infinities it is NaN.
+            mirrored = evaluator.logits(params, examples.images, check, mirrored=True)
+        with np.errstate(invalid="ignore"):
+            both = score(logits / 2 + mirrored / 2, examples.labels)
+        flips = {f"{key}_flips": _known(both[key]) for key in ("loss", "top1", "top5")}
+    data, found = run.read("data.json"), score(logits, examples.labels)
+    if lost := int((~scorable(logits)).sum()):
+        say(
+            f"Warning: the logits of {lost:,} of {len(logits):,} images aren't finite. These images count as wrong, "
+            "and the loss is left out; test another checkpoint, or train at a lower config.optim.learning_rate."
+        )
     matrix = confusion(logits, examples.labels)
     classes = scores_of(matrix)
     latest = checkpoints.resolve("latest")
@@ -177,7 +153,8 @@ def test(
     results = {
         "dataset": data["name"],
         "split": config.data.test,
-        **score(logits, examples.labels),
+        **found,
+        "loss": _known(found["loss"]),
         **flips,
         "calibration_error": calibration_error(logits, examples.labels),
         "balanced_accuracy": classes.balanced_accuracy,
@@ -206,6 +183,11 @@ def test(
         "git_commit": environment.git_commit(),
     }
     return results, matrix
+
+
+def _known(value: float) -> float | None:
+    """None for what isn't finite, which JSON doesn't have."""
+    return value if math.isfinite(value) else None
 
 
 def _speed(clock: dict[str, float], module: VisionTransformer) -> tuple[float | None, float]:

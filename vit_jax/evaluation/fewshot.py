@@ -118,6 +118,8 @@ def fewshot(
         features = compute(model.params, train.images[few.reshape(-1)], check)
         features = features.reshape(*few.shape, -1)  # (draws, C, shots, D)
         to_choose, to_test = ((compute(model.params, part.images, check), part.labels) for part in (validation, test))
+    if lost := sum(int((~np.isfinite(x)).any(axis=-1).sum()) for x in (features, to_choose[0], to_test[0])):
+        raise UserError(f"the model's features of {lost:,} images aren't finite; take another --checkpoint")
     results: list[dict[str, Any]] = []
     for shot in shots:
         draws = [

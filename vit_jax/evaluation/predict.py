@@ -18,7 +18,8 @@ from vit_jax.data.sources.names import shown
 from vit_jax.data.sources.walk import SYSTEM_FOLDERS
 from vit_jax.data.view import View
 from vit_jax.errors import UserError
-from vit_jax.evaluation.evaluate import Evaluator, probabilities
+from vit_jax.evaluation.evaluate import Evaluator
+from vit_jax.evaluation.logits import probabilities
 from vit_jax.runs import trained
 from vit_jax.system.disk import expanded
 from vit_jax.system.progress import console, doing, percent, room, say
@@ -58,7 +59,8 @@ class Predictor:
     def __call__(self, images: "Picture | Iterable[Picture]") -> np.ndarray:
         """Paths of files, PIL images and uint8 (H, W, 3 or 1), of any size -> probabilities (N, C) float32.
 
-        One alone is taken as a list of one. Raises what `read` does.
+        One alone is taken as a list of one. Of an image whose logits aren't finite all are NaN. Raises what `read`
+        does.
         """
         from PIL import Image
 
@@ -120,27 +122,34 @@ def predict(
     """Writes the `top_k` most probable classes of each image to stdout as a "table", "csv" or "json", as they come.
 
     `images` are files and folders. `check` is called before each batch and may raise. Raises UserError for a run,
-    checkpoint or path that can't be used and, after all others are predicted, for images that can't be read.
+    checkpoint or path that can't be used and, after all others are predicted, for images that can't be read or whose
+    logits aren't finite.
     """
     broken: list[tuple[Path, str]] = []
+    lost: list[Path] = []
     with contextlib.nullcontext() if format == "table" else _said_on_stderr():
         files, left_out = find_images(images)
         if left_out:
             say(f"Left out: {left_out}. Only PNG, JPEG, WebP, BMP, GIF and TIFF are read; convert the others first.")
         with doing("Loading"):
             predictor = Predictor(workdir, checkpoint, min(len(files), _BATCH))
-        rows = _rows(predictor, files, top_k, broken, check)
+        rows = _rows(predictor, files, top_k, broken, lost, check)
         with contextlib.suppress(BrokenPipeError):  # who read it, like `head`, has seen enough
             if format == "table":
                 _say_table(rows, files, predictor.classes, top_k)
             else:
                 {"csv": _write_csv, "json": _write_json}[format](rows)
                 sys.stdout.flush()
+    wrong = []
     if broken:
-        raise UserError(
-            f"{len(broken):,} of {len(files):,} images can't be read; mend them or leave them out:\n"
-            + "\n".join(f"  {shown(file)}: {reason}" for file, reason in broken)
-        )
+        wrong.append(f"{len(broken):,} of {len(files):,} images can't be read; mend them or leave them out:")
+        wrong += [f"  {shown(file)}: {reason}" for file, reason in broken]
+    if lost:
+        what = f"the model's logits of {len(lost):,} of {len(files):,} images aren't finite"
+        wrong.append(f"{what}; predict by another --checkpoint:")
+        wrong += [f"  {shown(file)}" for file in lost]
+    if wrong:
+        raise UserError("\n".join(wrong))
 
 
 def find_images(paths: Sequence[str]) -> tuple[list[Path], str]:
@@ -191,21 +200,32 @@ def _below(root: Path) -> Iterator[Path]:
 
 
 def _rows(
-    predictor: Predictor, files: list[Path], top_k: int, broken: list[tuple[Path, str]], check: Callable[[], None]
+    predictor: Predictor,
+    files: list[Path],
+    top_k: int,
+    broken: list[tuple[Path, str]],
+    lost: list[Path],
+    check: Callable[[], None],
 ) -> Iterator[Row]:
-    """The predictions, in order; images that can't be read go to `broken`, with the reason."""
+    """The predictions, in order.
+
+    Images that can't be read go to `broken`, with the reason, and those without probabilities to `lost`.
+    """
     for start in range(0, len(files), _BATCH):
         check()
-        names, pixels = [], []
+        there, pixels = [], []
         for file in files[start : start + _BATCH]:
             try:
                 pixels.append(predictor.read(file))
-                names.append(_name(file))
+                there.append(file)
             except Exception as error:  # Pillow raises many types for broken files
                 broken.append((file, " ".join(str(error).split()) or type(error).__name__))
-        for name, probs in zip(names, predictor(pixels), strict=True):
+        for file, probs in zip(there, predictor(pixels), strict=True):
+            if np.isnan(probs).any():
+                lost.append(file)
+                continue
             best = np.argsort(-probs, kind="stable")[:top_k]
-            yield name, [(predictor.classes[i], float(probs[i])) for i in best]
+            yield _name(file), [(predictor.classes[i], float(probs[i])) for i in best]
 
 
 def _say_table(rows: Iterable[Row], files: list[Path], classes: Sequence[str], top_k: int) -> None:

@@ -7,7 +7,9 @@ import numpy as np
 from vit_jax.data import sources
 from vit_jax.data.dataset import DataSet, Examples, take
 from vit_jax.errors import UserError
-from vit_jax.evaluation import attention_maps, evaluate, filters
+from vit_jax.evaluation import attention_maps, filters
+from vit_jax.evaluation.evaluate import Evaluator
+from vit_jax.evaluation.logits import confusion, probabilities, scorable
 from vit_jax.models.stems import grid_shape
 from vit_jax.page import classes
 from vit_jax.page.html import Html, Section, element, join, paragraph, picture
@@ -47,7 +49,7 @@ def section(index: int, entry: Entry) -> Section:
     model, seen, reason = look(run, dataset, absent)
     matrix = run.matrix
     if matrix is None and seen is not None:
-        matrix = evaluate.confusion(seen.logits, seen.examples.labels)
+        matrix = confusion(seen.logits, seen.examples.labels)
     parts = []
     if matrix is not None:
         split = run.results.get("split", "test") if run.results else run.config.data.validation
@@ -112,7 +114,7 @@ def look(run: Run, dataset: DataSet | None, absent: str) -> tuple[Trained | None
         return model, None, f"The images can't be shown: {error}."
     say(f"Looking at {len(examples.labels):,} images of {spec} with checkpoint {model.step} of {run.name} ...")
     with doing("Computing"):
-        evaluator = evaluate.Evaluator(model.module, run.config, make_mesh(), model.params, examples.images.shape[1:])
+        evaluator = Evaluator(model.module, run.config, make_mesh(), model.params, examples.images.shape[1:])
         return model, Seen(spec, examples, evaluator.logits(model.params, examples.images)), ""
 
 
@@ -164,9 +166,12 @@ def mistakes(seen: Seen, names: tuple[str, ...]) -> Html:
 
 
 def worst_mistakes(logits: np.ndarray, labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (n,) of the most confident mistakes, the worst first, at most `count`; and their probabilities (n, C)."""
-    probs = evaluate.probabilities(logits)  # (N, C)
-    wrong = np.flatnonzero(logits.argmax(axis=1) != labels)
+    """Indices (n,) of the most confident mistakes, the worst first, at most `count`; and their probabilities (n, C).
+
+    Without images that have no probabilities.
+    """
+    probs = probabilities(logits)  # (N, C)
+    wrong = np.flatnonzero(scorable(logits) & (logits.argmax(axis=1) != labels))
     chosen = wrong[np.argsort(-probs[wrong].max(axis=1), kind="stable")[:count]]
     return chosen, probs[chosen]
 

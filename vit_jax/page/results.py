@@ -197,6 +197,8 @@ def _notes_of(entry: Entry) -> list[str]:
             "the checkpoint is the best on the validation images, so its validation figures are too good; the test's "
             "are not."
         )
+    if any(run.results.get("loss", 0) is None for run in tested):
+        found.append("the logits of some test images weren't finite. They count as wrong, and there is no loss.")
     if any("top1_flips" in run.results for run in tested):
         found.append("figures with flips look at each image twice; compare them with others of that kind alone.")
     if durations.seconds_of(config.train.length, "config.train.length") is not None:

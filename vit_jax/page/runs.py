@@ -22,7 +22,7 @@ _NUMBERS = (
     *("loss", "loss_flips", "num_examples", "calibration_error", "params", "flops_per_image", "steps", "epochs"),
     *("train_seconds", "wall_seconds", "total_seconds", "images_per_second", "checkpoint", "seed"),
 )
-_REQUIRED = ("top1", "top5", "loss", "num_examples", "checkpoint", "steps")
+_REQUIRED = ("top1", "top5", "num_examples", "checkpoint", "steps")  # the loss of logits that aren't finite is None
 
 
 @dataclass(frozen=True)

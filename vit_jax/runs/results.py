@@ -57,7 +57,7 @@ def rows_of(results: Mapping[str, Any]) -> list[Row]:
         ("top-5", percent(results["top5"])),
         *([("top-1, with flips", percent(results["top1_flips"]))] if "top1_flips" in results else []),
         *([("balanced accuracy", percent(balanced)), ("macro F1", percent(results["macro_f1"]))] if unequal else []),
-        ("loss", f"{results['loss']:.4f}"),
+        ("loss", "not finite" if results["loss"] is None else f"{results['loss']:.4f}"),
         ("images", f"{results['num_examples']:,}"),
         ("checkpoint", f"step {results['checkpoint']} of {results['steps']}, {results['selected']}"),
         ("parameters", f"{results['params']:,}"),

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from vit_jax.data.pipeline import indices_at
-from vit_jax.evaluation.evaluate import score
+from vit_jax.evaluation.logits import score
 from vit_jax.steps.state import TrainState
 from vit_jax.system.progress import doing, percent, say
 from vit_jax.training.prepare import Job
