@@ -106,8 +106,7 @@ def p17(bench: Bench) -> Iterator[str]:
     # A model of a real size; of a small one in a sample, where the 16 MiB that glibc takes at a time are 4 %.
     epochs, allowed = (20, 0.05) if bench.full else (5, 0.1)
     size = ["--config.model.width=192", "--config.model.depth=6", "--config.model.mlp_dim=768"]
-    small = ["--config.model.width=96", "--config.model.depth=1", "--config.model.mlp_dim=192"]
-    size = size if bench.full else small
+    size = size if bench.full else ["--config.model.depth=1"]
     for pipeline in ("resident", "mapped")[: bench.times(1, 2)]:
         workdir = bench.new()
         samples: dict[int, list[tuple[int, int]]] = {n: [] for n in range(epochs + 1)}  # KiB and files, by epochs done
