@@ -1,11 +1,13 @@
 """Eight virtual CPU devices, quick compiling, no network, and data only from where a test puts them."""
 
+import gc
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -24,8 +26,15 @@ os.environ.update(
 )
 # The tests compile far longer than they compute: code that is less optimised is there in half the time.
 _QUICK_COMPILING = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+# The cores are the tests' already: a program in parts, to be compiled side by side, is only more to compile.
+_QUICK_COMPILING += " --xla_cpu_parallel_codegen_split_count=1"
+if version("jaxlib").startswith("0.10."):
+    # Loops made by LLVM alone, in a third of the time that MLIR takes to; later versions have only that.
+    _QUICK_COMPILING += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK_COMPILING}".strip()
 os.environ.pop("TFDS_DATA_DIR", None)
+# Tracing makes far more objects than garbage: looked through less often.
+gc.set_threshold(50_000)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -14,14 +14,13 @@ NOTEBOOK = Path(__file__).parents[1] / "docs" / "notebook.ipynb"
 
 
 @pytest.fixture(autouse=True)
-def as_at_home(monkeypatch):
-    """A kernel computes longer than it compiles, on a device or two."""
-    monkeypatch.delenv("XLA_FLAGS")
+def one_device(monkeypatch):
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
 
 
 @pytest.mark.slow
-def test_the_notebook_fits_plots_and_predicts(tmp_path):
+def test_the_notebook_fits_plots_and_predicts(tmp_path, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS")  # it computes longer than it compiles
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     fit, plot, predict, loss = (cell.outputs for cell in notebook.cells if cell.cell_type == "code")

@@ -23,12 +23,15 @@ GREY = np.stack([PICTURE, PICTURE[::-1], RANDOM.randint(256, size=(H, W)).astype
 COUNTS = {"trivialaugment": 14, "randaugment": 15}
 
 
+moved = jax.jit(geometry.moved, static_argnums=(2, 3, 4, 5))
+
+
 def ours(bilinear=False, fill=(0.0,), **fields):
     """PICTURE changed by these fields of Change."""
-    change = jax.tree.map(lambda value: jnp.full(1, value, jnp.float32), Change(**fields))
+    change = jax.tree.map(lambda value: np.full(1, value, np.float32), Change(**fields))
     planes = geometry.to_planes(jnp.asarray(PICTURE)[None, ..., None])
-    moved = geometry.moved(planes, change, W, fill, bilinear, halo=W + 1)
-    mapped = colour.mapped(moved, colour.value_table(planes, change))
+    # Compiled as a whole, colours would be rounded otherwise than Pillow rounds them.
+    mapped = colour.mapped(moved(planes, change, W, fill, bilinear, W + 1), colour.value_table(planes, change))
     return np.asarray(geometry.from_planes(colour.enhanced(mapped, change, W), W)[0, ..., 0]).astype(int)
 
 
@@ -83,12 +86,15 @@ def test_every_operation_makes_of_a_grey_image_what_it_makes_of_three_equal_chan
     drawn = drawn._replace(magnitude=jnp.full(drawn.number.shape, 0.523), sign=jnp.full(drawn.number.shape, -1.0))
     images = np.repeat(GREY, count + 1, axis=0)
 
-    def changed(images, mean):
-        planes = geometry.to_planes(jnp.asarray(images))
+    def operated(images, mean):
         there = dataclasses.replace(cfg, mean=mean)
-        return geometry.from_planes(jax.jit(lambda p: policies.operated(p, drawn, there, H, W))(planes), W)
 
-    found, three = changed(images, (0.4,)), changed(np.repeat(images, 3, axis=-1), (0.4,) * 3)
+        def changed(images):
+            return geometry.from_planes(policies.operated(geometry.to_planes(images), drawn, there, H, W), W)
+
+        return jax.jit(changed)(images)
+
+    found, three = operated(images, (0.4,)), operated(np.repeat(images, 3, axis=-1), (0.4,) * 3)
     np.testing.assert_array_equal(np.repeat(found, 3, axis=-1), three)
     assert len({image.tobytes() for image in np.asarray(found)}) > 2 * count
 
@@ -125,7 +131,7 @@ def test_evaluation_sees_height_and_width():
 
 def test_crops_and_flips_of_a_rectangle_are_windows_of_the_padded_image():
     images = np.repeat(GREY, 20, axis=0)
-    out = np.asarray(geometry.crop_and_flip(jax.random.key(0), images, 2, True))
+    out = np.asarray(jax.jit(lambda images: geometry.crop_and_flip(jax.random.key(0), images, 2, True))(images))
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), "reflect")
     found = set()
     for i, image in enumerate(out):
@@ -137,7 +143,7 @@ def test_crops_and_flips_of_a_rectangle_are_windows_of_the_padded_image():
 def test_turning_keeps_lengths_where_height_and_width_differ():
     x = np.zeros((100, 21, 61, 1), np.float32)
     x[:, 10, 36] = 1.0  # 6 to the right of the centre
-    out = np.asarray(geometry.rotate_and_zoom(jax.random.key(0), x, 0.2, 0.0))[..., 0]
+    out = np.asarray(jax.jit(lambda x: geometry.rotate_and_zoom(jax.random.key(0), x, 0.2, 0.0))(x))[..., 0]
     ys, xs = np.mgrid[:21, :61] - np.array([10.0, 30.0])[:, None, None]
     out = out * (np.hypot(ys, xs) < 9.5)  # beyond, mirrored copies may lie
     share = out / out.sum((1, 2), keepdims=True)
@@ -145,12 +151,12 @@ def test_turning_keeps_lengths_where_height_and_width_differ():
 
 
 def test_holes_lie_everywhere_in_a_rectangle():
-    x = jnp.ones((800, 16, 40, 1))
-    holes = np.asarray(cutout(jax.random.key(0), x, 6))[..., 0] == 0
+    x = np.ones((800, 16, 40, 1), np.float32)
+    holes = np.asarray(jax.jit(lambda x: cutout(jax.random.key(0), x, 6))(x))[..., 0] == 0
     areas = holes.sum(axis=(1, 2))
     assert areas.max() == 36 and areas.min() >= 9
     np.testing.assert_allclose(holes.mean(axis=0)[3:-3, 3:-3], 36 / (16 * 40), atol=0.045)
-    erased = (np.asarray(random_erasing(jax.random.key(0), x, 1.0)) != 1)[..., 0]
+    erased = (np.asarray(jax.jit(lambda x: random_erasing(jax.random.key(0), x, 1.0))(x)) != 1)[..., 0]
     shares = erased.mean(axis=(1, 2))
     assert 0.01 < shares.min() < 0.03 and 0.28 < shares.max() < 0.37
     places = erased.mean(axis=0)
@@ -160,7 +166,8 @@ def test_holes_lie_everywhere_in_a_rectangle():
 
 
 def test_cutmix_cuts_a_box_of_the_images_own_shape():
-    inside, outside = mix.box(jnp.float32(0.75), jnp.array([8, 30]), 16, 40)  # sides half of the image's
+    # Sides half of the image's.
+    inside, outside = jax.jit(lambda centre: mix.box(jnp.float32(0.75), centre, 16, 40))(np.array([8, 30]))
     expected = np.zeros((16, 40), bool)
     expected[4:12, 20:40] = True
     np.testing.assert_array_equal(inside, expected)

@@ -183,7 +183,7 @@ def test_each_operation_is_that_of_a_single_image(name, shape):
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_draws_are_distributed_as_the_policies_say(name):
-    drawn = policies.draw(jax.random.key(0), (10_000, 32, 32, 3), config(name, 0.8), 0.5)
+    drawn = jax.jit(lambda key: policies.draw(key, (10_000, 32, 32, 3), config(name, 0.8), 0.5))(jax.random.key(0))
     number, magnitude, sign = (np.asarray(x) for x in drawn)
     assert number.shape == ((1 if name == "trivialaugment" else 2), 10_000)
     chances = np.bincount(number.ravel() + 1, minlength=COUNTS[name] + 1) / number.size
@@ -225,6 +225,7 @@ def test_both_forms_of_looking_up_give_the_same(offsets, dtype):
     index = jnp.asarray(RANDOM.randint(44, size=(4, 70)), jnp.int32)
     expected = [np.take_along_axis(np.asarray(planes), np.asarray(index)[:, None] + k, axis=2) for k in offsets]
     for form in (lookup.gathered, lookup.compared):
+        form = jax.jit(form, static_argnames="offsets")
         np.testing.assert_array_equal(form(planes, index, offsets=offsets), expected)
 
 
@@ -232,7 +233,7 @@ def test_both_forms_of_counting_give_the_same():
     values = jnp.asarray(RANDOM.randint(256, size=(4, 3000)), jnp.uint8)
     expected = [np.bincount(row, minlength=256) for row in np.asarray(values)]
     for form in (lookup.scattered_counts, lookup.compared_counts):
-        np.testing.assert_array_equal(form(values), expected)
+        np.testing.assert_array_equal(jax.jit(form)(values), expected)
 
 
 @functools.cache
@@ -276,11 +277,11 @@ def test_strength_grows_from_nothing(name):
     assert 0 < changes[0] < 0.6 * changes[1]
 
 
-X = jnp.ones((500, 32, 32, 3))
+X = np.ones((500, 32, 32, 3), np.float32)
 
 
 def test_cutout_sets_a_square_to_the_mean():
-    holes = np.asarray(cutout(jax.random.key(0), X, 8))[..., 0] == 0
+    holes = np.asarray(jax.jit(lambda key: cutout(key, X, 8))(jax.random.key(0)))[..., 0] == 0
     areas = holes.sum(axis=(1, 2))
     assert areas.max() == 64 and areas.min() >= 16 and (areas == 64).mean() > 0.4
     middle = holes[:, 8:24, 8:24].mean(axis=0)
@@ -288,7 +289,7 @@ def test_cutout_sets_a_square_to_the_mean():
 
 
 def test_random_erasing_fills_some_images_with_noise():
-    out = np.asarray(random_erasing(jax.random.key(0), X, 0.25))
+    out = np.asarray(jax.jit(lambda key: random_erasing(key, X, 0.25))(jax.random.key(0)))
     erased = (out != 1).all(axis=-1)
     areas = erased.sum(axis=(1, 2))
     assert 0.17 < (areas > 0).mean() < 0.33

@@ -1,6 +1,7 @@
 """Exported programs give the model's logits without this package, at any batch size, or nothing is left of them."""
 
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import json
@@ -74,7 +75,7 @@ def test_a_program_is_used_as_its_folder_says(run, command, process, tmp_path, f
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
-BASE = {"num_classes": 5, "image_size": 24, "patch_size": 8, "width": 32, "depth": 2, "heads": 2, "mlp_dim": 48}
+BASE = {"num_classes": 5, "image_size": 24, "patch_size": 8, "width": 32, "depth": 1, "heads": 2, "mlp_dim": 48}
 CONV = {"widths": (32, 32), "strides": (2, 1), "norm": "group", "activation": "relu", "residual": (False, True)}
 MODELS = {
     "everything": {
@@ -95,6 +96,7 @@ MODELS = {
 }  # fmt: skip
 
 
+@functools.cache
 def untrained(name):
     """A model of MODELS with parameters of a size that trained ones have, for images that are resized."""
     model = trained.load(str(GOLDEN))
@@ -108,9 +110,13 @@ def untrained(name):
     return dataclasses.replace(model, config=config, module=module, params=params, classes=classes, image_size=(20, 20))
 
 
+# A SavedModel holds what JAX writes: of those that it is tried with, JAX reads two.
 @pytest.mark.slow
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [("everything", "jax"), ("hybrid", "jax"), *((name, "savedmodel") for name in MODELS)]
+    + [pytest.param(name, "onnx", marks=needs_onnx) for name in MODELS],
+)
 def test_models_of_every_kind(tmp_path, name, format):
     written = programs.write_program(untrained(name), format, tmp_path)
     assert written["output"]["shape"] == ["batch", 5] and written["largest_logit"] > 0.1

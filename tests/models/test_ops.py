@@ -16,7 +16,7 @@ CPU = Compute(barriers=True)
 
 
 def normal(seed, *shape, dtype=jnp.float32):
-    return jax.random.normal(jax.random.key(seed), shape).astype(dtype)
+    return np.random.RandomState(seed).normal(size=shape).astype(dtype)
 
 
 def agree(fast, plain, *args, tolerance=1e-5):
@@ -24,13 +24,14 @@ def agree(fast, plain, *args, tolerance=1e-5):
 
     def both(f):
         out, vjp = jax.vjp(f, *args)
-        return out, vjp(normal(99, *out.shape, dtype=out.dtype))
+        return out, vjp(normal(5, *out.shape, dtype=out.dtype))
 
     results = [jax.jit(lambda f=f: both(f))() for f in (fast, plain)]
     for a, b in zip(*map(jax.tree.leaves, results), strict=True):
         assert a.dtype == b.dtype
-        scale = max(1.0, float(jnp.abs(b).max()))
-        np.testing.assert_allclose(np.float32(a) / scale, np.float32(b) / scale, atol=tolerance)
+        a, b = np.float32(a), np.float32(b)
+        scale = max(1.0, np.abs(b).max())
+        np.testing.assert_allclose(a / scale, b / scale, atol=tolerance)
     return results[0]
 
 
@@ -52,7 +53,7 @@ def test_gelu(dtype, tolerance):
     tail = jnp.linspace(-9.0, -1.0, 2001).astype(dtype)  # where Phi(x) is near 0 and so is the result
     agree(fast, plain, tail, tolerance=tolerance / 4)
     out, _ = agree(fast, plain, jnp.linspace(-40.0, 40.0, 2001).astype(dtype), tolerance=tolerance)
-    assert jnp.isfinite(out).all()
+    assert np.isfinite(np.float32(out)).all()
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.02)])
@@ -69,13 +70,15 @@ def test_layer_norm(dtype, tolerance):
 
 def test_layer_norm_of_constant_rows_is_finite():
     x = jnp.full((2, 3, 16), 1000.0)
-    gradient = jax.grad(lambda x: ops.layer_norm(x, jnp.ones(16), jnp.zeros(16), 1e-6, CPU).sum())(x)
-    assert jnp.isfinite(gradient).all()
+    gradient = jax.jit(jax.grad(lambda x: ops.layer_norm(x, jnp.ones(16), jnp.zeros(16), 1e-6, CPU).sum()))(x)
+    assert np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("rate", RATES)
-@pytest.mark.parametrize("size", [1, 4, 12])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.05)])
+@pytest.mark.parametrize(
+    ("size", "dtype", "tolerance"),
+    [(1, jnp.float32, 1e-5), (4, jnp.float32, 1e-5), (12, jnp.float32, 1e-5), (4, jnp.bfloat16, 0.05)],
+)
 def test_chunked_attention(rate, size, dtype, tolerance):
     qkv, words = normal(0, 12, 5, 3, 2, 8, dtype=dtype), jnp.array([7, 11], jnp.uint32)
     agree(
@@ -114,15 +117,15 @@ def test_chunked_attention_over_devices_sends_nothing_between_them(rate):
     for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
         assert collective not in text
     plain = gradient(lambda qkv: attention.plain(*attention.split(qkv), jnp.array([7, 11], jnp.uint32), rate))
-    np.testing.assert_allclose(fast(spread), plain(qkv), atol=1e-5)
+    np.testing.assert_allclose(fast(spread), jax.jit(plain)(qkv), atol=1e-5)
 
 
 def test_scores_far_apart_do_not_overflow():
     qkv, words = normal(0, 8, 5, 3, 2, 8) * 100, jnp.zeros(2, jnp.uint32)  # scores up to 100,000
-    plain = attention.plain(*attention.split(qkv), words, 0.0)
+    plain = jax.jit(lambda qkv: attention.plain(*attention.split(qkv), words, 0.0))(qkv)
     for other in (
         lambda qkv: attention.chunked(qkv, words, 0.0, 4),
         lambda qkv: attention.recomputed(*attention.split(qkv), words, 0.0),
     ):
-        np.testing.assert_allclose(other(qkv), plain, rtol=1e-4, atol=1e-2)
-        assert jnp.isfinite(jax.grad(lambda qkv, other=other: other(qkv).sum())(qkv)).all()
+        np.testing.assert_allclose(jax.jit(other)(qkv), plain, rtol=1e-4, atol=1e-2)
+        assert np.isfinite(jax.jit(jax.grad(lambda qkv, other=other: other(qkv).sum()))(qkv)).all()
