@@ -3,12 +3,10 @@
 import argparse
 import importlib.metadata
 import os
-import platform
 import time
-from pathlib import Path
 from typing import Any
 
-from vit_jax.steps.cpu import cores
+from vit_jax.system import processor
 from vit_jax.system.environment import git_commit
 
 _PACKAGES = ("jax", "flax", "tensorflow-cpu", "keras", "torch")
@@ -16,11 +14,6 @@ _PACKAGES = ("jax", "flax", "tensorflow-cpu", "keras", "torch")
 
 def machine() -> dict[str, Any]:
     """Processor, cores, versions and commit."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     versions = {}
     for package in _PACKAGES:
         try:
@@ -28,8 +21,9 @@ def machine() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
-        "cpu": name,
-        "cores": cores(),
+        "cpu": processor.name(),
+        "instruction_sets": processor.instruction_sets(),
+        "cores": processor.cores(),
         "versions": versions,
         "git_commit": git_commit(),
         "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
@@ -41,7 +35,8 @@ def heading(mode: str, args: argparse.Namespace) -> str:
     facts = machine()
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     return (
-        f"\n{mode} of {args.model}, {args.rounds} rounds; {facts['cores']} cores of {facts['cpu']}; "
+        f"\n{mode} of {args.model}, {args.rounds} rounds; {facts['cores']} cores of {facts['cpu']} "
+        f"({', '.join(facts['instruction_sets']) or 'instruction sets unknown'}); "
         f"commit {facts['git_commit']}; {versions}; GLIBC_TUNABLES={facts['glibc_tunables'] or 'unset'}"
     )
 
