@@ -117,7 +117,7 @@ def test_a_step_is_measured_and_written_as_json(tmp_path):
         (["--mode=inference", "--model=tiny", "--contestants=vit_jax_1", "--batch=1"], {"images_per_second"}),
         (["--mode=augment", "--model=tiny"], {"share"}),
         (["--mode=policies", "--batch=4"], {"matmuls", "compile_seconds"}),
-        (["--mode=matmul", "--model=tiny"], {"matmul_gflops", "share"}),
+        (["--mode=cpu", "--model=tiny"], {"what", "dtype", "jax_gflops"}),
         (["--mode=profile", "--model=tiny"], {"part", "milliseconds"}),
     ],
 )
