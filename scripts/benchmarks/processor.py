@@ -1,7 +1,7 @@
 """What a user of this CPU gets: matmuls by shape and number format, our step, its share of them, the best peer.
 
-python -m benchmarks.processor '{"library": "torch", "shapes": [[1, 4096, 1024, 4096]], "seconds": 0.5}' measures those of
-one library.
+python -m benchmarks.processor '{"library": "torch", "shapes": [[1, 4096, 1024, 4096]], "seconds": 0.5}' measures one
+library's.
 """
 
 import argparse
