@@ -10,7 +10,7 @@ python scripts/benchmark.py --mode=memory                     resident memory ov
 python scripts/benchmark.py --mode=augment --model=article    the step with and without its augmentation
 python scripts/benchmark.py --mode=policies                   RandAugment and TrivialAugment alone beside a matmul
 python scripts/benchmark.py --mode=profile --model=article    where the time of a step goes
-python scripts/benchmark.py --mode=matmul                     what the machine's own large matmuls reach
+python scripts/benchmark.py --mode=cpu                        matmuls by shape and number format, and a step's share
 
 Contestants run one after the other, each in a process of its own, in rounds (--rounds=N) that alternate between them;
 a figure is the median over rounds, beside its range. Peers need the packages of the extra: pip install -e .[bench]
@@ -27,7 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import decoding, growth, pipelines, policies, profile, runs, table, training  # noqa: E402 - after the path
+from benchmarks import decoding, growth, pipelines, policies, processor, profile, runs, table, training  # noqa: E402 - after the path
 from benchmarks.shapes import MODELS  # noqa: E402
 
 MODES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
@@ -35,7 +35,7 @@ MODES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
     "inference": training.inference,
     "augment": training.augment,
     "policies": policies.measure,
-    "matmul": training.matmul,
+    "cpu": processor.measure,
     "profile": profile.measure,
     "pipeline": pipelines.measure,
     "decode": decoding.measure,

@@ -112,7 +112,7 @@ class ModelConfig:
     )
     remat: bool = False  # recompute each block in the backward pass: less memory, more time
     init: str = "vit"  # initial values: vit | keras2 | cct (models/inits.py)
-    dtype: str = "auto"  # of the computation: float32 | bfloat16 | auto: bfloat16 on accelerators
+    dtype: str = "auto"  # of the computation: float32 | bfloat16 | auto: bfloat16 on accelerators and on CPUs with AMX
 
 
 @dataclass(frozen=True)

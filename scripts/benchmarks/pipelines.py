@@ -44,7 +44,7 @@ def _device(images: np.ndarray, labels: np.ndarray, batch_size: int, augmented: 
     from vit_jax.data.augment import augment
     from vit_jax.data.dataset import Examples
     from vit_jax.data.pipeline import DevicePipeline
-    from vit_jax.steps.cpu import cores
+    from vit_jax.system.processor import cores
     from vit_jax.system.sharding import make_mesh, replicated
 
     jax.config.update("jax_num_cpu_devices", cores())

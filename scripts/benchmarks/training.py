@@ -1,4 +1,4 @@
-"""Contestants beside each other: training step, inference, augmentation's share, the machine's matmul rate."""
+"""Contestants beside each other: training step, inference, augmentation's share."""
 
 import argparse
 import importlib.util
@@ -7,12 +7,9 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from benchmarks.shapes import config_of
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 
@@ -182,34 +179,3 @@ def augment(args: argparse.Namespace) -> list[dict[str, Any]]:
             "share_by_round": [round(s, 4) for s in shares],
         }
     ]
-
-
-def matmul(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """GFLOP/s of one large matmul in XLA, and the share of the float32 rate that --model's step reaches."""
-    import jax
-    import jax.numpy as jnp
-
-    from vit_jax.models import flops
-
-    def rate(dtype: str, n: int = 4096, k: int = 1024) -> float:
-        a, b = jnp.ones((n, k), dtype), jnp.ones((k, n), dtype)
-        product = jax.jit(lambda a, b: a @ b)
-        product(a, b).block_until_ready()
-        times = []
-        for _ in range(args.steps):
-            before = time.perf_counter()
-            product(a, b).block_until_ready()
-            times.append(time.perf_counter() - before)
-        return 2 * n * n * k / statistics.median(times) / 1e9
-
-    config = config_of(args.model, args.batch, "float32")
-    spec = {"task": "training", "model": args.model, "batch_size": args.batch}
-    spec |= {"steps": args.steps, "warmup": args.warmup}
-    work = flops.training(config.model) * config.train.batch_size / 1e9
-    rows = []
-    for _ in range(args.rounds):
-        peak = rate("float32")
-        reached = work / statistics.median(needed(CONTESTANTS[0], spec)["seconds"])
-        rows.append({"round": len(rows) + 1, "matmul_gflops": peak, "step_gflops": reached, "share": reached / peak})
-    middle = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
-    return [*rows, {**middle, "round": "median"}]

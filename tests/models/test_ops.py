@@ -1,5 +1,7 @@
 """Each fast operation is its plain formula: values and gradients, in every dtype, on one device and on eight."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,12 +9,14 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from vit_jax.models import attention, ops
+from vit_jax.config import ModelConfig, StemConfig
+from vit_jax.models import VisionTransformer, attention, ops, resolve
 from vit_jax.models.backend import Compute
 from vit_jax.system.sharding import batch_sharding, replicated
 
 RATES = [0.0, 0.25]
 CPU = Compute(barriers=True)
+AMX = Compute(jnp.bfloat16, barriers=True, rows_alone=True)
 
 
 def normal(seed, *shape, dtype=jnp.float32):
@@ -35,9 +39,53 @@ def agree(fast, plain, *args, tolerance=1e-5):
     return results[0]
 
 
-def test_matmul():
-    args = normal(0, 48, 12), normal(1, 12, 20)
-    agree(lambda x, kernel: ops.matmul(x, kernel, CPU), lambda x, kernel: x @ kernel, *args)
+@pytest.mark.parametrize(
+    ("compute", "tolerance"),
+    [(CPU, 1e-5), (AMX, 0.02), (dataclasses.replace(AMX, rows_alone=False), 0.02)],
+    ids=["float32", "rows", "bfloat16"],
+)
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_dense(compute, tolerance, has_bias):
+    x, kernel, bias = normal(0, 6, 8, 12, dtype=compute.dtype), normal(1, 12, 20), normal(2, 20)
+
+    def plain(x, kernel, bias=None):
+        out = jnp.einsum("bnd,df->bnf", x, kernel.astype(x.dtype))
+        return out if bias is None else out + bias.astype(x.dtype)
+
+    args = (x, kernel, bias) if has_bias else (x, kernel)
+    agree(lambda x, kernel, bias=None: ops.dense(x, kernel, bias, compute), plain, *args, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("rows_alone", [True, False])
+def test_what_all_examples_share_is_summed_in_float32(rows_alone):
+    """In bfloat16 a sum of 1024 ones stops at 256."""
+    stem = StemConfig(kind="conv", widths=(4,), strides=(2,), activation="relu")
+    shape = {"num_classes": 3, "image_size": 8, "patch_size": 4, "width": 4, "depth": 1, "heads": 1, "mlp_dim": 4}
+    cfg = resolve(ModelConfig(**shape, stem=stem, posemb="learned", pool="token", layer_scale=1.0, attention="xla"))
+    compute = dataclasses.replace(AMX, rows_alone=rows_alone)
+    module, images = VisionTransformer(cfg, compute), jnp.ones((1024, 8, 8, 3))
+    params = module.init(jax.random.key(0), images[:1])["params"]
+    params["stem"]["conv_0"]["kernel"] *= 0
+    params["stem"]["conv_0"]["bias"] += 1
+
+    @jax.jit
+    def gradients(params, part):
+        def total(params):
+            aux = module.apply({"params": params}, images)[1]
+            return part(aux).astype(jnp.float32).sum(), aux
+
+        return jax.grad(total, has_aux=True)(params)
+
+    found, aux = gradients(params, jax.tree_util.Partial(lambda aux: aux["tokens"]))
+    assert (found["posemb"] == 1024).all() and (found["prefix"] == 1024).all()
+    assert (found["stem"]["patches"]["proj"]["bias"] == 1024).all()
+    # Through the patches' kernel (4 x 4 places, 4 channels each, 4 features), as every place is the same.
+    kernel = params["stem"]["patches"]["proj"]["kernel"].astype(jnp.bfloat16).astype(jnp.float32)
+    expected = 1024 * kernel.sum(axis=1).astype(jnp.bfloat16).astype(jnp.float32).reshape(16, 4).sum(axis=0)
+    np.testing.assert_allclose(found["stem"]["conv_0"]["bias"], expected, rtol=1e-5)
+    found, aux = gradients(params, jax.tree_util.Partial(lambda aux: aux["block_00"]["out"]))
+    expected = aux["block_00"]["mlp"].astype(jnp.float32).sum(axis=(0, 1))
+    np.testing.assert_allclose(found["block_00"]["scale_1"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.bfloat16, 0.02)])

@@ -4,7 +4,6 @@ import atexit
 import functools
 import importlib.util
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ from vit_jax.data.decode import decoder
 from vit_jax.data.encoded import EncodedImages
 from vit_jax.data.images import ends
 from vit_jax.errors import UserError
+from vit_jax.system.processor import cores
 from vit_jax.system.tensorflow import import_tensorflow
 
 _GROUP = 32  # images decoded in one call, at most
@@ -103,9 +103,8 @@ def decoded(
 
     numbers = tf.data.Dataset.range(start * groups, tf.int64.max if stop is None else stop * groups)
     # Not tf.data's own choice, which fills half of the machine's memory with batches.
-    cores = os.cpu_count() or 1
-    encoded = numbers.map(element, num_parallel_calls=2 * cores, deterministic=True)
-    pixels = encoded.map(decoder(images.view, enlarge), num_parallel_calls=cores, deterministic=True)
+    encoded = numbers.map(element, num_parallel_calls=2 * cores(), deterministic=True)
+    pixels = encoded.map(decoder(images.view, enlarge), num_parallel_calls=cores(), deterministic=True)
     found = closed_at_exit(iter(pixels.batch(groups).prefetch(_AHEAD).as_numpy_iterator()))
     for i in itertools.count(start):
         try:

@@ -131,10 +131,12 @@ def _scores(q: jax.Array, k: jax.Array) -> jax.Array:
     return jnp.einsum("gkne,gkme->gknm", q, k, preferred_element_type=jnp.float32)  # (G, K, N, N)
 
 
-def _keep(words: jax.Array, rate: float, i: jax.Array, shape: tuple[int, ...], chunks: int) -> jax.Array:
-    """The part of `plain`'s mask that belongs to chunk i: (G, K, N, N)."""
+def _keep(
+    words: jax.Array, rate: float, i: jax.Array, shape: tuple[int, ...], chunks: int, turned: bool = False
+) -> jax.Array:
+    """The part of `plain`'s mask that belongs to chunk i: (G, K, N, N), queries before keys unless `turned`."""
     example = math.prod(shape[1:])
-    steps = [chunks * example, shape[2] * shape[3], shape[3], 1]
+    steps = [chunks * example, shape[2] * shape[3], *((1, shape[3]) if turned else (shape[3], 1))]
     return keep(words, rate, index_of(shape, steps) + i.astype(jnp.uint32) * jnp.uint32(example % 2**32))
 
 
@@ -163,21 +165,23 @@ def _backward(rate: float, size: int, saved: Any, g: jax.Array) -> tuple[jax.Arr
     qkv, words, out, log_total = saved
     g, scale = _split(g, size), qkv.shape[-1] ** -0.5
 
+    # With keys before queries two of the gradients are sums along the rows of the scores, and one is along the columns.
+    # XLA's CPU takes several times as long for the latter as for the former and for laying them out anew.
     def body(i: jax.Array, chunks: jax.Array) -> jax.Array:
         q, k, v = _heads(_get(chunks, i))
         do = _get(g, i).swapaxes(1, 2) / (1 - rate)  # (G, K, N, E)
-        p = jnp.exp(_scores(q, k) - _get(log_total, i))  # (G, K, N, N)
-        dp = jnp.einsum("gkne,gkme->gknm", do, v, preferred_element_type=jnp.float32)  # (G, K, N, N)
+        p = jnp.exp(_scores(k, q) - _get(log_total, i).swapaxes(2, 3))  # (G, K, N, N)
+        dp = jnp.einsum("gkme,gkne->gkmn", v, do, preferred_element_type=jnp.float32)  # (G, K, N, N)
         dropped = p
         if rate:
-            mask = _keep(words, rate, i, p.shape, chunks.shape[1])
+            mask = _keep(words, rate, i, p.shape, chunks.shape[1], turned=True)
             dropped, dp = jnp.where(mask, p, 0), jnp.where(mask, dp, 0)
-        dv = jnp.einsum("gknm,gkne->gkme", dropped.astype(do.dtype), do)  # (G, K, N, E)
+        dv = jnp.einsum("gkmn,gkne->gkme", dropped.astype(do.dtype), do)  # (G, K, N, E)
         # The softmax subtracts each row's sum of p * dp, which is that of out * g.
         row = (_get(g, i).astype(jnp.float32) * _get(out, i)).sum(axis=-1).swapaxes(1, 2)  # (G, K, N)
-        ds = (p * (dp - row[..., None])).astype(q.dtype)  # (G, K, N, N)
-        dq = jnp.einsum("gknm,gkme->gkne", ds, k) * scale  # (G, K, N, E)
-        dk = jnp.einsum("gknm,gkne->gkme", ds, q)  # (G, K, N, E)
+        ds = (p * (dp - row[:, :, None])).astype(q.dtype)  # (G, K, N, N)
+        dk = jnp.einsum("gkmn,gkne->gkme", ds, q)  # (G, K, N, E)
+        dq = jnp.einsum("gknm,gkme->gkne", jax.lax.optimization_barrier(ds.swapaxes(2, 3)), k) * scale  # (G, K, N, E)
         # Each chunk of the inputs gives place to its gradient: the loop needs no other memory.
         return _set(chunks, i, jnp.stack([t.swapaxes(1, 2) for t in (dq, dk, dv)], axis=2))
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
+from vit_jax.system.processor import multiplies_bfloat16
 
 # Bytes of attention scores that a CPU device works on at a time: what stays in a core's share of the cache. Around it
 # (a quarter to twice) all sizes were alike, the whole batch at once slower (RECORDS.md).
@@ -27,13 +28,18 @@ class Target:
     devices: int = 1  # of all processes
     local_devices: int = 1  # of this one
     compute_capability: float = 0.0  # of an NVIDIA GPU: 9.0; others have none
+    fast_bfloat16: bool = False  # of a CPU: whether a step is faster in it than in float32
 
 
 def target_at_hand() -> Target:
     """The devices that JAX uses in this process; asked once, where a run starts."""
     device = jax.devices()[0]
     capability = float(getattr(device, "compute_capability", 0) or 0) if _is_nvidia(device.device_kind) else 0.0
-    return Target(jax.default_backend(), device.device_kind, jax.device_count(), jax.local_device_count(), capability)
+    # From 0.12 on XLA's CPU uses the matrix units (RECORDS.md).
+    fast = device.platform == "cpu" and multiplies_bfloat16() and jax.__version_info__ >= (0, 12)
+    return Target(
+        jax.default_backend(), device.device_kind, jax.device_count(), jax.local_device_count(), capability, fast
+    )
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Compute:
     dtype: Any = jnp.float32
     barriers: bool = False  # whether XLA is kept from fusing as it likes (`barrier`)
     rounds_saved: bool = False  # whether what is kept for the backward pass is kept in `dtype`, not in float32
+    rows_alone: bool = False  # whether matmuls are fast only along the rows of what is in memory
     devices: int = 1  # over which a batch is split
     forward_mode: bool = False  # operations as plain formulas, which have derivatives of every mode
 
@@ -55,15 +62,17 @@ def compute_for(dtype: Any, target: Target, forward_mode: bool) -> Compute:
         # XLA leaves roundings to bfloat16 out where it can. For a TPU it then keeps the MLP's hidden values at twice
         # the size; for a GPU it keeps what they are computed from, and saying otherwise costs one more copy.
         rounds_saved=target.platform == "tpu" and not forward_mode,
+        # XLA's CPU has kernels for bfloat16 (AMX), which take no transposed left side: six times as long without.
+        rows_alone=target.platform == "cpu" and dtype == jnp.bfloat16 and not forward_mode,
         devices=target.devices,
         forward_mode=forward_mode,
     )
 
 
 def compute_dtype(name: str, target: Target) -> Any:
-    """The dtype that a config's name stands for; "auto" is bfloat16 where it is fast (not on a CPU)."""
+    """The dtype that a config's name stands for; "auto" is bfloat16 where it is faster."""
     if name == "auto":
-        name = "float32" if target.platform == "cpu" else "bfloat16"
+        name = "bfloat16" if target.platform != "cpu" or target.fast_bfloat16 else "float32"
     return {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[name]
 
 

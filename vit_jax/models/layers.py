@@ -21,11 +21,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array, Compute], jax.Array]] = {
 
 
 class Dense(nn.Module):
-    """x (..., D) -> (..., *features), computed as one plain matmul on the flattened leading axes.
-
-    On a CPU, XLA computes the kernel's gradient as one large matmul from a flattened (B*N, D) input, but as a batched
-    one from (B, N, D), which costs a fifth of the whole step. The kernel is (D, *features).
-    """
+    """x (..., D) -> (..., *features), by a kernel (D, *features)."""
 
     features: tuple[int, ...]
     compute: Compute
@@ -35,12 +31,8 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], *self.features), jnp.float32)
-        dtype = self.compute.dtype
-        flat = x.reshape(-1, x.shape[-1]).astype(dtype)  # (B*N, D)
-        out = ops.matmul(flat, kernel.reshape(x.shape[-1], -1).astype(dtype), self.compute)  # (B*N, F)
-        if self.bias:
-            bias = self.param("bias", nn.initializers.zeros, self.features, jnp.float32)
-            out = out + bias.reshape(-1).astype(dtype)
+        bias = self.param("bias", nn.initializers.zeros, self.features, jnp.float32).reshape(-1) if self.bias else None
+        out = ops.dense(x, kernel.reshape(x.shape[-1], -1), bias, self.compute)  # (..., F)
         return out.reshape(*x.shape[:-1], *self.features)  # (..., *features)
 
 
@@ -156,5 +148,5 @@ class Block(nn.Module):
         """LayerScale (Touvron et al. 2021, CaiT) and stochastic depth on a residual branch (B, N, D)."""
         if self.cfg.layer_scale is not None:
             init = nn.initializers.constant(self.cfg.layer_scale)
-            y = y * self.param(name, init, (y.shape[-1],), jnp.float32).astype(y.dtype)
+            y = (y * self.param(name, init, (y.shape[-1],), jnp.float32)).astype(y.dtype)
         return Dropout(self.drop_path, self.train, broadcast_axes=(1, 2))(y, drop_path_share)

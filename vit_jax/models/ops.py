@@ -18,31 +18,48 @@ import jax.numpy as jnp
 from vit_jax.models.backend import Compute, barrier
 
 
-def matmul(x: jax.Array, kernel: jax.Array, compute: Compute) -> jax.Array:
-    """x (M, D) @ kernel (D, F) -> (M, F).
+def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, compute: Compute) -> jax.Array:
+    """x (..., D) @ kernel (D, F) + bias (F,) -> (..., F), in `compute.dtype`; kernel and bias are float32.
 
-    The kernel's gradient comes out in the kernel's own layout. JAX's rule gives the transpose, and where that is
-    summed over devices first, XLA can't fold it away: the optimizer then reads it against the grain, which for a
-    large kernel costs more than the matmul.
+    One plain matmul of the flattened rows: from (B, N, D), XLA's CPU would compute the kernel's gradient as a batched
+    one. That gradient comes out in the kernel's own layout. JAX's rule gives the transpose, and where that is summed
+    over devices first, XLA can't fold it away: the optimizer then reads it against the grain, which for a large kernel
+    costs more than the matmul. The bias' gradient is summed in float32.
     """
-    return x @ kernel if compute.forward_mode else _matmul(x, kernel)
+    if compute.forward_mode:
+        return _dense_forward(x, kernel, bias, compute)[0]
+    return _dense(x, kernel, bias, compute)
 
 
-@jax.custom_vjp
-def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return x @ kernel
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, compute: Compute) -> jax.Array:
+    return _dense_forward(x, kernel, bias, compute)[0]
 
 
-def _matmul_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
-    return x @ kernel, (x, kernel)
+def _dense_forward(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, compute: Compute) -> tuple[jax.Array, Any]:
+    rounded = kernel.astype(compute.dtype)
+    out = jnp.matmul(x.astype(compute.dtype).reshape(-1, x.shape[-1]), rounded)  # (M, F)
+    if bias is not None:
+        out = out + bias.astype(compute.dtype)
+    return out.reshape(*x.shape[:-1], -1), (x, rounded, bias is not None)
 
 
-def _matmul_backward(saved: Any, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    return g @ kernel.T, jax.lax.dot_general(x, g, (((0,), (0,)), ((), ())))  # (M, D), (D, F)
+def _dense_backward(compute: Compute, saved: Any, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    x, kernel, has_bias = saved
+    rows, g = x.astype(compute.dtype), g.reshape(-1, g.shape[-1])  # (..., D), (M, F)
+    dx = jax.lax.dot_general(g, kernel, (((1,), (1,)), ((), ())))  # (M, D)
+    if compute.rows_alone:
+        columns = barrier(jnp.moveaxis(rows, -1, 0), True).reshape(x.shape[-1], -1)  # (D, M)
+        ones = jnp.ones((1, len(g)), g.dtype)
+        dkernel, dbias = (jnp.matmul(left, g, preferred_element_type=jnp.float32) for left in (columns, ones))
+    else:
+        dkernel = jax.lax.dot_general(rows.reshape(-1, x.shape[-1]), g, (((0,), (0,)), ((), ())))  # (D, F)
+        dbias = g.astype(jnp.float32).sum(axis=0)
+    dbias = dbias.reshape(-1) if has_bias else None
+    return dx.reshape(x.shape).astype(x.dtype), dkernel.astype(jnp.float32), dbias
 
 
-_matmul.defvjp(_matmul_forward, _matmul_backward)
+_dense.defvjp(_dense_forward, _dense_backward)
 
 
 def gelu(x: jax.Array, compute: Compute) -> jax.Array:

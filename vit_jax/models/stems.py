@@ -106,7 +106,7 @@ class Whitening(nn.Module):
         size = p * p * c
         kernel = self.param("kernel", lambda _: jnp.concatenate([jnp.eye(size), -jnp.eye(size)], axis=1))
         patches = patchify(x, p).reshape(-1, size)  # (B*N, P*P*C)
-        out = ops.matmul(patches, jax.lax.stop_gradient(kernel).astype(self.compute.dtype), self.compute)
+        out = ops.dense(patches, jax.lax.stop_gradient(kernel), None, self.compute)
         return out.reshape(b, h // p, w // p, 2 * size)
 
 
@@ -121,6 +121,29 @@ def whitening_kernel(images: np.ndarray, patch_size: int, epsilon: float = 5e-4)
     values, vectors = np.linalg.eigh(patches.T @ patches / len(patches))
     kernel = vectors / np.sqrt(values + epsilon)
     return np.concatenate([kernel, -kernel], axis=1).astype(np.float32)
+
+
+class Convolution(nn.Module):
+    """(B, H, W, I) -> (B, H/stride, W/stride, O); the bias is added, and its gradient summed, in float32."""
+
+    features: int
+    size: int
+    stride: int
+    has_bias: bool
+    kernel_init: inits.Initializer
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape, dtype = (self.size, self.size, x.shape[-1], self.features), self.compute.dtype
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        layout = ("NHWC", "HWIO", "NHWC")
+        x = jax.lax.conv_general_dilated(
+            x.astype(dtype), kernel.astype(dtype), (self.stride, self.stride), "SAME", dimension_numbers=layout
+        )
+        if not self.has_bias:
+            return x
+        return (x + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)).astype(dtype)
 
 
 class ConvStem(nn.Module):
@@ -150,15 +173,9 @@ class ConvStem(nn.Module):
 
     def _convolution(self, x: jax.Array, i: int, width: int) -> jax.Array:
         stem = self.cfg.stem
-        x = nn.Conv(
-            width,
-            (stem.kernel_size, stem.kernel_size),
-            (value_at(stem.strides, i, 1),) * 2,
-            use_bias=stem.bias and stem.norm == "none",
-            kernel_init=inits.convolution(self.cfg),
-            dtype=self.compute.dtype,
-            name=f"conv_{i}",
-        )(x)
+        stride, has_bias = value_at(stem.strides, i, 1), stem.bias and stem.norm == "none"
+        kernel_init = inits.convolution(self.cfg)
+        x = Convolution(width, stem.kernel_size, stride, has_bias, kernel_init, self.compute, name=f"conv_{i}")(x)
         if (pool := value_at(stem.pools, i, 1)) > 1:
             b, h, w, c = x.shape  # by reshaping: its gradient is much faster than a window's on a CPU
             x = x.reshape(b, h // pool, pool, w // pool, pool, c).max(axis=(2, 4))  # (B, H/pool, W/pool, C)

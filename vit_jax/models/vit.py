@@ -70,7 +70,8 @@ class VisionTransformer(nn.Module):
         grid, here, angles = grid_shape(cfg), grid_shape(self.seen), None
         if cfg.posemb == "learned":
             table = self.param("posemb", inits.posemb(cfg), (grid[0] * grid[1], cfg.width), jnp.float32)
-            x = x + posembs.resized(table, grid, here).astype(self.compute.dtype)
+            # Added in float32, and so summed over the batch for the gradient; likewise below.
+            x = (x + posembs.resized(table, grid, here)).astype(self.compute.dtype)
         elif cfg.posemb == "sincos2d":
             x = x + posembs.sincos2d(grid, cfg.width, here).astype(self.compute.dtype)
         prefix = cfg.registers + (cfg.pool == "token")
@@ -80,8 +81,8 @@ class VisionTransformer(nn.Module):
         # Class token and registers (Darcet et al. 2024) come after the positions: they have no place in the image.
         if prefix:
             extra = self.param("prefix", inits.prefix(cfg), (prefix, cfg.width), jnp.float32)
-            extra = jnp.broadcast_to(extra.astype(self.compute.dtype), (x.shape[0], prefix, cfg.width))
-            x = jnp.concatenate([extra, x], axis=1)  # (B, prefix + N, D)
+            extra = jnp.broadcast_to(extra, (x.shape[0], prefix, cfg.width))
+            x = jnp.concatenate([extra.astype(self.compute.dtype), x], axis=1)  # (B, prefix + N, D)
         x = aux["tokens"] = Dropout(cfg.token_dropout, train)(x)
 
         block = nn.remat(Block) if cfg.remat else Block

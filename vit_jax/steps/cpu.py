@@ -13,6 +13,7 @@ from vit_jax.models import flops, resolve
 from vit_jax.models.backend import Target
 from vit_jax.models.checks import check_model
 from vit_jax.models.stems import grid_shape
+from vit_jax.system.processor import cores
 
 # On two cores, two devices beat one by up to a quarter: the loops between matmuls then run on both, too. Below this
 # work for each in a step, handing it out costs more than it gives (4 GFLOP in a step: even; RECORDS.md).
@@ -34,6 +35,9 @@ def use_cpu_cores(config: Config, processes: int = 1) -> None:
     To be called before anything else uses JAX. $JAX_NUM_CPU_DEVICES, or the same in $XLA_FLAGS, stays. Elsewhere than
     on a CPU it has no effect. Raises UserError for a config that describes no model.
     """
+    if cores() < (os.cpu_count() or 1):
+        # Else XLA starts a thread for each core that it sees, and a container is stopped whenever its time is spent.
+        os.environ.setdefault("PJRT_NPROC", str(cores()))
     given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if given or "JAX_NUM_CPU_DEVICES" in os.environ:
         return
@@ -42,11 +46,6 @@ def use_cpu_cores(config: Config, processes: int = 1) -> None:
     check_model(model)
     with contextlib.suppress(RuntimeError):  # JAX is in use already
         jax.config.update("jax_num_cpu_devices", device_count(config, flops.training(model), cores(), processes))
-
-
-def cores() -> int:
-    """The cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def give_memory_back() -> None:

@@ -1,6 +1,5 @@
 """What a figure depends on besides the config: versions, device, commit."""
 
-import os
 import platform
 import subprocess
 from importlib import metadata
@@ -9,6 +8,7 @@ from pathlib import Path
 import jax
 
 import vit_jax
+from vit_jax.system import processor
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -21,11 +21,12 @@ def versions() -> dict[str, str]:
 
 
 def device() -> str:
-    """Like "1 x NVIDIA H200" or "2 x cpu (AMD EPYC 9654, 2 cores)"."""
+    """Like "1 x NVIDIA H200" or "2 x cpu (AMD EPYC 9654, AVX-512 bfloat16, AVX-512, 2 cores)"."""
     devices = jax.devices()
     kind = devices[0].device_kind
     if devices[0].platform == "cpu":
-        kind = f"cpu ({_cpu_name()}, {os.cpu_count()} cores)"
+        sets = ", ".join(processor.instruction_sets()[:2])
+        kind = f"cpu ({processor.name()}, {sets + ', ' if sets else ''}{processor.cores()} cores)"
     return f"{len(devices)} x {kind}"
 
 
@@ -40,11 +41,3 @@ def git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return described.stdout.strip()
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vit_jax.cli.doctor.finding import Finding, number, size
 from vit_jax.cli.doctor.versions import numbers
+from vit_jax.system.processor import content, instruction_sets, quota
 
 LEAST_DISK = 2**30  # bytes; ViT-S/4 with AdamW writes 250 MiB for each of up to four checkpoints
 
@@ -16,26 +17,20 @@ _HUGE_PAGES = "sys/kernel/mm/transparent_hugepage/enabled"
 _LOSS = "about a quarter fewer images/s on a CPU"
 
 
-def cores() -> int:
-    """The cores that this process may run on (vit_jax/steps/cpu.py knows, too, but needs JAX)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def processors_and_memory(system: Path, cores: int) -> list[Finding]:
     """What there is of both, and how much of it others use. `system`: where /proc and /sys lie."""
     groups = system / "sys/fs/cgroup"
-    return [_processors(system, groups, cores), *_memory(system, groups)]
+    return [_processors(system, cores), *_memory(system, groups)]
 
 
-def _processors(system: Path, groups: Path, cores: int) -> Finding:
-    quota, load = _quota(groups), float((_content(system / "proc/loadavg") or "0").split()[0])
-    if quota is not None and quota < cores:
-        found = f"{cores}, but this container gets the time of {quota:g}: more threads than that slow a run down"
-        return Finding("warning", "cores", found, f"start under: taskset -c 0-{max(round(quota), 1) - 1}")
+def _processors(system: Path, cores: int) -> Finding:
+    load = float((content(system / "proc/loadavg") or "0").split()[0])
     if load > 0.75 * cores:
         found = f"{cores}, and in the last minute {load:.1f} programs computed at a time: a run would be slower"
         return Finding("warning", "cores", found, "top names them")
-    return Finding("ok", "cores", str(cores))
+    time, sets = quota(system), instruction_sets(system)
+    found = f"{cores}" + (f" ({', '.join(sets)})" if sets else "")
+    return Finding("ok", "cores", found if time is None else f"{found}: this container gets the time of {time:g}")
 
 
 def _memory(system: Path, groups: Path) -> list[Finding]:
@@ -48,35 +43,19 @@ def _memory(system: Path, groups: Path) -> list[Finding]:
     return [Finding("ok", "memory", f"{size(free)} available")]
 
 
-def _quota(groups: Path) -> float | None:
-    """How many cores' time a container gets, by control groups of version 2 or 1; None: no limit."""
-    first = _content(groups / "cpu.max").split()
-    second = [_content(groups / "cpu" / name) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
-    quota, period = map(number, first if len(first) == 2 else second)
-    return quota / period if quota and period else None
-
-
 def _free_memory(system: Path, groups: Path) -> int | None:
     """Bytes that are available, also within a container's limit; None where there is no telling."""
-    match = re.search(r"^MemAvailable: +(\d+) kB", _content(system / "proc/meminfo"), re.MULTILINE)
+    match = re.search(r"^MemAvailable: +(\d+) kB", content(system / "proc/meminfo"), re.MULTILINE)
     free = [1024 * int(match[1])] if match else []
     for names in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
-        limit, used = (number(_content(groups / name)) for name in names)
+        limit, used = (number(content(groups / name)) for name in names)
         free += [max(limit - used, 0)] if limit is not None and used is not None else []
     return min(free, default=None)
 
 
-def _content(file: Path) -> str:
-    """Of a file of the kernel's; "" where there is none, as on other systems."""
-    try:
-        return file.read_text().strip()
-    except OSError:
-        return ""
-
-
 def huge_pages(platform: str, env: Mapping[str, str], system: Path, libc: tuple[str, str]) -> list[Finding]:
     """On a Linux CPU: whether large arrays lie in huge pages. `libc`: name and version of the C library."""
-    modes, tunables = _content(system / _HUGE_PAGES), env.get("GLIBC_TUNABLES", "")
+    modes, tunables = content(system / _HUGE_PAGES), env.get("GLIBC_TUNABLES", "")
     if platform != "cpu" or libc[0] != "glibc" or not modes:
         return []
     if "[never]" in modes:

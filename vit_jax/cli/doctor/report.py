@@ -10,7 +10,7 @@ from pathlib import Path
 from vit_jax.cli.doctor.data import cifar, compiled, data_cache, tfds_places
 from vit_jax.cli.doctor.devices import devices, nvidia_gpus
 from vit_jax.cli.doctor.finding import Finding
-from vit_jax.cli.doctor.machine import cores, huge_pages, processors_and_memory, working_folder
+from vit_jax.cli.doctor.machine import huge_pages, processors_and_memory, working_folder
 from vit_jax.cli.doctor.probe import probe
 from vit_jax.cli.doctor.settings import settings
 from vit_jax.cli.doctor.versions import installed_versions, libraries, needs
@@ -18,6 +18,7 @@ from vit_jax.data.sources import tfds
 from vit_jax.errors import RunError
 from vit_jax.system.accelerators import tpu_chips
 from vit_jax.system.disk import cache_root
+from vit_jax.system.processor import cores
 from vit_jax.system.progress import doing, say
 
 

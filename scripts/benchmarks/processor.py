@@ -1,0 +1,121 @@
+"""What a user of this CPU gets: matmuls by shape and number format, our step, its share of them, the best peer.
+
+python -m benchmarks.processor '{"library": "torch", "shapes": [[1, 4096, 1024, 4096]], "seconds": 0.5}' measures one
+library's.
+"""
+
+import argparse
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import training
+
+DTYPES = ("float32", "bfloat16")
+# B, M, K, N of (B, M, K) @ (B, K, N). One that no cache holds; a ViT's of width 192, 32 images of 64 tokens: queries,
+# keys and values, both layers of the MLP, the gradient of a kernel, and the scores of 96 heads.
+SHAPES = (
+    (1, 4096, 1024, 4096),
+    (1, 2048, 192, 576),
+    (1, 2048, 192, 384),
+    (1, 2048, 384, 192),
+    (1, 192, 2048, 576),
+    (96, 64, 64, 64),
+)
+_PEERS = ("torch_eager", "torch_eager_bf16")  # the fastest on a CPU (RECORDS.md)
+
+
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each matmul, its GFLOP/s in XLA and in PyTorch, then one for each contestant's step of --model."""
+    from benchmarks.shapes import config_of
+    from vit_jax.models import flops
+
+    libraries = [library for library in ("jax", "torch") if importlib.util.find_spec(library)]
+    found: dict[str, list[list[float]]] = {library: [] for library in libraries}
+    spec = {"shapes": SHAPES, "seconds": 0.04 * args.steps}
+    for _ in range(args.rounds):
+        for library in libraries:
+            found[library].append(_run({"library": library, **spec}))
+    cases = [(shape, dtype) for shape in SHAPES for dtype in DTYPES]
+    rates = {library: [statistics.median(case) for case in zip(*runs, strict=True)] for library, runs in found.items()}
+    rows: list[dict[str, Any]] = [
+        {"what": f"matmul {' x '.join(map(str, shape[shape[0] == 1 :]))}", "dtype": dtype}
+        | {f"{library}_gflops": rates[library][i] for library in libraries}
+        for i, (shape, dtype) in enumerate(cases)
+    ]
+    config = config_of(args.model, args.batch, "float32")
+    work = flops.training(config.model) * config.train.batch_size / 1e9
+    names = ("vit_jax", "vit_jax_bf16", *_PEERS)
+    contestants = [contestant for contestant in training.CONTESTANTS if contestant.name in names]
+    task = {"task": "training", "model": args.model, "batch_size": args.batch}
+    task |= {"steps": args.steps, "warmup": args.warmup}
+    results = training.rounds(contestants, task, args.rounds)
+    for row in training.summary(contestants, results, "vit_jax"):
+        step = {"what": f"step of {args.model}, {row['contestant']}", "dtype": row["dtype"]}
+        if "absent" in row:
+            rows.append({**step, "absent": row["absent"]})
+            continue
+        rate = work / row["seconds_per_step"]
+        best = max(r for own in rates.values() for (_, d), r in zip(cases, own, strict=True) if d == row["dtype"])
+        step |= {"seconds": row["seconds_per_step"], "lowest": row["lowest"], "highest": row["highest"]}
+        rows.append({**step, "gflops": rate, "share_of_the_best_matmul": rate / best})
+    return rows
+
+
+def _run(spec: dict[str, Any]) -> list[float]:
+    command = [sys.executable, "-m", "benchmarks.processor", json.dumps(spec)]
+    done = subprocess.run(command, cwd=training.SCRIPTS, capture_output=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    if done.returncode or not lines:
+        raise SystemExit(f"error: {spec['library']}: {(done.stderr.strip().splitlines() or ['no result'])[-1]}")
+    return json.loads(lines[-1].removeprefix("RESULT "))
+
+
+def _jax() -> Callable[[tuple[int, ...], str], Callable[[], Any]]:
+    import jax
+    import jax.numpy as jnp
+
+    def prepared(shape: tuple[int, ...], dtype: str) -> Callable[[], Any]:
+        b, m, k, n = shape
+        x, y = jnp.ones((b, m, k)[b == 1 :], dtype), jnp.ones((b, k, n)[b == 1 :], dtype)
+        product = jax.jit(jnp.matmul).lower(x, y).compile()
+        return lambda: product(x, y).block_until_ready()
+
+    return prepared
+
+
+def _torch() -> Callable[[tuple[int, ...], str], Callable[[], Any]]:
+    import torch
+
+    def prepared(shape: tuple[int, ...], dtype: str) -> Callable[[], Any]:
+        b, m, k, n = shape
+        kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+        x, y = torch.ones((b, m, k)[b == 1 :], dtype=kind), torch.ones((b, k, n)[b == 1 :], dtype=kind)
+        return lambda: torch.matmul(x, y)
+
+    return prepared
+
+
+def main(spec: dict[str, Any]) -> list[float]:
+    """GFLOP/s of each shape and dtype, the median over its share of the time."""
+    prepared, rates = {"jax": _jax, "torch": _torch}[spec["library"]](), []
+    for b, m, k, n in spec["shapes"]:
+        for dtype in DTYPES:
+            product, times = prepared((b, m, k, n), dtype), []
+            product()
+            end = time.perf_counter() + spec["seconds"]
+            while not times or time.perf_counter() < end:
+                before = time.perf_counter()
+                product()
+                times.append(time.perf_counter() - before)
+            rates.append(2 * b * m * k * n / statistics.median(times) / 1e9)
+    return rates
+
+
+if __name__ == "__main__":
+    print("RESULT " + json.dumps(main(json.loads(sys.argv[1]))), flush=True)
