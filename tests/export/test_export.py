@@ -110,7 +110,7 @@ def untrained(name):
     return dataclasses.replace(model, config=config, module=module, params=params, classes=classes, image_size=(20, 20))
 
 
-# A SavedModel holds what JAX writes: of those that it is tried with, JAX reads two.
+# A SavedModel holds the program that JAX writes; two are read by JAX, too.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "format"),
