@@ -74,7 +74,11 @@ FACTORS = np.concatenate([np.arange(1, 200) / 100, RANDOM.uniform(0, 2, 51)]).as
 )
 def test_enhancements_are_pillows(enhancer, field, more):
     expected = pillows(lambda image, factor: enhancer(image).enhance(factor), MANY, FACTORS.tolist())
-    np.testing.assert_array_equal(ours(MANY, **{field: FACTORS}, **more), expected)
+    off = np.abs(ours(MANY, **{field: FACTORS}, **more) - expected)
+    if enhancer is ImageEnhance.Contrast:  # see colour.value_table
+        assert off.max() <= 1 and off.mean() < 0.003
+    else:
+        assert off.max() == 0
 
 
 def test_tables_are_pillows():

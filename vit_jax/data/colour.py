@@ -37,8 +37,10 @@ def value_table(planes: jax.Array, change: Change) -> jax.Array:
     x = jnp.floor(x / each(change.step)) * each(change.step)
     x = jnp.where(x < each(change.threshold), x, 255 - x)
     x = jnp.where(x < 128, jnp.minimum(x + each(change.added), 255), x)  # as in AutoAugment's code
-    mean = (2 * grey(planes).sum(axis=1) + n) // (2 * n) * change.about_mean  # of whole numbers, to the nearest
-    x = jnp.floor(blended(each(mean), x, each(change.gain)))
+    mean = (2 * grey(planes).sum(axis=1) + n) // (2 * n) * change.about_mean  # (B,), to the nearest whole number
+    # Not `blended`, with which RandAugment takes 3 % longer on a CPU (XLA of JAX 0.12). Where product and sum are one
+    # instruction, contrasts by factors like 0.7 are 1 below Pillow's in a value of 1,000; from black the sum is exact.
+    x = jnp.floor(jnp.clip(each(mean) + each(change.gain) * (x - each(mean)), 0, 255))
     counts = histogram(planes.reshape(b * c, n)).reshape(b, c, 256)
     below = jnp.cumsum(counts, axis=-1) - counts  # pixels of a lower value
     numerator, denominator = x, jnp.float32(1)
