@@ -44,6 +44,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 4)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def float32() -> None:
+    """ "auto" is float32 on every CPU: what a test finds doesn't depend on the machine's matrix units."""
+    from vit_jax.models import backend
+
+    backend.multiplies_bfloat16 = lambda: False
+
+
 @pytest.fixture(autouse=True)
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Arrays cached by a test stay its own, the home folder is empty, and nothing can be fetched."""

@@ -29,6 +29,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 RUN = (
     "--config=configs/debug.py",
     "--config.model.depth=1",
+    "--config.model.dtype=float32",  # in every process, whatever its CPU is good at
     "--config.train.length=30 steps",
     "--config.eval.every=10 steps",
     "--config.checkpoint.every=4 steps",
