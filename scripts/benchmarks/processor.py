@@ -35,7 +35,9 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     from benchmarks.shapes import config_of
     from vit_jax.models import flops
 
-    libraries = [library for library in ("jax", "torch") if importlib.util.find_spec(library)]
+    names = ("vit_jax", "vit_jax_bf16", *_PEERS)
+    contestants = [contestant for contestant in training.chosen(args) if contestant.name in names]
+    libraries = sorted({c.needs for c in contestants if importlib.util.find_spec(c.needs)})
     found: dict[str, list[list[float]]] = {library: [] for library in libraries}
     spec = {"shapes": SHAPES, "seconds": 0.04 * args.steps}
     for _ in range(args.rounds):
@@ -50,12 +52,10 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     ]
     config = config_of(args.model, args.batch, "float32")
     work = flops.training(config.model) * config.train.batch_size / 1e9
-    names = ("vit_jax", "vit_jax_bf16", *_PEERS)
-    contestants = [contestant for contestant in training.CONTESTANTS if contestant.name in names]
     task = {"task": "training", "model": args.model, "batch_size": args.batch}
     task |= {"steps": args.steps, "warmup": args.warmup}
     results = training.rounds(contestants, task, args.rounds)
-    for row in training.summary(contestants, results, "vit_jax"):
+    for row in training.summary(contestants, results, training.reference_of(contestants)):
         step = {"what": f"step of {args.model}, {row['contestant']}", "dtype": row["dtype"]}
         if "absent" in row:
             rows.append({**step, "absent": row["absent"]})

@@ -102,7 +102,7 @@ def test_windows_anywhere_are_decoded_as_in_the_whole_image():
     np.testing.assert_array_equal(decoded(View((8, 7)), raw, np.ones(len(raw), bool), crops)[0], expected)
 
 
-def test_images_of_the_right_scale_are_cut_and_python_has_no_part_in_it(monkeypatch):
+def test_images_of_the_right_scale_are_cut_and_pillow_has_no_part_in_it(monkeypatch):
     raw = [encoded(i, (64, 64), form) for i, form in enumerate(("JPEG", "PNG", "JPEG", "PNG"))]
     sizes, plain = sizes_of(raw)
     view = View((56, 56), 3, 0.875)

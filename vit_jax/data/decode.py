@@ -1,8 +1,8 @@
 """Many encoded images at speed, for tf.data. G images of a group, H height, W width, C channels of the view.
 
 A plain image is decoded in the graph, and no more of a JPEG than its window; there it is also resized where that is an
-enlargement in both directions, in which TensorFlow's bilinear filter is Pillow's, or left to `geometry.enlarged`. The
-rest of a group goes to Pillow in one call of Python: calls wait for each other.
+enlargement in both directions, in which TensorFlow's bilinear filter is Pillow's, or left to `geometry.enlarged`. One
+call of Python puts a group together and gives its rest to Pillow: calls wait for each other.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +17,10 @@ from vit_jax.system.tensorflow import import_tensorflow
 
 # Columns that are decoded beside a window: libjpeg smooths colours across them, but not across the window's border.
 _BESIDE = 4
+
+# What the graph makes of an image: nothing, as it is Pillow's; a window that Pillow resizes; the pixels of the view, or
+# its top left corner; the whole view, enlarged.
+_NONE, _WINDOW, _CORNER, _WHOLE = range(4)
 
 
 def by_pillow(raw: Sequence[bytes], window: np.ndarray, box: np.ndarray, view: View) -> np.ndarray:
@@ -43,50 +47,60 @@ def decoder(view: View, enlarge: bool = True) -> Callable[[Any, Any, Any, Any, A
     can't read.
     """
     tf = import_tensorflow()
-    from PIL import Image
-
-    part = _part(tf, view, enlarge)
+    part = _part(tf, view)
 
     def finish(
-        raw: np.ndarray, done: np.ndarray, window: np.ndarray, box: np.ndarray, *parts: np.ndarray
+        raw: np.ndarray, form: np.ndarray, window: np.ndarray, box: np.ndarray, beside: np.ndarray, *parts: Any
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Resizes the decoded windows among `parts` and reads the images that none was decoded of.
+        """Puts the decoded windows in their places, and resizes those, or reads those images, that are Pillow's.
 
         Nothing is raised: TensorFlow would print a traceback.
         """
         out, read = np.zeros((len(raw), *view.size, view.channels), np.uint8), np.ones(len(raw), bool)
         for i, part in enumerate(parts):
-            if done[i]:
-                out[i] = part
-            elif part.size:
-                image = converted(Image.fromarray(part), view.channels)
-                inside = np.array([0, 0, *part.shape[:2]])
-                out[i] = pixels(image, inside, box[i], view.size, view.interpolation).reshape(out.shape[1:])
-            else:
+            if form[i] == _NONE:
                 try:
                     out[i] = by_pillow([raw[i]], window[i : i + 1], box[i : i + 1], view)[0]
                 except Exception:  # a UserError, or Pillow's for an image of another size than it had
                     read[i] = False
+            elif form[i] == _WINDOW:
+                inside = part[:, beside[i] : beside[i] + window[i, 3]]
+                out[i] = _resized(inside, box[i], view)
+            elif form[i] == _CORNER:
+                height, width = np.minimum(window[i, 2:], view.size)
+                out[i, :height, :width] = part[:, beside[i] : beside[i] + width]
+            else:
+                out[i] = part
         return out, read
 
     def decode(raw: Any, plain: Any, sizes: Any, window: Any, box: Any) -> tuple[Any, Any, Any]:
-        cut, enlarged = _without_pillow(tf, view, window, box)
+        cut, smaller = _without_pillow(tf, view, window, box)
         inner = tf.concat([window[:, :2] + tf.cast(box[:, :2], tf.int32), tf.zeros_like(window[:, :2]) + view.size], 1)
-        decoded = tf.where(cut[:, None], inner, window)  # (G, 4)
-        each = zip(*map(tf.unstack, (raw, plain, sizes[:, 1], decoded, enlarged)), strict=True)
+        wanted = tf.where(cut[:, None], inner, window)  # (G, 4)
+        left = tf.maximum(wanted[:, 1] - _BESIDE, 0)
+        right = tf.minimum(wanted[:, 1] + wanted[:, 3] + _BESIDE, sizes[:, 1])
+        wider = tf.stack([wanted[:, 0], left, wanted[:, 2], right - left], 1)  # (G, 4)
+        form = tf.where(smaller & tf.constant(enlarge), _WHOLE, tf.where(cut | smaller, _CORNER, _WINDOW))
+        form = tf.where(plain, form, _NONE)  # (G,)
+        beside = wanted[:, 1] - left
+        each = zip(*map(tf.unstack, (raw, form, wider, beside, wanted[:, 3])), strict=True)
         parts = [part(*arguments) for arguments in each]
-        done = plain & (cut | enlarged)
-
-        def finished() -> tuple[Any, Any]:
-            rest = [tf.where(plain, "", raw), done, window, box, *parts]
-            return tuple(tf.numpy_function(finish, rest, (tf.uint8, tf.bool), stateful=False))
-
-        out, read = tf.cond(tf.reduce_all(done), lambda: (tf.stack(parts), tf.ones_like(done)), finished)
-        left = done & enlarged & ~tf.constant(enlarge)
-        extent = tf.where(left[:, None], window[:, 2:], tf.zeros_like(window[:, 2:]) + view.size)  # (G, 2)
+        rest = [tf.where(plain, "", raw), form, window, box, beside, *parts]
+        out, read = tf.numpy_function(finish, rest, (tf.uint8, tf.bool), stateful=False)
+        kept = (plain & smaller & ~tf.constant(enlarge))[:, None]
+        extent = tf.where(kept, window[:, 2:], tf.zeros_like(window[:, 2:]) + view.size)  # (G, 2)
         return tf.ensure_shape(out, (raw.shape[0], *view.size, view.channels)), extent, tf.ensure_shape(read, raw.shape)
 
     return tf.autograph.experimental.do_not_convert(decode)
+
+
+def _resized(window: np.ndarray, box: np.ndarray, view: View) -> np.ndarray:
+    """A decoded window (h, w, 3) uint8 by Pillow, (H, W, C)."""
+    from PIL import Image
+
+    image = converted(Image.fromarray(window), view.channels)
+    inside = np.array([0, 0, *window.shape[:2]])
+    return pixels(image, inside, box, view.size, view.interpolation).reshape(*view.size, view.channels)
 
 
 def _without_pillow(tf: Any, view: View, window: Any, box: Any) -> tuple[Any, Any]:
@@ -101,41 +115,32 @@ def _without_pillow(tf: Any, view: View, window: Any, box: Any) -> tuple[Any, An
     return cut & colours, enlarged & colours & tf.constant(view.interpolation == "bilinear")
 
 
-def _part(tf: Any, view: View, enlarge: bool) -> Callable[[Any, Any, Any, Any, Any], Any]:
-    """A function, traced once for all images: raw, whether it is plain, its width, window (4,), whether that is smaller
-    than the view in both directions -> the window of a plain image as (h, w, 3) uint8, or, if it is smaller, (H, W, 3):
-    enlarged, or with nothing below and right of it; (0, 0, 3) of another image.
+def _part(tf: Any, view: View) -> Callable[[Any, Any, Any, Any, Any], Any]:
+    """A function, traced once for all images: raw, form, a window (4,), and within it the columns that are wanted, from
+    `beside` on, `width` many -> the window of a plain image as (h, w, 3) uint8, or of _WHOLE those columns enlarged to
+    (H, W, 3); (0, 0, 3) of _NONE.
     """
 
-    def jpeg(raw: Any, whole: Any, window: Any) -> Any:
-        top, left, height, width = tf.unstack(window)
-        start = tf.maximum(left - _BESIDE, 0)
-        stop = tf.minimum(left + width + _BESIDE, whole)
-        wider = tf.stack([top, start, height, stop - start])
-        image = tf.io.decode_and_crop_jpeg(raw, wider, channels=3, dct_method="INTEGER_ACCURATE")
-        return image[:, left - start : left - start + width]
+    def jpeg(raw: Any, window: Any) -> Any:
+        return tf.io.decode_and_crop_jpeg(raw, window, channels=3, dct_method="INTEGER_ACCURATE")
 
     def png(raw: Any, window: Any) -> Any:
         top, left, height, width = tf.unstack(window)
         return tf.io.decode_png(raw, channels=3)[top : top + height, left : left + width]
 
-    def resized(image: Any) -> Any:
+    def enlarged(image: Any) -> Any:
         large = tf.raw_ops.ResizeBilinear(images=image[None], size=view.size, half_pixel_centers=True)  # (1, H, W, 3)
         return tf.cast(large[0] + 0.5, tf.uint8)
 
-    def padded(image: Any) -> Any:
-        room = tf.constant(view.size) - tf.shape(image)[:2]
-        return tf.pad(image, tf.stack([[0, room[0]], [0, room[1]], [0, 0]]))
-
-    def decoded(raw: Any, whole: Any, window: Any, smaller: Any) -> Any:
+    def decoded(raw: Any, form: Any, window: Any, beside: Any, width: Any) -> Any:
         is_jpeg = tf.equal(tf.strings.substr(raw, 0, 1), b"\xff")
-        image = tf.cond(is_jpeg, lambda: jpeg(raw, whole, window), lambda: png(raw, window))
-        return tf.cond(smaller, lambda: resized(image) if enlarge else padded(image), lambda: image)
+        image = tf.cond(is_jpeg, lambda: jpeg(raw, window), lambda: png(raw, window))
+        return tf.cond(tf.equal(form, _WHOLE), lambda: enlarged(image[:, beside : beside + width]), lambda: image)
 
-    def part(raw: Any, plain: Any, whole: Any, window: Any, smaller: Any) -> Any:
+    def part(raw: Any, form: Any, window: Any, beside: Any, width: Any) -> Any:
         none = tf.zeros((0, 0, 3), tf.uint8)
-        image = tf.cond(plain, lambda: decoded(raw, whole, window, smaller), lambda: none)
+        image = tf.cond(tf.equal(form, _NONE), lambda: none, lambda: decoded(raw, form, window, beside, width))
         return tf.ensure_shape(image, (None, None, 3))
 
-    kinds = (((), tf.string), ((), tf.bool), ((), tf.int32), ((4,), tf.int32), ((), tf.bool))
+    kinds = (((), tf.string), ((), tf.int32), ((4,), tf.int32), ((), tf.int32), ((), tf.int32))
     return tf.function(part, input_signature=[tf.TensorSpec(*kind) for kind in kinds], autograph=False)
