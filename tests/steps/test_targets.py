@@ -86,6 +86,22 @@ def test_the_same_config_on_a_cpu():
     assert module.cfg.attention == "chunked" and "optimization_barrier" in text
 
 
+def test_a_cpu_with_matrix_units_multiplies_bfloat16_along_rows():
+    _, module, text = program(dataclasses.replace(CPU, fast_bfloat16=True), "cpu")
+    assert module.dtype == jnp.bfloat16 and module.compute.rows_alone and matmuls(text) == {"bf16"}
+    assert module.cfg.attention == "chunked" and "contracting_dims = [0] x [0]" not in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "version", "expected"),
+    [(True, (0, 12, 0), True), (True, (0, 10, 2), False), (False, (0, 12, 0), False)],
+)
+def test_bfloat16_is_fast_where_there_are_units_and_jax_uses_them(flags, version, expected, monkeypatch):
+    monkeypatch.setattr(backend, "multiplies_bfloat16", lambda: flags)
+    monkeypatch.setattr(jax, "__version_info__", version)
+    assert backend.target_at_hand().fast_bfloat16 == expected
+
+
 @pytest.mark.parametrize(
     ("target", "changes", "expected"),
     [
