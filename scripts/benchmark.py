@@ -77,10 +77,11 @@ def main() -> int:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
         os.execv(sys.executable, [sys.executable, *sys.argv])
     rows = MODES[args.mode](args)
-    print(table.heading(args.mode, args))
+    facts = table.machine()
+    print(table.heading(args.mode, args, facts))
     print(table.table(rows))
     if args.json:
-        report = {"mode": args.mode, "model": args.model, "rounds": args.rounds, **table.machine(), "rows": rows}
+        report = {"mode": args.mode, "model": args.model, "rounds": args.rounds, **facts, "rows": rows}
         Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
     return int(all("absent" in row for row in rows))
 

@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +18,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from benchmarks.child import SCRIPTS, result_of
 
 IMAGES, SIDE, SIZE, CROP_PCT = 256, 256, 224, 0.875
 VIEWS = ("random", "centre")
@@ -54,15 +55,8 @@ def _row(view: str, name: str, results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _run(python: str, spec: dict[str, Any]) -> dict[str, Any]:
-    scripts = Path(__file__).resolve().parent.parent
-    paths = [str(scripts), *([] if spec["adapter"].startswith("torch") else [str(scripts.parent)])]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": os.pathsep.join(paths)}
-    command = [python, "-m", "benchmarks.decoding", json.dumps(spec)]
-    process = subprocess.run(command, env=environment, capture_output=True, text=True)
-    lines = [line for line in process.stdout.splitlines() if line.startswith("RESULT ")]
-    if process.returncode or not lines:
-        return {"failed": (process.stderr.strip().splitlines() or [f"exit {process.returncode}"])[-1][:120]}
-    return json.loads(lines[-1].removeprefix("RESULT "))
+    paths = () if spec["adapter"].startswith("torch") else (str(SCRIPTS.parent),)
+    return result_of("benchmarks.decoding", spec, paths, python=python)
 
 
 def write(root: Path) -> None:

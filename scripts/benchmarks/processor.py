@@ -8,13 +8,13 @@ import argparse
 import importlib.util
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks import training
+from benchmarks.child import result_of
 
 DTYPES = ("float32", "bfloat16")
 # B, M, K, N of (B, M, K) @ (B, K, N). One that no cache holds; a ViT's of width 192, 32 images of 64 tokens: queries,
@@ -39,10 +39,9 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     contestants = [contestant for contestant in training.chosen(args) if contestant.name in names]
     libraries = sorted({c.needs for c in contestants if importlib.util.find_spec(c.needs)})
     found: dict[str, list[list[float]]] = {library: [] for library in libraries}
-    spec = {"shapes": SHAPES, "seconds": 0.04 * args.steps}
     for _ in range(args.rounds):
         for library in libraries:
-            found[library].append(_run({"library": library, **spec}))
+            found[library].append(_rates(library, 0.04 * args.steps))
     cases = [(shape, dtype) for shape in SHAPES for dtype in DTYPES]
     rates = {library: [statistics.median(case) for case in zip(*runs, strict=True)] for library, runs in found.items()}
     rows: list[dict[str, Any]] = [
@@ -67,13 +66,11 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def _run(spec: dict[str, Any]) -> list[float]:
-    command = [sys.executable, "-m", "benchmarks.processor", json.dumps(spec)]
-    done = subprocess.run(command, cwd=training.SCRIPTS, capture_output=True, text=True)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    if done.returncode or not lines:
-        raise SystemExit(f"error: {spec['library']}: {(done.stderr.strip().splitlines() or ['no result'])[-1]}")
-    return json.loads(lines[-1].removeprefix("RESULT "))
+def _rates(library: str, seconds: float) -> list[float]:
+    result = result_of("benchmarks.processor", {"library": library, "shapes": SHAPES, "seconds": seconds})
+    if "failed" in result:
+        raise SystemExit(f"error: {library}: {result['failed']}")
+    return result["gflops"]
 
 
 def _jax() -> Callable[[tuple[int, ...], str], Callable[[], Any]]:
@@ -101,7 +98,7 @@ def _torch() -> Callable[[tuple[int, ...], str], Callable[[], Any]]:
     return prepared
 
 
-def main(spec: dict[str, Any]) -> list[float]:
+def main(spec: dict[str, Any]) -> dict[str, list[float]]:
     """GFLOP/s of each shape and dtype, the median over its share of the time."""
     prepared, rates = {"jax": _jax, "torch": _torch}[spec["library"]](), []
     for b, m, k, n in spec["shapes"]:
@@ -114,7 +111,7 @@ def main(spec: dict[str, Any]) -> list[float]:
                 product()
                 times.append(time.perf_counter() - before)
             rates.append(2 * b * m * k * n / statistics.median(times) / 1e9)
-    return rates
+    return {"gflops": rates}
 
 
 if __name__ == "__main__":

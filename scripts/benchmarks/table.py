@@ -44,8 +44,8 @@ def _copied() -> float:
     return source.nbytes / min(seconds) / 1e9
 
 
-def heading(mode: str, args: argparse.Namespace) -> str:
-    facts = machine()
+def heading(mode: str, args: argparse.Namespace, facts: dict[str, Any]) -> str:
+    """What was measured, and on what `machine`."""
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     return (
         f"\n{mode} of {args.model}, {args.rounds} rounds; {facts['cores']} cores of {facts['cpu']} "

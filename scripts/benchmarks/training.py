@@ -2,16 +2,13 @@
 
 import argparse
 import importlib.util
-import json
 import os
 import statistics
-import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-SCRIPTS = Path(__file__).resolve().parent.parent
+from benchmarks.child import SCRIPTS, result_of
 
 
 @dataclass(frozen=True)
@@ -49,20 +46,8 @@ def chosen(args: argparse.Namespace) -> list[Contestant]:
 def run_worker(contestant: Contestant, spec: dict[str, Any]) -> dict[str, Any]:
     """Runs one contestant in a process of its own and gives what it measured, or {"failed": its last words}."""
     spec = {"adapter": contestant.adapter, "dtype": contestant.dtype, "compiled": contestant.compiled, **spec}
-    environment = {
-        **os.environ,
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "PYTHONPATH": os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")]),
-        **dict(contestant.environment),
-    }
-    process = subprocess.run(
-        [sys.executable, "-m", "benchmarks.worker", json.dumps(spec)], env=environment, capture_output=True, text=True
-    )
-    lines = [line for line in process.stdout.splitlines() if line.startswith("RESULT ")]
-    if process.returncode or not lines:
-        last = (process.stderr.strip().splitlines() or [f"exit {process.returncode}"])[-1]
-        return {"failed": last[:120]}
-    return json.loads(lines[-1].removeprefix("RESULT "))
+    paths = (str(SCRIPTS.parent), os.environ.get("PYTHONPATH", ""))
+    return result_of("benchmarks.worker", spec, paths, dict(contestant.environment))
 
 
 def needed(contestant: Contestant, spec: dict[str, Any]) -> dict[str, Any]:

@@ -87,8 +87,8 @@ def decoder(view: View, enlarge: bool = True) -> Callable[[Any, Any, Any, Any, A
         parts = [part(*arguments) for arguments in each]
         rest = [tf.where(plain, "", raw), form, window, box, beside, *parts]
         out, read = tf.numpy_function(finish, rest, (tf.uint8, tf.bool), stateful=False)
-        kept = (plain & smaller & ~tf.constant(enlarge))[:, None]
-        extent = tf.where(kept, window[:, 2:], tf.zeros_like(window[:, 2:]) + view.size)  # (G, 2)
+        kept = smaller & tf.equal(form, _CORNER)
+        extent = tf.where(kept[:, None], window[:, 2:], tf.zeros_like(window[:, 2:]) + view.size)  # (G, 2)
         return tf.ensure_shape(out, (raw.shape[0], *view.size, view.channels)), extent, tf.ensure_shape(read, raw.shape)
 
     return tf.autograph.experimental.do_not_convert(decode)
