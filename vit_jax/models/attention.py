@@ -152,7 +152,8 @@ def _forward(qkv: jax.Array, words: jax.Array, rate: float, size: int) -> tuple[
         total = p.sum(axis=-1, keepdims=True)  # (G, K, N, 1)
         if rate:
             p = jnp.where(_keep(words, rate, i, p.shape, count), p, 0)
-        out = jnp.einsum("gknm,gkme->gkne", p.astype(v.dtype), v) * (1 / ((1 - rate) * total))  # (G, K, N, E)
+        out = jnp.einsum("gknm,gkme->gkne", p.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        out = out * (1 / ((1 - rate) * total))  # (G, K, N, E)
         return _set(carried[0], i, out.swapaxes(1, 2)), _set(carried[1], i, top + jnp.log(total))
 
     out = jnp.zeros((size, count, n, heads, e), qkv.dtype)  # (G, B/G, N, K, E)
@@ -176,12 +177,13 @@ def _backward(rate: float, size: int, saved: Any, g: jax.Array) -> tuple[jax.Arr
         if rate:
             mask = _keep(words, rate, i, p.shape, chunks.shape[1], turned=True)
             dropped, dp = jnp.where(mask, p, 0), jnp.where(mask, dp, 0)
-        dv = jnp.einsum("gkmn,gkne->gkme", dropped.astype(do.dtype), do)  # (G, K, N, E)
+        dv = jnp.einsum("gkmn,gkne->gkme", dropped.astype(do.dtype), do, preferred_element_type=jnp.float32)  # (G, K, N, E)
         # The softmax subtracts each row's sum of p * dp, which is that of out * g.
         row = (_get(g, i).astype(jnp.float32) * _get(out, i)).sum(axis=-1).swapaxes(1, 2)  # (G, K, N)
         ds = (p * (dp - row[:, :, None])).astype(q.dtype)  # (G, K, N, N)
-        dk = jnp.einsum("gkmn,gkne->gkme", ds, q)  # (G, K, N, E)
-        dq = jnp.einsum("gknm,gkme->gkne", jax.lax.optimization_barrier(ds.swapaxes(2, 3)), k) * scale  # (G, K, N, E)
+        dk = jnp.einsum("gkmn,gkne->gkme", ds, q, preferred_element_type=jnp.float32)  # (G, K, N, E)
+        turned = jax.lax.optimization_barrier(ds.swapaxes(2, 3))
+        dq = jnp.einsum("gknm,gkme->gkne", turned, k, preferred_element_type=jnp.float32) * scale  # (G, K, N, E)
         # Each chunk of the inputs gives place to its gradient: the loop needs no other memory.
         return _set(chunks, i, jnp.stack([t.swapaxes(1, 2) for t in (dq, dk, dv)], axis=2))
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from vit_jax.models.backend import Compute, barrier
 
@@ -49,13 +50,12 @@ def _dense_backward(compute: Compute, saved: Any, g: jax.Array) -> tuple[jax.Arr
     rows, g = x.astype(compute.dtype), g.reshape(-1, g.shape[-1])  # (..., D), (M, F)
     dx = jax.lax.dot_general(g, kernel, (((1,), (1,)), ((), ())))  # (M, D)
     if compute.rows_alone:
-        columns = barrier(jnp.moveaxis(rows, -1, 0), True).reshape(x.shape[-1], -1)  # (D, M)
-        ones = jnp.ones((1, len(g)), g.dtype)
-        dkernel, dbias = (jnp.matmul(left, g, preferred_element_type=jnp.float32) for left in (columns, ones))
+        columns = with_layout_constraint(rows.reshape(-1, x.shape[-1]).T, Layout((0, 1)))  # (D, M)
+        dkernel = jnp.matmul(columns, g, preferred_element_type=jnp.float32)  # (D, F)
     else:
         dkernel = jax.lax.dot_general(rows.reshape(-1, x.shape[-1]), g, (((0,), (0,)), ((), ())))  # (D, F)
-        dbias = g.astype(jnp.float32).sum(axis=0)
-    dbias = dbias.reshape(-1) if has_bias else None
+    dbias = g.astype(jnp.float32).sum(axis=0)
+    dbias = dbias if has_bias else None
     return dx.reshape(x.shape).astype(x.dtype), dkernel.astype(jnp.float32), dbias
 
 
