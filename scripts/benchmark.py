@@ -1,7 +1,7 @@
 """Measures vit_jax beside its peers, and itself: the referee.
 
 python scripts/benchmark.py --model=vit_d192                  one training step, every contestant
-python scripts/benchmark.py --mode=inference --model=article  images/s and latency at batch 1, 64 and 1024
+python scripts/benchmark.py --mode=inference --model=article  images/s and latency at batch 1 and 256
 python scripts/benchmark.py --mode=pipeline                   data pipelines alone
 python scripts/benchmark.py --mode=decode                     JPEGs to batches, with --peer_python for torchvision
 python scripts/benchmark.py --mode=growth                     how a step's time grows with each size of the model

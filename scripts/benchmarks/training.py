@@ -19,6 +19,7 @@ class Contestant:
     compiled: bool | str  # a text: the mode of torch.compile
     needs: str  # the module without which it is absent
     environment: tuple[tuple[str, str], ...] = ()
+    tasks: tuple[str, ...] = ("training", "inference")
 
 
 CONTESTANTS = (
@@ -34,13 +35,16 @@ CONTESTANTS = (
     # By CUDA graphs; Triton comes with PyTorch's builds for GPUs.
     Contestant("torch_compile_bf16_graphs", "torch", "bfloat16", "reduce-overhead", "triton"),
     Contestant("torch_compile_bf16", "torch", "bfloat16", True, "torch"),
+    Contestant("onnxruntime", "onnx", "float32", True, "onnxruntime", tasks=("inference",)),
 )
 
 
 def chosen(args: argparse.Namespace) -> list[Contestant]:
-    """The contestants that the command asks for, ours first."""
+    """The contestants that the command asks for and that can do its task, ours first."""
     parts = args.contestants.split(",") if args.contestants else [""]
-    return [c for c in CONTESTANTS if any(part in c.name for part in parts) and args.dtype in (None, c.dtype)]
+    task = "inference" if args.mode == "inference" else "training"
+    able = [c for c in CONTESTANTS if task in c.tasks and args.dtype in (None, c.dtype)]
+    return [c for c in able if any(part in c.name for part in parts)]
 
 
 def run_worker(contestant: Contestant, spec: dict[str, Any]) -> dict[str, Any]:
@@ -134,9 +138,9 @@ def train(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def inference(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Logits of a batch of 1, 64 and 1024 images (or --batch): `seconds_per_step` is the latency of one batch."""
+    """Logits of a batch of 1 and of 256 images (or --batch): `seconds_per_step` is the latency of one batch."""
     rows = []
-    for batch in [args.batch] if args.batch else [1, 64, 1024]:
+    for batch in [args.batch] if args.batch else [1, 256]:
         contestants = chosen(args)
         spec = {"task": "inference", "model": args.model, "batch_size": batch}
         spec |= {"steps": args.steps * (20 if batch == 1 else 1), "warmup": args.warmup}

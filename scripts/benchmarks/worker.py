@@ -17,7 +17,12 @@ from benchmarks.shapes import config_of, sized
 from vit_jax.config import Config
 from vit_jax.models import flops
 
-ADAPTERS = {"vit_jax": "benchmarks.ours", "torch": "benchmarks.peer_torch", "keras": "benchmarks.peer_keras"}
+ADAPTERS = {
+    "vit_jax": "benchmarks.ours",
+    "torch": "benchmarks.peer_torch",
+    "keras": "benchmarks.peer_keras",
+    "onnx": "benchmarks.peer_onnx",
+}
 
 
 def _cpu_seconds() -> float:

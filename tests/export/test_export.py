@@ -139,9 +139,9 @@ def test_large_parameters_lie_beside_the_graph(tmp_path, monkeypatch):
 @needs_onnx
 def test_operations_that_onnx_has_no_rule_for_are_named(tmp_path, monkeypatch):
     model = trained.load(str(GOLDEN))
-    program = programs.program_of(model)
+    program = programs.program_of(model.module.cfg, model.config, model.params, model.image_size)
     other = dataclasses.replace(program, logits=lambda params, images: jax.numpy.sort(program.logits(params, images)))
-    monkeypatch.setattr(programs, "program_of", lambda _: other)
+    monkeypatch.setattr(programs, "program_of", lambda *_: other)
     with pytest.raises(RunError, match="as onnx: NotImplementedError: the operation sort.*Take --format=safetensors"):
         programs.write_program(model, "onnx", tmp_path)
 
@@ -156,8 +156,8 @@ def test_a_program_for_other_platforms_is_the_same(tmp_path):
 def test_a_program_that_differs_is_not_left_behind(run, command, monkeypatch):
     right = programs.program_of
 
-    def wrong(model):
-        program = right(model)
+    def wrong(*model):
+        program = right(*model)
         traced = []
 
         def logits(params, images):

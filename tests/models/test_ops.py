@@ -12,6 +12,7 @@ from jax.sharding import AxisType
 from vit_jax.config import ModelConfig, StemConfig
 from vit_jax.models import VisionTransformer, attention, ops, resolve
 from vit_jax.models.backend import Compute
+from vit_jax.models.convolution import convolution
 from vit_jax.system.sharding import batch_sharding, replicated
 
 RATES = [0.0, 0.25]
@@ -54,6 +55,16 @@ def test_dense(compute, tolerance, has_bias):
 
     args = (x, kernel, bias) if has_bias else (x, kernel)
     agree(lambda x, kernel, bias=None: ops.dense(x, kernel, bias, compute), plain, *args, tolerance=tolerance)
+
+
+@pytest.mark.parametrize(("stride", "size", "shape"), [(1, 3, (8, 6)), (2, 3, (7, 6)), (1, 2, (5, 4)), (2, 1, (4, 4))])
+def test_a_convolution_by_rows(stride, size, shape):
+    x, kernel = normal(0, 2, *shape, 5, dtype=jnp.bfloat16), normal(1, size, size, 5, 4)
+
+    def by(compute):
+        return lambda x, kernel: convolution(x, kernel, stride, compute)
+
+    agree(by(AMX), by(dataclasses.replace(AMX, rows_alone=False)), x, kernel, tolerance=0.02)
 
 
 @pytest.mark.parametrize("rows_alone", [True, False])

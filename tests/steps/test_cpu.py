@@ -57,6 +57,9 @@ def test_micro_batches_fit_the_caches_and_divide_what_each_device_has():
     assert micro_batches(resolved(article.get_config()), cpu(2)) == 4  # its large head makes adding up gradients dear
     assert micro_batches(resolved(quickstart.get_config()), cpu(1)) == 1  # small as it is
     assert micro_batches(resolved(conv_stem_cifar10.get_config()), cpu(2)) == 1  # convolutions are slow in a loop
+    units = dataclasses.replace(cpu(2), fast_bfloat16=True)
+    assert micro_batches(resolved(conv_stem_cifar10.get_config()), units) == 8  # there they are matmuls
+    assert micro_batches(resolved(ti4), units) == 16
     ti4.train.batch_size = 2 * 127
     assert micro_batches(resolved(ti4), cpu(2)) == 1  # nothing but 1 divides it
 

@@ -19,6 +19,7 @@ import jax.export
 import numpy as np
 from jax.extend.mlir import serialize_portable_artifact
 
+from vit_jax.config import Config, ModelConfig
 from vit_jax.errors import RunError, UserError
 from vit_jax.export import formats
 from vit_jax.export.parity import require_same
@@ -58,7 +59,7 @@ def write_program(model: Trained, format: str, folder: Path) -> dict[str, Any]:
     Raises UserError where the library isn't installed, and RunError for a program that can't be made or gives other
     logits.
     """
-    program = program_of(model)
+    program = program_of(model.module.cfg, model.config, model.params, model.image_size)
     try:
         loaded, reader, usage = WRITERS[format](program, folder)
         largest, scale = difference(program, loaded)
@@ -87,15 +88,15 @@ def write_program(model: Trained, format: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def program_of(model: Trained) -> Program:
-    """The model in float32 throughout, with attention that every platform can compute."""
-    module = VisionTransformer(dataclasses.replace(model.module.cfg, attention="xla", remat=False), Compute())
+def program_of(cfg: ModelConfig, config: Config, params: Any, image_size: tuple[int, int]) -> Program:
+    """The model in float32 throughout, with attention that every platform can compute. `image_size`: H, W as stored."""
+    module = VisionTransformer(dataclasses.replace(cfg, attention="xla", remat=False), Compute())
 
     def logits(params: Any, images: jax.Array) -> jax.Array:
         with jax.default_matmul_precision("highest"):  # accelerators would round the factors
-            return eval_step(params, images, module=module, config=model.config)
+            return eval_step(params, images, module=module, config=config)
 
-    return Program(jax.tree.map(np.asarray, model.params), (*model.image_size, module.cfg.channels), logits)
+    return Program(jax.tree.map(np.asarray, params), (*image_size, cfg.channels), logits)
 
 
 def difference(program: Program, loaded: Loaded) -> tuple[float, float]:

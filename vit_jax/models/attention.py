@@ -177,7 +177,9 @@ def _backward(rate: float, size: int, saved: Any, g: jax.Array) -> tuple[jax.Arr
         if rate:
             mask = _keep(words, rate, i, p.shape, chunks.shape[1], turned=True)
             dropped, dp = jnp.where(mask, p, 0), jnp.where(mask, dp, 0)
-        dv = jnp.einsum("gkmn,gkne->gkme", dropped.astype(do.dtype), do, preferred_element_type=jnp.float32)  # (G, K, N, E)
+        dv = jnp.einsum(
+            "gkmn,gkne->gkme", dropped.astype(do.dtype), do, preferred_element_type=jnp.float32
+        )  # (G, K, N, E)
         # The softmax subtracts each row's sum of p * dp, which is that of out * g.
         row = (_get(g, i).astype(jnp.float32) * _get(out, i)).sum(axis=-1).swapaxes(1, 2)  # (G, K, N)
         ds = (p * (dp - row[:, :, None])).astype(q.dtype)  # (G, K, N, N)

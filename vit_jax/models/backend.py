@@ -62,8 +62,8 @@ def compute_for(dtype: Any, target: Target, forward_mode: bool) -> Compute:
         # XLA leaves roundings to bfloat16 out where it can. For a TPU it then keeps the MLP's hidden values at twice
         # the size; for a GPU it keeps what they are computed from, and saying otherwise costs one more copy.
         rounds_saved=target.platform == "tpu" and not forward_mode,
-        # XLA's CPU has kernels for bfloat16 (AMX), which take no transposed left side: six times as long without.
-        rows_alone=target.platform == "cpu" and dtype == jnp.bfloat16 and not forward_mode,
+        # XLA's kernels for AMX take no transposed left side: six times as long without.
+        rows_alone=multiplies_rows(dtype, target) and not forward_mode,
         devices=target.devices,
         forward_mode=forward_mode,
     )
@@ -74,6 +74,11 @@ def compute_dtype(name: str, target: Target) -> Any:
     if name == "auto":
         name = "bfloat16" if target.platform != "cpu" or target.fast_bfloat16 else "float32"
     return {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[name]
+
+
+def multiplies_rows(dtype: Any, target: Target) -> bool:
+    """Whether matmuls are fast only along the rows of what is in memory, and convolutions only as such matmuls."""
+    return target.fast_bfloat16 and dtype == jnp.bfloat16
 
 
 def attention(cfg: ModelConfig, dtype: Any, target: Target, tokens: int) -> str:

@@ -47,16 +47,19 @@ def _dense_forward(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, comp
 
 def _dense_backward(compute: Compute, saved: Any, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     x, kernel, has_bias = saved
-    rows, g = x.astype(compute.dtype), g.reshape(-1, g.shape[-1])  # (..., D), (M, F)
-    dx = jax.lax.dot_general(g, kernel, (((1,), (1,)), ((), ())))  # (M, D)
+    g = g.reshape(-1, g.shape[-1])  # (M, F)
+    dx = jax.lax.dot_general(g, kernel, (((1,), (1,)), ((), ()))).reshape(x.shape)  # (..., D)
+    dbias = g.astype(jnp.float32).sum(axis=0) if has_bias else None
+    return dx.astype(x.dtype), kernel_gradient(x.astype(compute.dtype), g, compute), dbias
+
+
+def kernel_gradient(x: jax.Array, g: jax.Array, compute: Compute) -> jax.Array:
+    """x (..., D) and the gradient (..., F) of x @ kernel -> the kernel's gradient, (D, F) float32."""
+    x, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])  # (M, D), (M, F)
     if compute.rows_alone:
-        columns = with_layout_constraint(rows.reshape(-1, x.shape[-1]).T, Layout((0, 1)))  # (D, M)
-        dkernel = jnp.matmul(columns, g, preferred_element_type=jnp.float32)  # (D, F)
-    else:
-        dkernel = jax.lax.dot_general(rows.reshape(-1, x.shape[-1]), g, (((0,), (0,)), ((), ())))  # (D, F)
-    dbias = g.astype(jnp.float32).sum(axis=0)
-    dbias = dbias if has_bias else None
-    return dx.reshape(x.shape).astype(x.dtype), dkernel.astype(jnp.float32), dbias
+        columns = with_layout_constraint(x.T, Layout((0, 1)))  # (D, M), laid out anew
+        return jnp.matmul(columns, g, preferred_element_type=jnp.float32)
+    return jax.lax.dot_general(x, g, (((0,), (0,)), ((), ()))).astype(jnp.float32)
 
 
 _dense.defvjp(_dense_forward, _dense_backward)

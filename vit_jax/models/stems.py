@@ -10,6 +10,7 @@ import numpy as np
 from vit_jax.config import ModelConfig
 from vit_jax.models import inits, ops, resnet
 from vit_jax.models.backend import Compute
+from vit_jax.models.convolution import convolution
 from vit_jax.models.layers import ACTIVATIONS, Dense, LayerNorm
 
 Array = TypeVar("Array", np.ndarray, jax.Array)
@@ -38,6 +39,17 @@ def conv_sides(cfg: ModelConfig, side: int) -> list[tuple[int, int]]:
 def input_channels(cfg: ModelConfig) -> int:
     """Of the first convolution: the image's, or those of the whitening layer."""
     return 2 * cfg.stem.whiten**2 * cfg.channels if cfg.stem.whiten else cfg.channels
+
+
+def window_entries(cfg: ModelConfig) -> int:
+    """The most entries that the windows of one image take in a convolution of the stem; 0 where it has none."""
+    if cfg.stem.kind != "conv":
+        return 0
+    channels = (input_channels(cfg), *cfg.stem.widths)
+    rows, columns = (conv_sides(cfg, side) for side in image_shape(cfg)[:2])
+    return max(row * column * c for (row, _), (column, _), c in zip(rows, columns, channels, strict=False)) * (
+        cfg.stem.kernel_size**2
+    )
 
 
 def value_at(values: tuple, i: int, default: Any) -> Any:
@@ -135,15 +147,13 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape, dtype = (self.size, self.size, x.shape[-1], self.features), self.compute.dtype
+        shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        layout = ("NHWC", "HWIO", "NHWC")
-        x = jax.lax.conv_general_dilated(
-            x.astype(dtype), kernel.astype(dtype), (self.stride, self.stride), "SAME", dimension_numbers=layout
-        )
+        x = convolution(x, kernel, self.stride, self.compute)
         if not self.has_bias:
             return x
-        return (x + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)).astype(dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return (x + bias).astype(self.compute.dtype)
 
 
 class ConvStem(nn.Module):

@@ -10,19 +10,19 @@ import jax
 
 from vit_jax.config import Config
 from vit_jax.models import flops, resolve
-from vit_jax.models.backend import Target
+from vit_jax.models.backend import Target, compute_dtype, multiplies_rows
 from vit_jax.models.checks import check_model
-from vit_jax.models.stems import grid_shape
+from vit_jax.models.stems import grid_shape, window_entries
 from vit_jax.system.processor import cores
 
 # On two cores, two devices beat one by up to a quarter: the loops between matmuls then run on both, too. Below this
 # work for each in a step, handing it out costs more than it gives (4 GFLOP in a step: even; RECORDS.md).
 _LEAST_FLOPS = 2e9
 
-# Bytes of the widest activations of a micro-batch, on each device, that a core's caches and its share of the memory's
-# speed take well; and the work in a micro-batch, for each entry of the kernels, that makes up for adding up one more
-# set of gradients (RECORDS.md).
-_ACTIVATION_BYTES = 2.5e6
+# Entries of the widest activations of a micro-batch, on each device, that a core's caches and its share of the memory's
+# speed take well: in float32, and in bfloat16 on matrix units, which want both their sides nearer. And the work in a
+# micro-batch, for each entry of the kernels, that makes up for adding up one more set of gradients (RECORDS.md).
+_ACTIVATIONS = {"float32": 6e5, "bfloat16": 3e5}
 _LEAST_FLOPS_PER_ENTRY = 3500
 
 # More were never measured, and each device holds its own copy of the state.
@@ -81,13 +81,17 @@ def micro_batches(config: Config, target: Target) -> int:
     """In how many parts a step takes its batch where the config leaves it open: 1 elsewhere than on a CPU.
 
     The gradient is that of the whole batch up to rounding; dropout's masks are others than with another number. Behind
-    a convolution stem it is 1: XLA's convolutions are slow inside a loop on a CPU (ten times, measured).
-    `config.model` must be resolved.
+    a convolution stem it is 1, unless that consists of matmuls: XLA's convolutions are slow inside a loop on a CPU (ten
+    times, measured). `config.model` must be resolved.
     """
     cfg, share = config.model, config.train.batch_size // target.devices
-    if target.platform != "cpu" or cfg.stem.kind != "patch":
+    rows = multiplies_rows(compute_dtype(cfg.dtype, target), target)
+    if target.platform != "cpu" or not (cfg.stem.kind == "patch" or (cfg.stem.kind == "conv" and rows)):
         return 1
-    widest = 4 * math.prod(grid_shape(cfg)) * max(cfg.mlp_dim, 0 if cfg.token_mlp_dim else 3 * cfg.heads * cfg.head_dim)
+    widest = math.prod(grid_shape(cfg)) * max(cfg.mlp_dim, 0 if cfg.token_mlp_dim else 3 * cfg.heads * cfg.head_dim)
     work = flops.training(cfg) * config.train.batch_size / flops.kernel_entries(cfg)
-    most = min(share * widest / _ACTIVATION_BYTES, work / _LEAST_FLOPS_PER_ENTRY)
+    most = min(
+        share * max(widest, window_entries(cfg)) / _ACTIVATIONS["bfloat16" if rows else "float32"],
+        work / _LEAST_FLOPS_PER_ENTRY,
+    )
     return max((n for n in range(1, int(most) + 1) if share % n == 0), default=1)
