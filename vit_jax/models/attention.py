@@ -99,6 +99,10 @@ def cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
 
 
+# Rounded once, where a chunk is put into its place.
+_product = partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def chunked(qkv: jax.Array, words: jax.Array, rate: float, size: int) -> jax.Array:
     """As `plain` of the parts of qkv (B, N, 3, K, E), `size` examples at a time; B must be a multiple of `size`.
@@ -128,7 +132,7 @@ def _heads(chunk: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def _scores(q: jax.Array, k: jax.Array) -> jax.Array:
-    return jnp.einsum("gkne,gkme->gknm", q, k, preferred_element_type=jnp.float32)  # (G, K, N, N)
+    return _product("gkne,gkme->gknm", q, k)  # (G, K, N, N)
 
 
 def _keep(
@@ -152,8 +156,7 @@ def _forward(qkv: jax.Array, words: jax.Array, rate: float, size: int) -> tuple[
         total = p.sum(axis=-1, keepdims=True)  # (G, K, N, 1)
         if rate:
             p = jnp.where(_keep(words, rate, i, p.shape, count), p, 0)
-        out = jnp.einsum("gknm,gkme->gkne", p.astype(v.dtype), v, preferred_element_type=jnp.float32)
-        out = out * (1 / ((1 - rate) * total))  # (G, K, N, E)
+        out = _product("gknm,gkme->gkne", p.astype(v.dtype), v) * (1 / ((1 - rate) * total))  # (G, K, N, E)
         return _set(carried[0], i, out.swapaxes(1, 2)), _set(carried[1], i, top + jnp.log(total))
 
     out = jnp.zeros((size, count, n, heads, e), qkv.dtype)  # (G, B/G, N, K, E)
@@ -172,20 +175,17 @@ def _backward(rate: float, size: int, saved: Any, g: jax.Array) -> tuple[jax.Arr
         q, k, v = _heads(_get(chunks, i))
         do = _get(g, i).swapaxes(1, 2) / (1 - rate)  # (G, K, N, E)
         p = jnp.exp(_scores(k, q) - _get(log_total, i).swapaxes(2, 3))  # (G, K, N, N)
-        dp = jnp.einsum("gkme,gkne->gkmn", v, do, preferred_element_type=jnp.float32)  # (G, K, N, N)
+        dp = _product("gkme,gkne->gkmn", v, do)  # (G, K, N, N)
         dropped = p
         if rate:
             mask = _keep(words, rate, i, p.shape, chunks.shape[1], turned=True)
             dropped, dp = jnp.where(mask, p, 0), jnp.where(mask, dp, 0)
-        dv = jnp.einsum(
-            "gkmn,gkne->gkme", dropped.astype(do.dtype), do, preferred_element_type=jnp.float32
-        )  # (G, K, N, E)
+        dv = _product("gkmn,gkne->gkme", dropped.astype(do.dtype), do)  # (G, K, N, E)
         # The softmax subtracts each row's sum of p * dp, which is that of out * g.
         row = (_get(g, i).astype(jnp.float32) * _get(out, i)).sum(axis=-1).swapaxes(1, 2)  # (G, K, N)
         ds = (p * (dp - row[:, :, None])).astype(q.dtype)  # (G, K, N, N)
-        dk = jnp.einsum("gkmn,gkne->gkme", ds, q, preferred_element_type=jnp.float32)  # (G, K, N, E)
-        turned = jax.lax.optimization_barrier(ds.swapaxes(2, 3))
-        dq = jnp.einsum("gknm,gkme->gkne", turned, k, preferred_element_type=jnp.float32) * scale  # (G, K, N, E)
+        dk = _product("gkmn,gkne->gkme", ds, q)  # (G, K, N, E)
+        dq = _product("gknm,gkme->gkne", jax.lax.optimization_barrier(ds.swapaxes(2, 3)), k) * scale  # (G, K, N, E)
         # Each chunk of the inputs gives place to its gradient: the loop needs no other memory.
         return _set(chunks, i, jnp.stack([t.swapaxes(1, 2) for t in (dq, dk, dv)], axis=2))
 
