@@ -58,7 +58,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         config = sized(spec["sizes"])
     else:
         config = config_of(spec["model"], spec["batch_size"], spec["dtype"], spec.get("augment", False))
-    build = {"training": adapter.training, "inference": adapter.inference}[spec["task"]]
+    build = adapter.inference if spec["task"] == "inference" else adapter.training
     began = time.perf_counter()
     step, params = build(config, spec["compiled"])
     for _ in range(spec["warmup"]):
