@@ -29,13 +29,13 @@ CONTESTANTS = (
     Contestant("keras_tensorflow", "keras", "float32", False, "tensorflow", (("KERAS_BACKEND", "tensorflow"),)),
     Contestant("keras_tensorflow_jit", "keras", "float32", True, "tensorflow", (("KERAS_BACKEND", "tensorflow"),)),
     Contestant("keras_jax", "keras", "float32", False, "keras", (("KERAS_BACKEND", "jax"),)),
+    Contestant("onnxruntime", "onnx", "float32", True, "onnxruntime", tasks=("inference",)),
     Contestant("torch_eager", "torch", "float32", False, "torch"),
     Contestant("torch_eager_bf16", "torch", "bfloat16", False, "torch"),
     Contestant("torch_compile", "torch", "float32", True, "torch"),
     # By CUDA graphs; Triton comes with PyTorch's builds for GPUs.
     Contestant("torch_compile_bf16_graphs", "torch", "bfloat16", "reduce-overhead", "triton"),
     Contestant("torch_compile_bf16", "torch", "bfloat16", True, "torch"),
-    Contestant("onnxruntime", "onnx", "float32", True, "onnxruntime", tasks=("inference",)),
 )
 
 

@@ -26,19 +26,13 @@ def convolution(x: jax.Array, kernel: jax.Array, stride: int, compute: Compute) 
 
 def _windows(x: jax.Array, size: int, stride: int) -> jax.Array:
     """(B, H, W, C) -> (B, H / stride, W / stride, S*S*C): the window around each output pixel, zeros outside."""
-    _, h, w, _ = x.shape
-    (rows, top, bottom), (columns, left, right) = _padding(h, size, stride), _padding(w, size, stride)
+    (top, left), (bottom, right) = zip(
+        *jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), "SAME"), strict=True
+    )
     x = jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
-    last = (rows - 1) * stride + 1, (columns - 1) * stride + 1
+    last = [(side - size) // stride * stride + 1 for side in x.shape[1:3]]
     parts = [x[:, i : i + last[0] : stride, j : j + last[1] : stride] for i in range(size) for j in range(size)]
     return jnp.concatenate(parts, axis=-1)
-
-
-def _padding(side: int, size: int, stride: int) -> tuple[int, int, int]:
-    """Pixels that come out of one side, and the zeros before and behind it: TensorFlow's "SAME"."""
-    out = -(-side // stride)
-    total = max((out - 1) * stride + size - side, 0)
-    return out, total // 2, total - total // 2
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
