@@ -1,6 +1,8 @@
 """A recipe trained and tested once, by the program: sprint's 60 s, or as much of record's 600 s as there is time for.
 
 python -m trial.recipes --config=sprint --train=60 --seed=0 --seconds=120 --work=DIR [--data=cifar10] [KEY=VALUE ...]
+
+Without --train the recipe is run as it is, whatever it takes: article's 10 epochs.
 """
 
 import argparse
@@ -34,7 +36,7 @@ def name_of(config: str, length: float, wanted: float) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
-    parser.add_argument("--train", type=float, required=True, help="seconds of training that the recipe is for")
+    parser.add_argument("--train", type=float, help="seconds of training that the recipe is for, if it has a clock")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, required=True, help="that this part has in all")
     parser.add_argument("--besides", type=float, default=BESIDES, help="of them for all but training")
@@ -42,21 +44,17 @@ def main() -> int:
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("keys", nargs="*", help="of the config, like model.depth=1")
     args = parser.parse_args()
-    length = trained_for(args.train, args.seconds, args.besides)
     workdir = args.work / f"{args.config}_{args.seed}"
     shutil.rmtree(workdir, ignore_errors=True)  # of a call that was cut off
-    keys = [
-        f"train.length={length:g} s",
-        "train.clock=train",
-        f"seed={args.seed}",
-        f"data.name={args.data}",
-        *args.keys,
-    ]
+    keys, name = [f"seed={args.seed}", f"data.name={args.data}", *args.keys], args.config
+    if args.train is not None:
+        length = trained_for(args.train, args.seconds, args.besides)
+        name = name_of(args.config, length, args.train)
+        keys = [f"train.length={length:g} s", "train.clock=train", *keys]
     code = program(f"--config={args.config}", f"--workdir={workdir}", *(f"--config.{key}" for key in keys)).wait()
     if code:
         return code
     results = json.loads((workdir / "results.json").read_text())
-    name = name_of(args.config, length, args.train)
     say(run=name, seed=args.seed, **{key: results[key] for key in FIGURES if results.get(key) is not None})
     return 0
 
