@@ -69,7 +69,9 @@ def main() -> int:
     if args.mode == "decode":
         chosen, names = decoding.chosen(args), list(decoding.ADAPTERS)
     else:
-        chosen, names = training.chosen(args), [c.name for c in training.CONTESTANTS]
+        task = "inference" if args.mode == "inference" else "training"
+        chosen = training.chosen(task, args.contestants, args.dtype)
+        names = [c.name for c in training.CONTESTANTS]
     if not chosen:
         parser.error(f"no contestant's name contains {args.contestants!r}: {', '.join(names)}")
     if "GLIBC_TUNABLES" not in os.environ:

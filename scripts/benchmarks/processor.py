@@ -36,7 +36,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     from vit_jax.models import flops
 
     names = ("vit_jax", "vit_jax_bf16", *_PEERS)
-    contestants = [contestant for contestant in training.chosen(args) if contestant.name in names]
+    contestants = [c for c in training.chosen("training", args.contestants, args.dtype) if c.name in names]
     libraries = sorted({c.needs for c in contestants if importlib.util.find_spec(c.needs)})
     found: dict[str, list[list[float]]] = {library: [] for library in libraries}
     for _ in range(args.rounds):

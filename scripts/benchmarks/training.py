@@ -39,11 +39,10 @@ CONTESTANTS = (
 )
 
 
-def chosen(args: argparse.Namespace) -> list[Contestant]:
-    """The contestants that the command asks for and that can do its task, ours first."""
-    parts = args.contestants.split(",") if args.contestants else [""]
-    task = "inference" if args.mode == "inference" else "training"
-    able = [c for c in CONTESTANTS if task in c.tasks and args.dtype in (None, c.dtype)]
+def chosen(task: str, names: str | None, dtype: str | None) -> list[Contestant]:
+    """Those that can do the task ("training" or "inference"), ours first, by parts of names and by dtype."""
+    parts = names.split(",") if names else [""]
+    able = [c for c in CONTESTANTS if task in c.tasks and dtype in (None, c.dtype)]
     return [c for c in able if any(part in c.name for part in parts)]
 
 
@@ -131,7 +130,7 @@ def reference_of(contestants: list[Contestant]) -> str:
 
 def train(args: argparse.Namespace) -> list[dict[str, Any]]:
     """One training step of --model. `times_ours` is how many times as long as our first's a contestant takes."""
-    contestants = chosen(args)
+    contestants = chosen("training", args.contestants, args.dtype)
     spec = {"task": "training", "model": args.model, "batch_size": args.batch}
     spec |= {"steps": args.steps, "warmup": args.warmup}
     return summary(contestants, rounds(contestants, spec, args.rounds), reference_of(contestants))
@@ -141,7 +140,7 @@ def inference(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Logits of a batch of 1 and of 256 images (or --batch): `seconds_per_step` is the latency of one batch."""
     rows = []
     for batch in [args.batch] if args.batch else [1, 256]:
-        contestants = chosen(args)
+        contestants = chosen("inference", args.contestants, args.dtype)
         spec = {"task": "inference", "model": args.model, "batch_size": batch}
         spec |= {"steps": args.steps * (20 if batch == 1 else 1), "warmup": args.warmup}
         rows += summary(contestants, rounds(contestants, spec, args.rounds), reference_of(contestants))

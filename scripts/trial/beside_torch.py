@@ -4,7 +4,6 @@ python -m trial.beside_torch [--rehearse]
 """
 
 import argparse
-from types import SimpleNamespace
 from typing import Any
 
 from benchmarks import training
@@ -39,7 +38,7 @@ def main() -> int:
     model, names, rounds, steps, warmup = "vit_s4", "vit_jax_bf16,torch_compile_bf16", 3, 30, 5
     if args.rehearse:
         model, names, rounds, steps, warmup = "tiny", "vit_jax_bf16,torch_compile_bf16_graphs", 1, 2, 1
-    contestants = training.chosen(SimpleNamespace(contestants=names, dtype="bfloat16"))
+    contestants = training.chosen("training", names, "bfloat16")
     spec = {"task": "training", "model": model, "batch_size": None, "steps": steps, "warmup": warmup}
     results: dict[str, list[dict[str, Any]]] = {c.name: [] for c in contestants}
     for done in range(1, rounds + 1):

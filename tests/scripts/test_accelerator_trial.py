@@ -145,6 +145,18 @@ def test_goals_are_those_against_the_fastest_torch():
     assert (row["fastest_torch"], row["times_ours"], row["ratio_met"], row["mfu_met"]) == ("graphs", 1.2, False, True)
 
 
+def test_a_step_beside_torch_s_is_measured_and_said_contestant_by_contestant(capsys, monkeypatch):
+    result = {"seconds": [0.5], "batch_size": 4, "cpu_seconds_per_step": 0.5, "peak_memory_bytes": 1, "params": 7}
+    result |= {"accelerator_bytes": 0, "ready_seconds": 1.0}
+    monkeypatch.setattr(beside_torch.training, "run_worker", lambda contestant, spec: result)
+    monkeypatch.setattr(beside_torch.training.importlib.util, "find_spec", lambda module: True)  # all are installed
+    monkeypatch.setattr(sys, "argv", ["beside_torch", "--rehearse"])
+    assert beside_torch.main() == 0
+    rows = [json.loads(line.removeprefix("RESULT ")) for line in capsys.readouterr().out.splitlines()]
+    assert [row["contestant"] for row in rows[:2]] == ["vit_jax_bf16", "torch_compile_bf16_graphs"]
+    assert (rows[-1]["times_ours"], rows[-1]["ratio_met"]) == (1.0, False)
+
+
 def test_a_measured_step_stands_beside_its_own_prediction(tmp_path):
     rows = [
         {
