@@ -67,6 +67,9 @@ def test_a_step_for_a_gpu_is_traced_without_one(cudnn):
     assert module.dtype == jnp.bfloat16 and matmuls(text) == {"bf16"}
     assert module.cfg.attention == "cudnn" and "__cudnn$fmhaSoftmax(" in text and "__cudnn$fmhaSoftmaxBackward(" in text
     assert "optimization_barrier" not in text
+    # Tokens, and their gradient, as rows: XLA's GPU would transpose them for the sum over the batch in the positions'.
+    kept = [line for line in text.splitlines() if "@LayoutConstraint" in line]
+    assert len(kept) == 2 and all("dense<[2, 1, 0]>" in line and "x64x192xbf16>" in line for line in kept)
 
 
 def test_a_step_for_a_tpu_is_traced_without_one():
@@ -83,7 +86,7 @@ def test_the_same_config_on_a_cpu():
     config, module, text = program(CPU, "cpu")
     assert config.train.accumulate > 1
     assert module.dtype == jnp.float32 and matmuls(text) == {"f32"}
-    assert module.cfg.attention == "chunked" and "optimization_barrier" in text
+    assert module.cfg.attention == "chunked" and "optimization_barrier" in text and "LayoutConstraint" not in text
 
 
 def test_a_cpu_with_matrix_units_multiplies_bfloat16_along_rows():

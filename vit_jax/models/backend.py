@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
@@ -49,6 +50,7 @@ class Compute:
     dtype: Any = jnp.float32
     barriers: bool = False  # whether XLA is kept from fusing as it likes (`barrier`)
     rounds_saved: bool = False  # whether what is kept for the backward pass is kept in `dtype`, not in float32
+    rows_kept: bool = False  # whether XLA is kept from laying tokens out with the batch innermost (`in_rows`)
     rows_alone: bool = False  # whether matmuls are fast only along the rows of what is in memory
     devices: int = 1  # over which a batch is split
     forward_mode: bool = False  # operations as plain formulas, which have derivatives of every mode
@@ -62,6 +64,9 @@ def compute_for(dtype: Any, target: Target, forward_mode: bool) -> Compute:
         # XLA leaves roundings to bfloat16 out where it can. For a TPU it then keeps the MLP's hidden values at twice
         # the size; for a GPU it keeps what they are computed from, and saying otherwise costs one more copy.
         rounds_saved=target.platform == "tpu" and not forward_mode,
+        # Learned positions are summed over the batch in their gradient. For that one sum XLA's GPU lays out the tokens
+        # of all blocks as (N, D, B), and transposes them before and after each matmul.
+        rows_kept=target.platform == "gpu",
         # XLA's kernels for AMX take no transposed left side: six times as long without.
         rows_alone=multiplies_rows(dtype, target) and not forward_mode,
         devices=target.devices,
@@ -122,6 +127,11 @@ def attention_chunk(batch_size: int, heads: int, tokens: int, devices: int) -> i
 def barrier(values: Any, wanted: bool) -> Any:
     """Keeps XLA from fusing across it, where that is wanted."""
     return jax.lax.optimization_barrier(values) if wanted else values
+
+
+def in_rows(x: jax.Array, wanted: bool) -> jax.Array:
+    """Keeps XLA from storing an array with its axes in another order than x has them, where that is wanted."""
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim)))) if wanted else x
 
 
 def resident_copies(target: Target) -> int:

@@ -83,6 +83,7 @@ class VisionTransformer(nn.Module):
             extra = self.param("prefix", inits.prefix(cfg), (prefix, cfg.width), jnp.float32)
             extra = jnp.broadcast_to(extra, (x.shape[0], prefix, cfg.width))
             x = jnp.concatenate([extra.astype(self.compute.dtype), x], axis=1)  # (B, prefix + N, D)
+        x = backend.in_rows(x, self.compute.rows_kept)
         x = aux["tokens"] = Dropout(cfg.token_dropout, train)(x)
 
         block = nn.remat(Block) if cfg.remat else Block

@@ -1,6 +1,7 @@
 """The parts of a run, each with its compiled step: one, or one for each size of the images (train.sizes)."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -41,21 +42,35 @@ def compile_phases(
     state: TrainState,
     class_weights: tuple[float, ...] | None,
 ) -> tuple[Phase, ...]:
-    """The run's phases in order, their steps compiled, as `traced_step` traces them."""
+    """The run's phases in order, their steps compiled, as `traced_step` traces them.
+
+    All at once: compiling one keeps less than two cores busy, and an accelerator's machine has more.
+    """
     if isinstance(pipeline, DevicePipeline):
         data: DevicePipeline | Batch = pipeline
     else:
         data = pipeline.shapes(batch_sharding(mesh))  # reading a batch would hold up the start
-    several, phases = config.train.steps_per_call, []
-    for start, size in config.train.sizes or ((0.0, config.model.image_size),):
-        sized = module.clone(input_size=size)
-        work = flops.training(dataclasses.replace(module.cfg, image_size=size))
-        compiled = [
-            traced_step(config, sized, tx, schedule, plan, mesh, data, state, count, class_weights).lower().compile()
-            for count in ((1,) if several == 1 else (1, several))
-        ]
-        phases.append(Phase(start * plan.total, work, compiled[0], compiled[1] if several > 1 else None))
-    return tuple(phases)
+    several = config.train.steps_per_call
+    counts = (1,) if several == 1 else (1, several)
+    sizes = config.train.sizes or ((0.0, config.model.image_size),)
+    lowered = [
+        traced_step(
+            config, module.clone(input_size=size), tx, schedule, plan, mesh, data, state, n, class_weights
+        ).lower()
+        for _, size in sizes
+        for n in counts
+    ]
+    with ThreadPoolExecutor() as pool:
+        compiled = iter(list(pool.map(lambda one: one.compile(), lowered)))
+    return tuple(
+        Phase(
+            start * plan.total,
+            flops.training(dataclasses.replace(module.cfg, image_size=size)),
+            next(compiled),
+            next(compiled) if several > 1 else None,
+        )
+        for start, size in sizes
+    )
 
 
 def traced_step(
