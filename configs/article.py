@@ -3,7 +3,7 @@
 vit-jax --config=article --workdir=runs/article
 
 Expected: 70.98 % test top-1 and 97.98 % top-5 (1 seed); published 70.32 and 97.73 %
-Budget: 82 min on two CPU cores that were shared
+Budget: 82 min on two CPU cores that were shared; 76 s on an H200 (70.35 %)
 
 Validation top-1 after epoch 1: 45.80 % published, 46.92 % here; a step takes 1.5 s on two CPU cores now (RECORDS.md).
 """

@@ -62,7 +62,7 @@ def _correctness(places: Places) -> list[Part]:
     work = f"--work={places.work / 'repeats'}"
     return [
         Part("gradients", f"gradients: {fused} against plain, bfloat16 against float32",
-             ("-m", "trial.gradients", *rehearse), 80, 150),
+             ("-m", "trial.gradients", *rehearse), 100, 170),
         Part("repeats", "the deterministic preset bit for bit; killed and gone on",
              ("-m", "trial.repeats", work, *rehearse), 80, 180),
     ]  # fmt: skip
@@ -101,7 +101,7 @@ def _recipes(places: Places, with_data: bool) -> list[Part]:
     None is begun that can't have its whole time, or record a minute of it.
     """
     # (config, seconds of training, seconds for all else: the most of it is compiling, once for all seeds)
-    first, other, record = ("sprint", 60, 100), ("sprint", 60, 50), ("record", 600, 130)
+    first, other, record = ("sprint", 60, 100), ("sprint", 60, 25), ("record", 600, 130)
     article: tuple[str, ...] = ("--config=article",)
     if places.rehearse:
         first, other, record = ("debug", 1, 20), ("debug", 1, 20), ("debug", 1, 20)
