@@ -137,12 +137,15 @@ def test_devices_that_accumulate_change_nothing(plain):
 
 
 @pytest.mark.slow
-def test_devices_change_nothing():
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_devices_change_nothing(accumulate):
     """Data, augmentation and dropout do not depend on where they are computed."""
     model = dataclasses.replace(
-        CONFIG.model, mlp_dropout=0.2, attention_dropout=0.2, token_dropout=0.2, head_dropout=0.2, drop_path=0.2
+        CONFIG.model,
+        **{"mlp_dropout": 0.2, "attention_dropout": 0.2, "token_dropout": 0.2, "head_dropout": 0.2},
+        **{"drop_path": 0.2, "drop_path_ramp": "linear"},
     )
-    config = dataclasses.replace(CONFIG, model=model)
+    config = dataclasses.replace(CONFIG, model=model, train=dataclasses.replace(CONFIG.train, accumulate=accumulate))
     (one, a), (eight, b) = run(config), run(config, devices=8)
     assert_close(one.params, eight.params, 1e-5)
     assert_close(a, b, 1e-5)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.system.hashing import fmix32
+from vit_jax.system.sharding import first_of
 
 
 def words_of(key: jax.Array) -> jax.Array:
@@ -24,10 +25,11 @@ def words_of(key: jax.Array) -> jax.Array:
 def index_of(shape: Sequence[int], steps: Sequence[int] | None = None) -> jax.Array:
     """The number of each entry of an array of `shape`, uint32, modulo 2**32; steps between neighbours on each axis.
 
-    Without `steps`, entries are numbered in order.
+    Without `steps`, entries are numbered in order. Those of a device that computes for itself are numbered as its part
+    of the whole batch's (axis 0): a mask doesn't depend on where it is computed.
     """
     steps = steps or [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    index = jnp.zeros(shape, jnp.uint32)
+    index = jnp.full(shape, first_of(shape[0]), jnp.uint32) * np.uint32(steps[0] % 2**32)
     for axis, step in enumerate(steps):
         index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(step % 2**32)
     return index

@@ -1,5 +1,6 @@
 """The compiled steps: pure functions of state and data. B batch, A micro-batches, H/W pixels."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from vit_jax.steps.losses import mixed_cross_entropy, rank_of_label
 from vit_jax.steps.optim import rates, updates_done
 from vit_jax.steps.schedules import Schedule, ramp
 from vit_jax.steps.state import TrainState
-from vit_jax.system.sharding import batch_sharding
+from vit_jax.system.sharding import batch_sharding, of_each_device
 
 # From what the loop hands in (a resident pipeline or a batch), the seed and the step, to the batch.
 Fetch = Callable[[Any, jax.Array, jax.Array], Batch]
@@ -66,6 +67,9 @@ def train_step(
     frozen = jax.tree.map(lambda share: share == 0, rates(config.optim, state.params))
     drop_path_share = ramp(module.cfg.drop_path_ramp, place, total)
 
+    if (config.train.accumulate or 1) > 1:  # each device computes for itself
+        module = module.clone(compute=dataclasses.replace(module.compute, devices=1))
+
     def loss_fn(params: Any, images: jax.Array, targets: Targets, key: jax.Array) -> tuple[jax.Array, dict]:
         # What isn't trained costs no backward pass, and is no part of the gradient's norm.
         params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen)
@@ -78,7 +82,7 @@ def train_step(
         sums = {"loss": losses.sum(), "top1": (ranks < 1).sum(), "top5": (ranks < 5).sum()}
         return losses.mean(), jax.tree.map(lambda x: x.astype(jnp.float32), sums)
 
-    grads, sums = _gradients(loss_fn, state.params, images, targets, dropout_key, config.train.accumulate or 1)
+    grads, sums = _gradients(loss_fn, state.params, images, targets, dropout_key, config.train.accumulate or 1, mesh)
     rate = jnp.asarray(schedule(place), jnp.float32)
     with jax.named_scope("update"):
         updates, opt_state = tx.update(grads, state.opt_state, state.params, learning_rate=rate)
@@ -148,27 +152,35 @@ def averaged(ema: Any, params: Any, updates: jax.Array, decay: float) -> Any:
 
 
 def _gradients(
-    loss_fn: Callable, params: Any, images: jax.Array, targets: Targets, key: jax.Array, accumulate: int
+    loss_fn: Callable, params: Any, images: jax.Array, targets: Targets, key: jax.Array, accumulate: int, mesh: Mesh
 ) -> tuple[Any, dict[str, jax.Array]]:
-    """Gradients of the mean loss and sums of the metrics, over `accumulate` micro-batches in turn."""
+    """Gradients of the mean loss and sums of the metrics, over `accumulate` micro-batches in turn.
+
+    Of these each device adds up its own, and all meet once, at the end: left to XLA's partitioning, they would wait for
+    each other in every micro-batch.
+    """
     grad_fn = jax.grad(loss_fn, has_aux=True)
     if accumulate == 1:
         return grad_fn(params, images, targets, key)
 
-    def split(x: jax.Array) -> jax.Array:  # every accumulate-th example: each micro-batch spans all devices
+    def split(x: jax.Array) -> jax.Array:  # every accumulate-th example, on each device
         return x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)  # (A, B/A, ...)
 
-    def add(total: Any, micro: Any) -> tuple[Any, None]:
-        images, targets, i = micro
-        return jax.tree.map(jnp.add, total, grad_fn(params, images, targets, jax.random.fold_in(key, i))), None
+    def own(params: Any, images: jax.Array, targets: Targets, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+        def add(total: Any, micro: Any) -> tuple[Any, None]:
+            images, targets, i = micro
+            return jax.tree.map(jnp.add, total, grad_fn(params, images, targets, jax.random.fold_in(key, i))), None
 
-    micros = (split(images), jax.tree.map(split, targets), jnp.arange(accumulate))
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype),
-        jax.eval_shape(grad_fn, params, *jax.tree.map(lambda x: x[0], micros[:2]), key),
-    )
-    (grads, sums), _ = jax.lax.scan(add, zeros, micros)
-    return jax.tree.map(lambda g: g / accumulate, grads), sums
+        micros = (split(images), jax.tree.map(split, targets), jnp.arange(accumulate))
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype),
+            jax.eval_shape(grad_fn, params, *jax.tree.map(lambda x: x[0], micros[:2]), key),
+        )
+        return jax.lax.psum(jax.lax.scan(add, zeros, micros)[0], "data")
+
+    together = of_each_device(own, mesh, split=(False, True, True, False))
+    grads, sums = together(params, images, targets, key)
+    return jax.tree.map(lambda g: g / (accumulate * mesh.size), grads), sums
 
 
 def features_step(params: Any, images: jax.Array, *, module: VisionTransformer, config: Config) -> jax.Array:

@@ -1,6 +1,6 @@
 """One mesh of all devices: batches are split over it, state is on each device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +24,25 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The leading axis split over all devices."""
     return NamedSharding(mesh, P("data"))
+
+
+def of_each_device(function: Callable[..., Any], mesh: Mesh, split: Sequence[bool]) -> Callable[..., Any]:
+    """`function` computed by each device for itself, on its own part of the arguments that are `split`, whole others.
+
+    What it gives has to be the same on all devices, by `jax.lax.psum` over "data", say.
+    """
+    specs = tuple(P("data") if one else P() for one in split)
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
+
+
+def first_of(count: int) -> jax.Array | int:
+    """The number, among all devices' examples, of the first of this one's `count`.
+
+    0 where arrays are whole; within `of_each_device` they are each device's own.
+    """
+    if "data" not in jax.sharding.get_abstract_mesh().manual_axes:
+        return 0
+    return jax.lax.axis_index("data") * count
 
 
 def put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
