@@ -1,5 +1,6 @@
 """vit_jax's own step and inference, as the program runs them."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from vit_jax import models
 from vit_jax.config import Config
 from vit_jax.data.dataset import Examples
 from vit_jax.data.pipeline import DevicePipeline
+from vit_jax.evaluation.evaluate import traced_evaluation
 from vit_jax.models.backend import target_at_hand
 from vit_jax.steps import optim
 from vit_jax.steps import state as states
@@ -19,7 +21,6 @@ from vit_jax.steps.cpu import use_cpu_cores, with_micro_batches
 from vit_jax.steps.phases import traced_step
 from vit_jax.steps.plan import Plan
 from vit_jax.steps.schedules import learning_rate
-from vit_jax.steps.step import eval_step
 from vit_jax.system.sharding import batch_sharding, make_mesh, put, replicated
 
 STORED = 2048  # images in the resident data set
@@ -72,13 +73,16 @@ def training_with_program(config: Config) -> tuple[Callable[[], jax.Array], Prog
 
 
 def inference(config: Config, compiled: bool) -> tuple[Callable[[], float], int]:
-    """A function that computes the logits of one batch of stored images, as evaluation does (always `compiled`)."""
+    """A function that computes the logits of one batch of stored images, as predictions do (always `compiled`)."""
+    batch_size = config.train.batch_size
+    config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, batch_size=batch_size))
     use_cpu_cores(config)
     mesh, module = make_mesh(), models.create(config.model)
-    params = jax.jit(lambda: states.init_params(module, jnp.uint32(0)), out_shardings=replicated(mesh))()
-    images = np.random.RandomState(0).randint(256, size=(config.train.batch_size, 32, 32, 3)).astype(np.uint8)
+    first = jax.jit(lambda: states.init_params(module, jnp.uint32(0)), out_shardings=replicated(mesh))()
+    params = jax.tree.map(jax.block_until_ready, models.rounded_once(first, module))
+    images = np.random.RandomState(0).randint(256, size=(batch_size, 32, 32, 3)).astype(np.uint8)
+    logits = traced_evaluation(module, config, mesh, params, images.shape[1:]).lower().compile()
     images = put(images, batch_sharding(mesh))
-    logits = jax.jit(lambda params, images: eval_step(params, images, module=module, config=config))
     return (lambda: float(logits(params, images)[0, 0])), states.count(params)
 
 

@@ -12,6 +12,7 @@ from jax.sharding import AxisType
 
 from vit_jax import models
 from vit_jax.config import AugmentConfig, Config, EvalConfig, ModelConfig
+from vit_jax.evaluation import evaluate
 from vit_jax.evaluation.evaluate import Evaluator
 from vit_jax.evaluation.logits import calibration_error, confusion, score
 from vit_jax.runs.scores import by_name, scores_of
@@ -41,6 +42,24 @@ def test_ten_thousand_are_ten_thousand():
         assert logits.shape == (count, 10)
         np.testing.assert_allclose(logits, expected[:count], atol=1e-5)
         assert score(logits, labels[:count])["num_examples"] == count
+
+
+def test_parts_and_kernels_that_are_rounded_before_change_nothing(monkeypatch):
+    """On two devices, in bfloat16: the parts in order, the same bits."""
+    images = np.random.RandomState(0).randint(256, size=(20, 8, 8, 3)).astype(np.uint8)
+    module = models.create(dataclasses.replace(CONFIG.model, dtype="bfloat16"))
+    params = jax.jit(module.init)(jax.random.key(0), np.zeros((1, 8, 8, 3)))["params"]
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    config = dataclasses.replace(CONFIG, eval=EvalConfig(batch_size=16))
+
+    def logits(params):
+        return Evaluator(module, config, mesh, params, (8, 8, 3)).logits(params, images)
+
+    whole, rounded = logits(params), models.rounded_once(params, module)
+    assert rounded["block_00"]["mlp"]["dense_0"]["kernel"].dtype == jax.numpy.bfloat16
+    np.testing.assert_array_equal(logits(rounded), whole)
+    monkeypatch.setattr(evaluate, "evaluation_parts", lambda cfg, dtype, images: images // 2)
+    np.testing.assert_allclose(logits(params), whole, atol=0.02 * np.abs(whole).max())
 
 
 def test_scores():

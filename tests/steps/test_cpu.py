@@ -10,7 +10,7 @@ from configs import article, conv_stem_cifar10, quickstart, vit_ti4_cifar10
 from vit_jax.config import Config, TrainConfig, from_config_dict
 from vit_jax.models import flops, resolve
 from vit_jax.models.backend import Target
-from vit_jax.steps.cpu import device_count, micro_batches, with_micro_batches
+from vit_jax.steps.cpu import device_count, evaluation_parts, micro_batches, with_micro_batches
 
 
 def resolved(config):
@@ -62,6 +62,12 @@ def test_micro_batches_fit_the_caches_and_divide_what_each_device_has():
     assert micro_batches(resolved(ti4), units) == 16
     ti4.train.batch_size = 2 * 127
     assert micro_batches(resolved(ti4), cpu(2)) == 1  # nothing but 1 divides it
+
+
+def test_parts_of_an_evaluation_fit_the_caches_and_divide_its_images():
+    model = resolved(article.get_config()).model
+    assert [evaluation_parts(model, dtype, 64) for dtype in ("float32", "bfloat16")] == [8, 4]
+    assert evaluation_parts(model, "float32", 127) == evaluation_parts(model, "bfloat16", 1) == 1
 
 
 def test_a_given_number_of_micro_batches_stays():

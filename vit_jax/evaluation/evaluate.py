@@ -1,5 +1,6 @@
 """Evaluation that counts every image exactly once. N examples, B batch, C classes."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -30,10 +31,11 @@ from vit_jax.runs.scores import by_name, scores_of
 from vit_jax.schema import flat, type_of, with_overrides
 from vit_jax.steps import state as states
 from vit_jax.steps.clock import Clock
+from vit_jax.steps.cpu import evaluation_parts
 from vit_jax.steps.step import eval_step
 from vit_jax.system import environment
 from vit_jax.system.progress import doing, say
-from vit_jax.system.sharding import batch_sharding, make_mesh, put, replicated, shapes_of
+from vit_jax.system.sharding import batch_sharding, make_mesh, of_each_device, put, replicated, shapes_of
 
 
 def batch_on(mesh: Mesh, config: Config) -> int:
@@ -49,10 +51,26 @@ def traced_evaluation(
     image_shape: tuple[int, ...],
     step: Callable[..., jax.Array] = eval_step,
 ) -> Any:
-    """`step`, traced: (params, images (B, H, W, C) uint8) -> (B, ...). The parameters may be shapes."""
-    images = jax.ShapeDtypeStruct((batch_on(mesh, config), *image_shape), np.uint8, sharding=batch_sharding(mesh))
-    compiled = jax.jit(partial(step, module=module, config=config), out_shardings=replicated(mesh))
-    return compiled.trace(shapes_of(params, replicated(mesh)), images)
+    """`step`, traced: (params, images (B, H, W, C) uint8) -> (B, ...). The parameters may be shapes.
+
+    On a CPU each device takes its images in parts that its caches hold.
+    """
+    count = batch_on(mesh, config)
+    images = jax.ShapeDtypeStruct((count, *image_shape), np.uint8, sharding=batch_sharding(mesh))
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    parts = evaluation_parts(module.cfg, module.dtype, count // mesh.size) if on_cpu else 1
+    if parts == 1:
+        whole = partial(step, module=module, config=config)
+    else:
+        alone = module.clone(compute=dataclasses.replace(module.compute, devices=1))
+
+        def own(params: Any, images: jax.Array) -> jax.Array:
+            split = images.reshape(parts, -1, *images.shape[1:])  # (A, B/A, H, W, C)
+            rows = jax.lax.map(lambda part: step(params, part, module=alone, config=config), split)  # (A, B/A, ...)
+            return rows.reshape(-1, *rows.shape[2:])
+
+        whole = of_each_device(own, mesh, split=(False, True), gives_split=True)
+    return jax.jit(whole, out_shardings=replicated(mesh)).trace(shapes_of(params, replicated(mesh)), images)
 
 
 class Evaluator:

@@ -20,6 +20,7 @@ from vit_jax.data.view import View
 from vit_jax.errors import UserError
 from vit_jax.evaluation.evaluate import Evaluator
 from vit_jax.evaluation.logits import probabilities
+from vit_jax.models import rounded_once
 from vit_jax.runs import trained
 from vit_jax.system.disk import expanded
 from vit_jax.system.progress import console, doing, percent, room, say
@@ -51,10 +52,10 @@ class Predictor:
         """
         model = trained.load(workdir, checkpoint)
         config = dataclasses.replace(model.config, eval=dataclasses.replace(model.config.eval, batch_size=batch_size))
-        self.classes, self._params = model.classes, model.params
+        self.classes, self._params = model.classes, rounded_once(model.params, model.module)
         channels = config.model.channels
         self._view = View(model.image_size, channels, model.crop_pct, config.data.interpolation)
-        self._evaluator = Evaluator(model.module, config, make_mesh(), model.params, (*model.image_size, channels))
+        self._evaluator = Evaluator(model.module, config, make_mesh(), self._params, (*model.image_size, channels))
 
     def __call__(self, images: "Picture | Iterable[Picture]") -> np.ndarray:
         """Paths of files, PIL images and uint8 (H, W, 3 or 1), of any size -> probabilities (N, C) float32.

@@ -131,3 +131,17 @@ def create(
     tokens = math.prod(grid_shape(model)) + model.registers + (model.pool == "token")
     model = dataclasses.replace(model, attention=backend.attention(model, dtype, target, tokens))
     return VisionTransformer(model, backend.compute_for(dtype, target, forward_mode))
+
+
+def rounded_once(params: Any, module: VisionTransformer) -> Any:
+    """Parameters for many small batches: the blocks' kernels in the dtype that each use of them would round them to.
+
+    The module gives the same numbers with them, bit for bit. They are not for training.
+    """
+
+    def rounded(path: Any, x: jax.Array) -> jax.Array:
+        names = [part.key for part in path]
+        of_block = names[0].startswith("block_") and names[-1] == "kernel"
+        return x.astype(module.dtype) if of_block else x
+
+    return jax.tree_util.tree_map_with_path(rounded, params)

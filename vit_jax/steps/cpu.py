@@ -5,10 +5,12 @@ import ctypes
 import dataclasses
 import math
 import os
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from vit_jax.config import Config
+from vit_jax.config import Config, ModelConfig
 from vit_jax.models import flops, resolve
 from vit_jax.models.backend import Target, compute_dtype, multiplies_rows
 from vit_jax.models.checks import check_model
@@ -24,6 +26,9 @@ _LEAST_FLOPS = 2e9
 # micro-batch, for each entry of the kernels, that makes up for adding up one more set of gradients (RECORDS.md).
 _ACTIVATIONS = {"float32": 6e5, "bfloat16": 3e5}
 _LEAST_FLOPS_PER_ENTRY = 3500
+
+# Likewise of a part of an evaluation, which keeps nothing for a backward pass.
+_SEEN_ACTIVATIONS = {"float32": 6e5, "bfloat16": 1.1e6}
 
 # More were never measured, and each device holds its own copy of the state.
 _MAX_DEVICES = 8
@@ -88,10 +93,21 @@ def micro_batches(config: Config, target: Target) -> int:
     rows = multiplies_rows(compute_dtype(cfg.dtype, target), target)
     if target.platform != "cpu" or not (cfg.stem.kind == "patch" or (cfg.stem.kind == "conv" and rows)):
         return 1
-    widest = math.prod(grid_shape(cfg)) * max(cfg.mlp_dim, 0 if cfg.token_mlp_dim else 3 * cfg.heads * cfg.head_dim)
     work = flops.training(cfg) * config.train.batch_size / flops.kernel_entries(cfg)
     most = min(
-        share * max(widest, window_entries(cfg)) / _ACTIVATIONS["bfloat16" if rows else "float32"],
+        share * _widest(cfg) / _ACTIVATIONS["bfloat16" if rows else "float32"],
         work / _LEAST_FLOPS_PER_ENTRY,
     )
     return max((n for n in range(1, int(most) + 1) if share % n == 0), default=1)
+
+
+def evaluation_parts(cfg: ModelConfig, dtype: Any, images: int) -> int:
+    """In how many parts a CPU device takes its `images` of an evaluation. `cfg` must be resolved."""
+    most = images * _widest(cfg) / _SEEN_ACTIVATIONS[jnp.dtype(dtype).name]
+    return max((n for n in range(1, int(most) + 1) if images % n == 0), default=1)
+
+
+def _widest(cfg: ModelConfig) -> int:
+    """Entries of the widest activations of an image: those of its tokens, or the windows of the stem's convolutions."""
+    channels = max(cfg.mlp_dim, 0 if cfg.token_mlp_dim else 3 * cfg.heads * cfg.head_dim)
+    return max(math.prod(grid_shape(cfg)) * channels, window_entries(cfg))

@@ -26,13 +26,15 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P("data"))
 
 
-def of_each_device(function: Callable[..., Any], mesh: Mesh, split: Sequence[bool]) -> Callable[..., Any]:
+def of_each_device(
+    function: Callable[..., Any], mesh: Mesh, split: Sequence[bool], gives_split: bool = False
+) -> Callable[..., Any]:
     """`function` computed by each device for itself, on its own part of the arguments that are `split`, whole others.
 
-    What it gives has to be the same on all devices, by `jax.lax.psum` over "data", say.
+    What it gives is split likewise, or is the same on all devices (by `jax.lax.psum` over "data", say).
     """
-    specs = tuple(P("data") if one else P() for one in split)
-    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
+    specs = [P("data") if one else P() for one in (*split, gives_split)]
+    return jax.shard_map(function, mesh=mesh, in_specs=tuple(specs[:-1]), out_specs=specs[-1], check_vma=False)
 
 
 def first_of(count: int) -> jax.Array | int:
