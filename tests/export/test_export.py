@@ -110,11 +110,11 @@ def untrained(name):
     return dataclasses.replace(model, config=config, module=module, params=params, classes=classes, image_size=(20, 20))
 
 
-# A SavedModel holds the program that JAX writes; two are read by JAX, too.
+# A SavedModel holds the program that JAX writes; two are read by JAX, too. What TensorFlow could refuse is in these.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "format"),
-    [("everything", "jax"), ("hybrid", "jax"), *((name, "savedmodel") for name in MODELS)]
+    [("everything", "jax"), ("hybrid", "jax"), *((n, "savedmodel") for n in MODELS if n not in ("whitened", "grey"))]
     + [pytest.param(name, "onnx", marks=needs_onnx) for name in MODELS],
 )
 def test_models_of_every_kind(tmp_path, name, format):
