@@ -59,9 +59,8 @@ def traced_evaluation(
     images = jax.ShapeDtypeStruct((count, *image_shape), np.uint8, sharding=batch_sharding(mesh))
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     parts = evaluation_parts(module.cfg, module.dtype, count // mesh.size) if on_cpu else 1
-    if parts == 1:
-        whole = partial(step, module=module, config=config)
-    else:
+    whole: Callable[..., jax.Array] = partial(step, module=module, config=config)
+    if parts > 1:
         alone = module.clone(compute=dataclasses.replace(module.compute, devices=1))
 
         def own(params: Any, images: jax.Array) -> jax.Array:
