@@ -102,7 +102,12 @@ def micro_batches(config: Config, target: Target) -> int:
 
 
 def evaluation_parts(cfg: ModelConfig, dtype: Any, images: int) -> int:
-    """In how many parts a CPU device takes its `images` of an evaluation. `cfg` must be resolved."""
+    """In how many parts a CPU device takes its `images` of an evaluation. `cfg` must be resolved.
+
+    Behind a ResNet 1: its convolutions were not measured in a loop.
+    """
+    if cfg.stem.kind == "resnet":
+        return 1
     most = images * _widest(cfg) / _SEEN_ACTIVATIONS[jnp.dtype(dtype).name]
     return max((n for n in range(1, int(most) + 1) if images % n == 0), default=1)
 

@@ -44,7 +44,8 @@ def compile_phases(
 ) -> tuple[Phase, ...]:
     """The run's phases in order, their steps compiled, as `traced_step` traces them.
 
-    All at once: compiling one keeps less than two cores busy, and an accelerator's machine has more.
+    All at once: compiling one keeps less than two cores busy, and an accelerator's machine has more. In turn where
+    several processes would have to agree on an order, as XLA's GPU does while it tries kernels.
     """
     if isinstance(pipeline, DevicePipeline):
         data: DevicePipeline | Batch = pipeline
@@ -60,7 +61,7 @@ def compile_phases(
         for _, size in sizes
         for n in counts
     ]
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(1 if jax.process_count() > 1 else len(lowered)) as pool:
         compiled = iter(list(pool.map(lambda one: one.compile(), lowered)))
     return tuple(
         Phase(
