@@ -72,6 +72,15 @@ def test_a_step_for_a_gpu_is_traced_without_one(cudnn):
     assert len(kept) == 2 and all("dense<[2, 1, 0]>" in line and "x64x192xbf16>" in line for line in kept)
 
 
+@pytest.mark.parametrize(("version", "kept"), [((0, 10, 2), False), ((0, 12, 0), True)])
+def test_tokens_are_not_gathered_to_keep_their_rows(version, kept, monkeypatch):
+    """On several GPUs: JAX before 0.12 doesn't split what says so."""
+    monkeypatch.setattr(jax, "__version_info__", version)
+    two = dataclasses.replace(H100, devices=2, local_devices=2)
+    assert models.create(CONFIG.model, two).compute.rows_kept == kept
+    assert models.create(CONFIG.model, H100).compute.rows_kept
+
+
 def test_a_step_for_a_tpu_is_traced_without_one():
     config, module, text = program(TPU, "tpu")
     assert config.train.accumulate == 1

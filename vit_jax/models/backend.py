@@ -65,8 +65,9 @@ def compute_for(dtype: Any, target: Target, forward_mode: bool) -> Compute:
         # the size; for a GPU it keeps what they are computed from, and saying otherwise costs one more copy.
         rounds_saved=target.platform == "tpu" and not forward_mode,
         # Learned positions are summed over the batch in their gradient. For that one sum XLA's GPU lays out the tokens
-        # of all blocks as (N, D, B), and transposes them before and after each matmul.
-        rows_kept=target.platform == "gpu",
+        # of all blocks as (N, D, B), and transposes them before and after each matmul. Over several devices JAX before
+        # 0.12 would gather all their tokens to say so.
+        rows_kept=target.platform == "gpu" and (target.devices == 1 or jax.__version_info__ >= (0, 12)),
         # XLA's kernels for AMX take no transposed left side: six times as long without.
         rows_alone=multiplies_rows(dtype, target) and not forward_mode,
         devices=target.devices,
