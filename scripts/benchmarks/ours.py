@@ -79,7 +79,7 @@ def inference(config: Config, compiled: bool) -> tuple[Callable[[], float], int]
     use_cpu_cores(config)
     mesh, module = make_mesh(), models.create(config.model)
     first = jax.jit(lambda: states.init_params(module, jnp.uint32(0)), out_shardings=replicated(mesh))()
-    params = jax.tree.map(jax.block_until_ready, models.rounded_once(first, module))
+    params = jax.block_until_ready(models.rounded_once(first, module))
     images = np.random.RandomState(0).randint(256, size=(batch_size, 32, 32, 3)).astype(np.uint8)
     logits = traced_evaluation(module, config, mesh, params, images.shape[1:]).lower().compile()
     images = put(images, batch_sharding(mesh))

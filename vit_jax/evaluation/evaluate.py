@@ -1,6 +1,5 @@
 """Evaluation that counts every image exactly once. N examples, B batch, C classes."""
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -61,7 +60,7 @@ def traced_evaluation(
     parts = evaluation_parts(module.cfg, module.dtype, count // mesh.size) if on_cpu else 1
     whole: Callable[..., jax.Array] = partial(step, module=module, config=config)
     if parts > 1:
-        alone = module.clone(compute=dataclasses.replace(module.compute, devices=1))
+        alone = module.of_one_device()
 
         def own(params: Any, images: jax.Array) -> jax.Array:
             split = images.reshape(parts, -1, *images.shape[1:])  # (A, B/A, H, W, C)

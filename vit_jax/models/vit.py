@@ -51,6 +51,10 @@ class VisionTransformer(nn.Module):
         """Of the computation."""
         return self.compute.dtype
 
+    def of_one_device(self) -> "VisionTransformer":
+        """The same module, for a device that computes its part of a batch by itself."""
+        return self.clone(compute=dataclasses.replace(self.compute, devices=1))
+
     @property
     def seen(self) -> ModelConfig:
         """The config of a model for images of `input_size`, where that is given."""

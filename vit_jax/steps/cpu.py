@@ -71,7 +71,7 @@ def device_count(config: Config, flops_per_image: float, cores: int, processes: 
     # By the work of the whole step, not of a micro-batch: a run whose number of micro-batches has been chosen since
     # gets the same devices again.
     most = min(cores, _MAX_DEVICES, int(flops_per_image * batch_size / _LEAST_FLOPS))
-    return max((n for n in range(1, most + 1) if batch_size // accumulate % n == 0), default=1)
+    return _largest_divisor(batch_size // accumulate, most)
 
 
 def with_micro_batches(config: Config, target: Target) -> Config:
@@ -98,7 +98,7 @@ def micro_batches(config: Config, target: Target) -> int:
         share * _widest(cfg) / _ACTIVATIONS["bfloat16" if rows else "float32"],
         work / _LEAST_FLOPS_PER_ENTRY,
     )
-    return max((n for n in range(1, int(most) + 1) if share % n == 0), default=1)
+    return _largest_divisor(share, most)
 
 
 def evaluation_parts(cfg: ModelConfig, dtype: Any, images: int) -> int:
@@ -109,10 +109,15 @@ def evaluation_parts(cfg: ModelConfig, dtype: Any, images: int) -> int:
     if cfg.stem.kind == "resnet":
         return 1
     most = images * _widest(cfg) / _SEEN_ACTIVATIONS[jnp.dtype(dtype).name]
-    return max((n for n in range(1, int(most) + 1) if images % n == 0), default=1)
+    return _largest_divisor(images, most)
 
 
 def _widest(cfg: ModelConfig) -> int:
     """Entries of the widest activations of an image: those of its tokens, or the windows of the stem's convolutions."""
     channels = max(cfg.mlp_dim, 0 if cfg.token_mlp_dim else 3 * cfg.heads * cfg.head_dim)
     return max(math.prod(grid_shape(cfg)) * channels, window_entries(cfg))
+
+
+def _largest_divisor(count: int, most: float) -> int:
+    """Of `count`, up to `most`; 1 where there is no other."""
+    return max((n for n in range(1, int(most) + 1) if count % n == 0), default=1)

@@ -1,6 +1,5 @@
 """The compiled steps: pure functions of state and data. B batch, A micro-batches, H/W pixels."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -68,7 +67,7 @@ def train_step(
     drop_path_share = ramp(module.cfg.drop_path_ramp, place, total)
 
     if (config.train.accumulate or 1) > 1:  # each device computes for itself
-        module = module.clone(compute=dataclasses.replace(module.compute, devices=1))
+        module = module.of_one_device()
 
     def loss_fn(params: Any, images: jax.Array, targets: Targets, key: jax.Array) -> tuple[jax.Array, dict]:
         # What isn't trained costs no backward pass, and is no part of the gradient's norm.
