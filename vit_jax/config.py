@@ -63,7 +63,7 @@ class StemConfig:
     strides: tuple[int, ...] = ()  # stride of each; (): all 1
     kernel_size: int = 3
     norm: str = "none"  # after each convolution: none | layer | group
-    activation: str = "gelu"  # gelu | gelu_tanh | relu
+    activation: str = "gelu"  # gelu | gelu_tanh | relu | relu_squared
     bias: bool = True  # of each convolution; with a norm, which has its own, there is none
     whiten: int = (
         0  # pixels a side of patches that a fixed first layer whitens and takes its stride from; 0: no such layer
@@ -96,7 +96,7 @@ class ModelConfig:
     representation_dim: int | None = None  # width of a tanh layer before the head
     head_mlp: tuple[int, ...] = ()  # widths of dense layers before the classifier
     mlp_output_activation: bool = False  # activation after the MLP's second dense layer too
-    activation: str = "gelu"  # gelu: exact, with erf | gelu_tanh | relu
+    activation: str = "gelu"  # gelu: exact, with erf | gelu_tanh | relu | relu_squared
     norm_eps: float = 1e-6
     layer_scale: float | None = None  # initial value; None: no LayerScale
     qkv_bias: bool = True  # of the queries, keys and values in each block; attention pooling always has them

@@ -19,7 +19,7 @@ from trial.child import say
 from vit_jax.cli.config_files import read
 from vit_jax.config import ModelConfig
 from vit_jax.models import attention, create, resolve
-from vit_jax.steps.optim import path_of
+from vit_jax.steps.rules import path_of
 from vit_jax.steps.state import init_params
 
 # (N, K, E): of sprint; of record; small heads, with a class token and a register; two that are no multiple of 64.

@@ -88,7 +88,7 @@ MODELS = {
     },
     "whitened": {
         "stem": StemConfig(kind="conv", whiten=2, widths=(16,), pools=(2,), norm="layer"), "patch_size": 2,
-        "head_mlp": (16,), "pool": "flatten",
+        "head_mlp": (16,), "pool": "flatten", "activation": "relu_squared",
     },
     "hybrid": {"stem": StemConfig(kind="resnet", widths=(32,), units=(1, 2)), "patch_size": 1, "pool": "token"},
     "grey": {"channels": 1, "image_width": 32},

@@ -71,7 +71,7 @@ TIMM = [
 HUGGING_FACE = [
     GREY_AND_WIDE,
     {"pool": "token", "norm_eps": 1e-5, "activation": "gelu_tanh", "qkv_bias": False},
-    {"pool": "token", "posemb": "sincos2d"},
+    {"pool": "token", "posemb": "sincos2d", "activation": "relu_squared"},
 ]
 
 
@@ -136,7 +136,7 @@ def test_transformers_sees_images_as_an_evaluation_does(backend, size, tmp_path)
     [
         ("huggingface", {"pool": "mean"}, "pool=mean"),
         ("huggingface", {"pool": "token", "registers": 2, "qk_norm": True}, "registers=2, qk_norm=True"),
-        ("timm", {"pool": "sequence"}, "pool=sequence"),
+        ("timm", {"pool": "sequence", "activation": "relu_squared"}, "pool=sequence, activation=relu_squared"),
         ("timm", {"posemb": "rope2d", "head_mlp": (8,)}, r"posemb=rope2d, head_mlp=\(8,\)"),
     ],
 )

@@ -11,8 +11,10 @@ from jax.sharding import AxisType
 
 from vit_jax.config import ModelConfig, StemConfig
 from vit_jax.models import VisionTransformer, attention, ops, resolve
+from vit_jax.models.activations import ACTIVATIONS
 from vit_jax.models.backend import Compute
 from vit_jax.models.convolution import convolution
+from vit_jax.models.pooling import max_pool
 from vit_jax.system.sharding import batch_sharding, replicated
 
 RATES = [0.0, 0.25]
@@ -99,20 +101,40 @@ def test_what_all_examples_share_is_summed_in_float32(rows_alone):
     np.testing.assert_allclose(found["block_00"]["scale_1"], expected, rtol=1e-5)
 
 
+PLAIN = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": lambda x: jnp.maximum(x, 0),
+    "relu_squared": lambda x: jnp.where(x > 0, x * x, 0),
+}
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.bfloat16, 0.02)])
-def test_gelu(dtype, tolerance):
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations(name, dtype, tolerance):
     def plain(x):
-        return jax.nn.gelu(x.astype(jnp.float32), approximate=False).astype(dtype)
+        return PLAIN[name](x.astype(jnp.float32)).astype(dtype)
 
     def fast(x):
-        return ops.gelu(x, CPU)
+        return ACTIVATIONS[name](x, CPU)
 
-    small = jnp.linspace(-1.0, 1.0, 2001).astype(dtype)
+    small = jnp.linspace(-0.999, 1.0, 2001).astype(dtype)  # without 0, where a ReLU has no derivative
     agree(fast, plain, small, tolerance=tolerance / 4)
     tail = jnp.linspace(-9.0, -1.0, 2001).astype(dtype)  # where Phi(x) is near 0 and so is the result
-    agree(fast, plain, tail, tolerance=tolerance / 4)
-    out, _ = agree(fast, plain, jnp.linspace(-40.0, 40.0, 2001).astype(dtype), tolerance=tolerance)
+    cancelled = 1e-5 if name == "gelu_tanh" else 0.0  # in the plain formula, of 1 + tanh
+    agree(fast, plain, tail, tolerance=tolerance / 4 + cancelled)
+    out, _ = agree(fast, plain, jnp.linspace(-40.0, 39.9, 2001).astype(dtype), tolerance=tolerance + cancelled)
     assert np.isfinite(np.float32(out)).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_max_pooling(dtype):
+    def plain(x):
+        return jnp.stack([x[:, i::2, j::2] for i in range(2) for j in range(2)]).max(axis=0)
+
+    few = np.random.RandomState(0).randint(3, size=(2, 6, 4, 8)).astype(dtype)  # most windows have their maximum twice
+    for x in (few, normal(1, 2, 6, 4, 8, dtype=dtype)):
+        agree(lambda x: max_pool(x, 2, CPU), plain, x, tolerance=1e-6 if dtype == jnp.float32 else 0.004)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.02)])

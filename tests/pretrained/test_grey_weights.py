@@ -16,7 +16,7 @@ from vit_jax.models import create
 from vit_jax.pretrained import own
 from vit_jax.pretrained.start import check_start, params_of, with_model
 from vit_jax.steps import state as states
-from vit_jax.steps.optim import path_of
+from vit_jax.steps.rules import path_of
 
 FOLDER = Path(__file__).parents[1] / "fixtures/pretrained"
 GREY = np.random.RandomState(0).normal(size=(2, 32, 32, 1)).astype(np.float32)

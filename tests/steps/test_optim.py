@@ -9,7 +9,9 @@ import pytest
 from vit_jax.config import OptimConfig
 from vit_jax.errors import UserError
 from vit_jax.models import create
-from vit_jax.steps.optim import match, optimizer, path_of
+from vit_jax.steps.muon import muon as muon_of
+from vit_jax.steps.optim import optimizer
+from vit_jax.steps.rules import match, path_of
 from vit_jax.steps.schedules import learning_rate
 from vit_jax.steps.state import abstract_params
 
@@ -159,6 +161,30 @@ def test_muon_orthogonalises_each_matrix_and_adamw_takes_the_rest():
         for name in path:
             update, gradient = update[name], gradient[name]
         np.testing.assert_allclose(update, -0.01 * np.sign(gradient), rtol=1e-3)
+
+
+def test_muon_in_bfloat16_is_optaxs_within_rounding():
+    random = np.random.RandomState(0)
+    kernels = {"tall": random.normal(size=(96, 32)), "wide": random.normal(size=(32, 48)), "square": np.eye(32)}
+    grads = {name: jnp.asarray(kernel, jnp.float32) for name, kernel in kernels.items()}
+    axes = {name: optax.contrib.MuonDimensionNumbers() for name in grads}
+    theirs = optax.contrib.scale_by_muon(ns_steps=5, beta=0.9, weight_dimension_numbers=axes)
+    for dtype, tolerance in ((jnp.float32, 1e-4), (jnp.bfloat16, 0.1)):
+        ours, expected = muon_of(5, 0.9, dtype), theirs.init(grads)
+        state = ours.init(grads)
+        for factor in (1.0, -0.7):
+            seen = jax.tree.map(lambda g, factor=factor: factor * g + 0.1, grads)
+            found, state = ours.update(seen, state)
+            other, expected = theirs.update(seen, expected)
+            for name in grads:
+                shape = grads[name].shape
+                scale = max(1.0, shape[1] / shape[0]) ** 0.5  # optax' own is another transformation
+                apart = np.linalg.norm(found[name] / scale - other[name]) / np.linalg.norm(other[name])
+                assert apart < tolerance, (name, dtype, apart)
+    # As the zeros of a matrix that had no gradient.
+    zeros = jax.tree.map(jnp.zeros_like, grads)
+    found, _ = ours.update(zeros, ours.init(zeros))
+    assert all((found[name] == 0).all() for name in grads)
 
 
 STEMS = {

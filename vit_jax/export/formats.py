@@ -36,7 +36,11 @@ def obstacles(format: str, cfg: ModelConfig) -> list[str]:
             "qk_norm=True": cfg.qk_norm,
         }
     else:
-        checks |= {f"pool={cfg.pool}": cfg.pool not in TIMM_POOLS, f"norm_eps={cfg.norm_eps}": cfg.norm_eps != 1e-6}
+        checks |= {
+            f"pool={cfg.pool}": cfg.pool not in TIMM_POOLS,
+            f"norm_eps={cfg.norm_eps}": cfg.norm_eps != 1e-6,
+            f"activation={cfg.activation}": cfg.activation == "relu_squared",
+        }
     return [name for name, found in checks.items() if found]
 
 

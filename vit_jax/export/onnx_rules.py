@@ -161,8 +161,8 @@ def _pads(pairs: Sequence[tuple[int, int]]) -> list[int]:
 
 
 _SAME = {
-    "add": "Add", "div": "Div", "erf": "Erf", "exp": "Exp", "max": "Max", "mul": "Mul", "stop_gradient": "Identity",
-    "sub": "Sub", "tanh": "Tanh",
+    "add": "Add", "div": "Div", "erf": "Erf", "exp": "Exp", "logistic": "Sigmoid", "max": "Max", "mul": "Mul",
+    "stop_gradient": "Identity", "sub": "Sub", "tanh": "Tanh",
 }  # fmt: skip
 RULES = {name: _elementwise(kind) for name, kind in _SAME.items()} | {
     "broadcast_in_dim": Rule(_new_axes, broadcasts=True),

@@ -23,7 +23,7 @@ from vit_jax.pretrained import huggingface, own, timm
 from vit_jax.pretrained.load import load
 from vit_jax.pretrained.pieces import Piece
 from vit_jax.runs.trained import Trained
-from vit_jax.steps.optim import path_of
+from vit_jax.steps.rules import path_of
 
 
 def write_weights(model: Trained, format: str, folder: Path) -> dict[str, Any]:

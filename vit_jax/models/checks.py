@@ -4,6 +4,7 @@ import math
 
 from vit_jax.config import ModelConfig, StemConfig
 from vit_jax.errors import UserError
+from vit_jax.models.activations import ACTIVATIONS
 from vit_jax.models.stems import conv_sides, image_shape, input_channels, patch_input_side, value_at
 
 _CHOICES = {
@@ -11,14 +12,14 @@ _CHOICES = {
     "pool": ("token", "mean", "map", "sequence", "flatten"),
     "drop_path_ramp": ("constant", "linear"),
     "init": ("vit", "keras2", "cct"),
-    "activation": ("gelu", "gelu_tanh", "relu"),
+    "activation": tuple(ACTIVATIONS),
     "attention": ("auto", "xla", "recomputed", "chunked", "cudnn"),
     "dtype": ("float32", "bfloat16", "auto"),
 }
 _STEM_CHOICES = {
     "kind": ("patch", "conv", "resnet"),
     "norm": ("none", "layer", "group"),
-    "activation": ("gelu", "gelu_tanh", "relu"),
+    "activation": tuple(ACTIVATIONS),
 }
 _RATES = ("token_dropout", "attention_dropout", "mlp_dropout", "head_dropout", "drop_path")
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 
 from vit_jax.config import ModelConfig
 from vit_jax.models import inits
+from vit_jax.models.activations import ACTIVATIONS
 from vit_jax.models.backend import Compute
 from vit_jax.models.dropout import Dropout
-from vit_jax.models.layers import ACTIVATIONS, Dense, LayerNorm, Mlp
+from vit_jax.models.layers import Dense, LayerNorm, Mlp
 
 
 class AttentionPool(nn.Module):

@@ -1,7 +1,5 @@
 """The parts of an encoder block. B batch, N tokens, D width, K heads, E head dim, F mlp."""
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,15 +7,10 @@ import numpy as np
 
 from vit_jax.config import ModelConfig
 from vit_jax.models import attention, backend, inits, ops
+from vit_jax.models.activations import ACTIVATIONS
 from vit_jax.models.backend import Compute
 from vit_jax.models.dropout import Dropout, words_of
 from vit_jax.models.posembs import rotate
-
-ACTIVATIONS: dict[str, Callable[[jax.Array, Compute], jax.Array]] = {
-    "gelu": ops.gelu,
-    "gelu_tanh": lambda x, _: jax.nn.gelu(x, approximate=True),
-    "relu": lambda x, _: jax.nn.relu(x),
-}
 
 
 class Dense(nn.Module):

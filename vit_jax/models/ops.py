@@ -8,7 +8,6 @@ A backward pass of one's own leaves JAX no rule for forward mode (jax.jvp, jax.l
 says so, the plain formulas are computed. The gradients have derivatives of every mode either way.
 """
 
-import math
 from functools import partial
 from typing import Any
 
@@ -63,42 +62,6 @@ def kernel_gradient(x: jax.Array, g: jax.Array, compute: Compute) -> jax.Array:
 
 
 _dense.defvjp(_dense_forward, _dense_backward)
-
-
-def gelu(x: jax.Array, compute: Compute) -> jax.Array:
-    """x * Phi(x), exact (Hendrycks and Gimpel 2016), computed in float32, given back in x's dtype; of any shape.
-
-    Only x is kept for the backward pass.
-    """
-    return _plain_gelu(x) if compute.forward_mode else _gelu(x, compute.barriers, compute.rounds_saved)
-
-
-def _plain_gelu(x: jax.Array) -> jax.Array:
-    x32 = x.astype(jnp.float32)
-    return (x32 * _normal_cdf(x32)).astype(x.dtype)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _gelu(x: jax.Array, barriers: bool, rounds_saved: bool) -> jax.Array:
-    return _plain_gelu(x)
-
-
-def _normal_cdf(x: jax.Array) -> jax.Array:
-    return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
-
-
-def _gelu_forward(x: jax.Array, barriers: bool, rounds_saved: bool) -> tuple[jax.Array, jax.Array]:
-    return _plain_gelu(x), barrier(x, rounds_saved)
-
-
-def _gelu_backward(barriers: bool, rounds_saved: bool, x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
-    x, g = barrier((x, g), barriers)
-    x32 = x.astype(jnp.float32)
-    density = jnp.exp(-0.5 * x32 * x32) / math.sqrt(2 * math.pi)
-    return ((g.astype(jnp.float32) * (_normal_cdf(x32) + x32 * density)).astype(x.dtype),)
-
-
-_gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float, compute: Compute) -> jax.Array:

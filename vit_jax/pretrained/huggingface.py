@@ -38,7 +38,13 @@ from vit_jax.pretrained.source import (
 
 _NORM = (".weight", ".bias")
 _LAYER = re.compile(r"(?:vit\.)?(?:encoder\.layer|layers)\.(\d+)\.")
-ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "relu2": "relu_squared",
+}
 # Of other tasks: masked images, features of ViTModel. A classifier uses neither.
 _UNUSED = re.compile(r"(vit\.)?(embeddings\.mask_token|pooler\.dense\.(weight|bias))")
 

@@ -20,7 +20,7 @@ from vit_jax.pretrained.positions import Grid, Resize
 from vit_jax.pretrained.source import Layout, Source, not_more_than, pair
 from vit_jax.runs import trained
 from vit_jax.schema import from_mapping, unknown
-from vit_jax.steps.optim import path_of
+from vit_jax.steps.rules import path_of
 from vit_jax.system.disk import expanded
 from vit_jax.system.progress import say
 

@@ -19,7 +19,7 @@ from vit_jax.pretrained.positions import Grid, bilinear
 from vit_jax.pretrained.source import Layout, Normalisation, Source, normalisation_of, not_more_than, nothing
 from vit_jax.schema import from_mapping, to_dict
 from vit_jax.steps import state as states
-from vit_jax.steps.optim import path_of
+from vit_jax.steps.rules import path_of
 
 FORMAT = "vit_jax"
 

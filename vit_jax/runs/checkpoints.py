@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from vit_jax.config import CheckpointConfig
 from vit_jax.errors import RunError, UserError
 from vit_jax.runs import manifest
-from vit_jax.steps.optim import path_of
+from vit_jax.steps.rules import path_of
 from vit_jax.steps.state import TrainState
 from vit_jax.system.disk import sync_folder
 from vit_jax.system.sharding import put, replicated

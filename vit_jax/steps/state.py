@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from vit_jax.models import VisionTransformer
 from vit_jax.models.stems import image_shape
-from vit_jax.steps.optim import path_of
+from vit_jax.steps.rules import path_of
 from vit_jax.system.sharding import replicated, shapes_of
 
 

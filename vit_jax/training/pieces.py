@@ -49,7 +49,7 @@ def pieces_of(config: Config, target: Target, mesh: Mesh, num_train: int) -> Pie
     module, plan = create(config.model, target), plan_of(config, num_train)
     shapes = states.abstract_params(module)
     schedule = learning_rate(config.optim, plan.total, warmup_places(config, num_train))
-    return Pieces(mesh, module, shapes, plan, schedule, optim.optimizer(config.optim, shapes))
+    return Pieces(mesh, module, shapes, plan, schedule, optim.optimizer(config.optim, shapes, module.dtype))
 
 
 def blank_state(config: Config, pieces: Pieces, fixed: dict[str, Any] | None = None) -> TrainState:

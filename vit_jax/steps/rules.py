@@ -1,0 +1,44 @@
+"""Rules "regex over a parameter's path -> value"."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from vit_jax.errors import UserError
+
+
+def path_of(key_path: tuple[Any, ...]) -> str:
+    """ "block_00/mlp/dense_0/kernel" of a path as jax.tree_util gives it."""
+    return jax.tree_util.keystr(key_path, simple=True, separator="/")
+
+
+def match(rules: Sequence[tuple[str, float]], params: Any, key: str) -> Any:
+    """A tree like `params` with the value of the first rule whose regex matches the whole path of each.
+
+    Raises UserError if a parameter matches no rule, a rule no parameter, or a rule is no regular expression.
+    """
+    compiled = [(compiled_rule(pattern, key), value) for pattern, value in rules]
+    used = set()
+
+    def value_of(key_path: tuple[Any, ...], _: Any) -> float:
+        path = path_of(key_path)
+        for pattern, value in compiled:
+            if pattern.fullmatch(path):
+                used.add(pattern.pattern)
+                return value
+        raise UserError(f"{key}: no rule matches the parameter {path}; end with a rule for the rest, like ('.*', 0.0)")
+
+    values = jax.tree_util.tree_map_with_path(value_of, params)
+    idle = [pattern for pattern, _ in rules if pattern not in used]
+    if idle:
+        raise UserError(f"{key}: the rule {idle[0]!r} matches no parameter that an earlier rule leaves")
+    return values
+
+
+def compiled_rule(pattern: str, key: str) -> re.Pattern:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{key}: {error.pattern!r} is no regular expression ({error})") from error
