@@ -11,6 +11,7 @@ python scripts/benchmark.py --mode=augment --model=article    the step with and 
 python scripts/benchmark.py --mode=policies                   RandAugment and TrivialAugment alone beside a matmul
 python scripts/benchmark.py --mode=profile --model=article    where the time of a step goes
 python scripts/benchmark.py --mode=cpu                        matmuls by shape and number format, and a step's share
+python scripts/benchmark.py --mode=cores                      a step on 1 to 64 cores, by simulation on one
 
 Contestants run one after the other, each in a process of its own, in rounds (--rounds=N) that alternate between them;
 a figure is the median over rounds, beside its range. Peers need the packages of the extra: pip install -e .[bench]
@@ -27,7 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import decoding, growth, pipelines, policies, processor, profile, runs, table, training  # noqa: E402 - after the path
+from benchmarks import cores, decoding, growth, pipelines, policies, processor, profile, runs, table, training  # noqa: E402 - after the path
 from benchmarks.shapes import MODELS  # noqa: E402
 
 MODES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
@@ -36,6 +37,7 @@ MODES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
     "augment": training.augment,
     "policies": policies.measure,
     "cpu": processor.measure,
+    "cores": cores.measure,
     "profile": profile.measure,
     "pipeline": pipelines.measure,
     "decode": decoding.measure,

@@ -14,7 +14,7 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 import benchmark  # noqa: E402 - after the path
-from benchmarks import decoding, growth, pipelines, profile, table, training, worker  # noqa: E402
+from benchmarks import cores, decoding, growth, pipelines, profile, table, training, worker  # noqa: E402
 from benchmarks.shapes import MODELS, config_of  # noqa: E402
 
 
@@ -70,6 +70,17 @@ def test_every_model_is_a_config_without_augmentation_unless_asked_for(model):
     config = config_of(model, 8, "float32")
     assert config.train.batch_size == 8 and config.model.dtype == "float32"
     assert not (config.augment.flip or config.augment.crop_padding or config.augment.rotate)
+
+
+def test_devices_of_more_cores_share_the_batch_up_to_the_most_that_there_are():
+    config = config_of("vit_d192", None, "float32")
+    shares = {count: cores.share_of(config, count, fast_bfloat16=False) for count in cores.CORES}
+    assert {count: devices for count, (_, devices) in shares.items()} == {1: 1, 2: 2, 4: 4} | dict.fromkeys(
+        (8, 16, 32, 64), 8
+    )
+    for own, devices in shares.values():
+        assert own.train.batch_size * devices == 256 and own.train.batch_size % own.train.accumulate == 0
+    assert shares[1][0].train.accumulate > shares[8][0].train.accumulate  # a small share fits the caches sooner
 
 
 def test_exponents_are_slopes_of_logarithms():

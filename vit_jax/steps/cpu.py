@@ -22,10 +22,10 @@ from vit_jax.system.processor import cores
 _LEAST_FLOPS = 2e9
 
 # Entries of the widest activations of a micro-batch, on each device, that a core's caches and its share of the memory's
-# speed take well: in float32, and in bfloat16 on matrix units, which want both their sides nearer. And the work in a
-# micro-batch, for each entry of the kernels, that makes up for adding up one more set of gradients (RECORDS.md).
+# speed take well: in float32, and in bfloat16 on matrix units, which want both their sides nearer. And a device's work
+# in a micro-batch, for each entry of the kernels, that makes up for adding up one more set of gradients (RECORDS.md).
 _ACTIVATIONS = {"float32": 6e5, "bfloat16": 3e5}
-_LEAST_FLOPS_PER_ENTRY = 3500
+_LEAST_FLOPS_PER_ENTRY = 1750
 
 # Likewise of a part of an evaluation, which keeps nothing for a backward pass.
 _SEEN_ACTIVATIONS = {"float32": 6e5, "bfloat16": 1.1e6}
@@ -93,7 +93,7 @@ def micro_batches(config: Config, target: Target) -> int:
     rows = multiplies_rows(compute_dtype(cfg.dtype, target), target)
     if target.platform != "cpu" or not (cfg.stem.kind == "patch" or (cfg.stem.kind == "conv" and rows)):
         return 1
-    work = flops.training(cfg) * config.train.batch_size / flops.kernel_entries(cfg)
+    work = flops.training(cfg) * share / flops.kernel_entries(cfg)
     most = min(
         share * _widest(cfg) / _ACTIVATIONS["bfloat16" if rows else "float32"],
         work / _LEAST_FLOPS_PER_ENTRY,
