@@ -11,6 +11,7 @@ python scripts/benchmark.py --mode=augment --model=article    the step with and 
 python scripts/benchmark.py --mode=policies                   RandAugment and TrivialAugment alone beside a matmul
 python scripts/benchmark.py --mode=profile --model=article    where the time of a step goes
 python scripts/benchmark.py --mode=cpu                        matmuls by shape and number format, and a step's share
+python scripts/benchmark.py --mode=attention                  attention alone, by each of its formulations
 python scripts/benchmark.py --mode=cores                      a step on 1 to 64 cores, by simulation on one
 
 Contestants run one after the other, each in a process of its own, in rounds (--rounds=N) that alternate between them;
@@ -28,7 +29,19 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import cores, decoding, growth, pipelines, policies, processor, profile, runs, table, training  # noqa: E402 - after the path
+from benchmarks import (
+    attention,
+    cores,
+    decoding,
+    growth,
+    pipelines,
+    policies,
+    processor,
+    profile,
+    runs,
+    table,
+    training,
+)  # noqa: E402 - after the path
 from benchmarks.shapes import MODELS  # noqa: E402
 
 MODES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
@@ -37,6 +50,7 @@ MODES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
     "augment": training.augment,
     "policies": policies.measure,
     "cpu": processor.measure,
+    "attention": attention.measure,
     "cores": cores.measure,
     "profile": profile.measure,
     "pipeline": pipelines.measure,

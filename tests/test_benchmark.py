@@ -131,6 +131,7 @@ def test_a_step_is_measured_and_written_as_json(tmp_path):
         (["--mode=augment"], {"share"}),
         (["--mode=policies", "--batch=4"], {"matmuls", "compile_seconds"}),
         (["--mode=cpu", "--contestants=vit_jax"], {"what", "dtype", "jax_gflops"}),
+        (["--mode=attention"], {"plain", "recomputed", "chunked_1", "chosen"}),
         (["--mode=profile"], {"part", "milliseconds"}),
     ],
 )
