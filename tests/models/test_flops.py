@@ -43,11 +43,19 @@ def test_flops_are_xlas_but_for_the_elementwise(options):
     assert 0.95 < backward / flops.training(module.cfg) < 1.06
 
 
-@pytest.mark.parametrize("options", [{}, {"pool": "flatten", "head_mlp": (64, 32)}, {"representation_dim": 24}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"pool": "flatten", "head_mlp": (64, 32)},
+        {"representation_dim": 24},
+        {"stem": StemConfig(kind="conv", widths=(64, 96), whiten=2), "patch_size": 2},
+    ],
+)
 def test_kernel_entries_are_nearly_all_parameters(options):
     module = models.create(dataclasses.replace(TINY, width=64, heads=4, mlp_dim=128, **options))
     count = states.count(states.abstract_params(module))
-    assert 0.85 * count < flops.kernel_entries(module.cfg) < count
+    assert 0.93 * count < flops.kernel_entries(module.cfg) < count
 
 
 def test_utilization_is_the_share_of_a_known_peak():

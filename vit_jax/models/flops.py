@@ -49,14 +49,20 @@ def forward(cfg: ModelConfig) -> int:
 
 
 def kernel_entries(cfg: ModelConfig) -> int:
-    """Numbers in the kernels of a resolved `cfg`'s blocks and head: nearly all parameters, but for a ResNet's."""
+    """Numbers in the kernels of a resolved `cfg`'s stem, blocks and head: nearly all parameters, but for a ResNet's."""
+    stem, channels = 0, resnet.output_channels(cfg) if cfg.stem.kind == "resnet" else cfg.channels
+    if cfg.stem.kind == "conv":
+        widths = (input_channels(cfg), *cfg.stem.widths)
+        stem = cfg.stem.kernel_size**2 * sum(a * b for a, b in itertools.pairwise(widths))
+        channels = widths[-1]
+    if cfg.stem.project:
+        stem += cfg.patch_size**2 * channels * cfg.width
     if cfg.token_mlp_dim is None:
         mixing = 4 * cfg.width * cfg.heads * cfg.head_dim
     else:
         mixing = 2 * math.prod(grid_shape(cfg)) * cfg.token_mlp_dim
-    return cfg.depth * (mixing + 2 * cfg.width * cfg.mlp_dim) + sum(
-        a * b for a, b in itertools.pairwise(_head_widths(cfg))
-    )
+    head = sum(a * b for a, b in itertools.pairwise(_head_widths(cfg)))
+    return stem + cfg.depth * (mixing + 2 * cfg.width * cfg.mlp_dim) + head
 
 
 def _head_widths(cfg: ModelConfig) -> list[int]:
