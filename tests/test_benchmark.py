@@ -132,6 +132,7 @@ def test_a_step_is_measured_and_written_as_json(tmp_path):
         (["--mode=policies", "--batch=4"], {"matmuls", "compile_seconds"}),
         (["--mode=cpu", "--contestants=vit_jax"], {"what", "dtype", "jax_gflops"}),
         (["--mode=attention"], {"plain", "recomputed", "chunked_1", "chosen"}),
+        (["--mode=cores"], {"cores", "devices", "micro_batches", "times_as_fast"}),
         (["--mode=profile"], {"part", "milliseconds"}),
     ],
 )
@@ -144,6 +145,7 @@ def test_the_other_modes_run(tmp_path, monkeypatch, args, keys):
     out = tmp_path / "rows.json"
     short = ["--model=tiny", "--rounds=1", "--steps=1", "--warmup=1", f"--json={out}"]
     monkeypatch.setattr(training, "run_worker", here)
+    monkeypatch.setattr(cores, "CORES", (2,))
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *short, *args])
     monkeypatch.setenv("GLIBC_TUNABLES", "")  # the program doesn't start itself again
     try:

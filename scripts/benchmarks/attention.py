@@ -1,7 +1,6 @@
 """Attention alone, forward and backward, by each of its formulations: which one is fastest on this machine."""
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.child import one_core
 from vit_jax.models import attention
 from vit_jax.models.backend import attention_chunk
 
@@ -26,14 +26,8 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
 
     Computed on one core, as a device has it in a step.
     """
-    if hasattr(os, "sched_setaffinity"):
-        allowed = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, {min(allowed)})  # of the threads that XLA starts from here on, too
-        try:
-            return _rows(args)
-        finally:
-            os.sched_setaffinity(0, allowed)
-    return _rows(args)
+    with one_core():
+        return _rows(args)
 
 
 def _rows(args: argparse.Namespace) -> list[dict[str, Any]]:

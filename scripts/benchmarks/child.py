@@ -1,14 +1,29 @@
 """A measurement in a process of its own, whose last line "RESULT ..." is what it found (JSON). Imports nothing else."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 SCRIPTS = Path(__file__).resolve().parent.parent
+
+
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """Processes and threads that start within have one core between them, where the system knows of such a thing."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def result_of(

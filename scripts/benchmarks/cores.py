@@ -10,13 +10,12 @@ python -m benchmarks.cores '{"model": "vit_d192", "batch_size": null, "dtype": "
 import argparse
 import dataclasses
 import json
-import os
 import statistics
 import sys
 import time
 from typing import Any
 
-from benchmarks.child import result_of
+from benchmarks.child import one_core, result_of
 from benchmarks.shapes import config_of
 from vit_jax.config import Config
 from vit_jax.models import flops
@@ -42,8 +41,10 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     found: dict[int, list[dict[str, Any]]] = {cores: [] for cores in CORES}
     for i in range(args.rounds):
         for cores in CORES if i % 2 == 0 else reversed(CORES):
-            # A child starts with one core to itself, so that no library has threads for more.
-            result = result_of("benchmarks.cores", {**spec, "cores": cores}, environment={"JAX_NUM_CPU_DEVICES": "1"})
+            with one_core():
+                result = result_of(
+                    "benchmarks.cores", {**spec, "cores": cores}, environment={"JAX_NUM_CPU_DEVICES": "1"}
+                )
             if "failed" in result:
                 raise SystemExit(f"error: {cores} cores: {result['failed']}")
             found[cores].append(result)
@@ -58,8 +59,6 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def main(spec: dict[str, Any]) -> dict[str, Any]:
     """What a device of so many cores computes, and the median seconds that it takes here."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     from benchmarks import ours
     from vit_jax.models.backend import target_at_hand
 

@@ -48,7 +48,7 @@ def test_flops_are_xlas_but_for_the_elementwise(options):
     [
         {},
         {"pool": "flatten", "head_mlp": (64, 32)},
-        {"representation_dim": 24},
+        {"representation_dim": 24, "pool": "map"},
         {"stem": StemConfig(kind="conv", widths=(64, 96), whiten=2), "patch_size": 2},
     ],
 )

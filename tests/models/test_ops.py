@@ -129,12 +129,26 @@ def test_activations(name, dtype, tolerance):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_max_pooling(dtype):
-    def plain(x):
-        return jnp.stack([x[:, i::2, j::2] for i in range(2) for j in range(2)]).max(axis=0)
+    few = np.random.RandomState(0).randint(3, size=(2, 6, 12, 8)).astype(dtype)  # most windows have their maximum twice
+    for x, size in ((few, 2), (few, 3), (normal(1, 2, 6, 12, 8, dtype=dtype), 2)):
 
-    few = np.random.RandomState(0).randint(3, size=(2, 6, 4, 8)).astype(dtype)  # most windows have their maximum twice
-    for x in (few, normal(1, 2, 6, 4, 8, dtype=dtype)):
-        agree(lambda x: max_pool(x, 2, CPU), plain, x, tolerance=1e-6 if dtype == jnp.float32 else 0.004)
+        def plain(x, size=size):
+            return jnp.stack([x[:, i::size, j::size] for i in range(size) for j in range(size)]).max(axis=0)
+
+        def fast(x, size=size):
+            return max_pool(x, size, CPU)
+
+        agree(fast, plain, x, tolerance=1e-6 if dtype == jnp.float32 else 0.004)
+
+
+def test_max_pooling_of_what_is_rounded_just_before_loses_no_gradient():
+    def pooled(x, bias):
+        return max_pool((x + bias).astype(jnp.bfloat16), 2, CPU)
+
+    x, bias = normal(0, 2, 8, 8, 16), normal(1, 16)
+    out, vjp = jax.vjp(jax.jit(pooled), x, bias)
+    dx, dbias = vjp(jnp.ones_like(out))
+    assert dx.sum() == out.size and dbias.sum() == out.size
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.02)])

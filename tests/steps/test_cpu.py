@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from configs import article, conv_stem_cifar10, quickstart, vit_ti4_cifar10
+from configs import article, conv_stem_cifar10, laptop, quickstart, vit_ti4_cifar10
 from vit_jax.config import Config, TrainConfig, from_config_dict
 from vit_jax.models import flops, resolve
 from vit_jax.models.backend import Target
@@ -60,6 +60,9 @@ def test_micro_batches_fit_the_caches_and_divide_what_each_device_has():
     units = dataclasses.replace(cpu(2), fast_bfloat16=True)
     assert micro_batches(resolved(conv_stem_cifar10.get_config()), units) == 8  # there they are matmuls
     assert micro_batches(resolved(ti4), units) == 16
+    eight = dataclasses.replace(cpu(8), fast_bfloat16=True)
+    assert micro_batches(resolved(article.get_config()), eight) == 1  # as dear for each device's share
+    assert micro_batches(resolved(laptop.get_config()), units) == 8  # 16 but for its stem's kernels
     ti4.train.batch_size = 2 * 127
     assert micro_batches(resolved(ti4), cpu(2)) == 1  # nothing but 1 divides it
 

@@ -70,7 +70,7 @@ def test_no_key_of_a_step_is_used_twice(monkeypatch):
     impl = recorded(make_key, uses)
     mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
     module = models.create(CONFIG.model)
-    tx = optim.optimizer(CONFIG.optim, states.abstract_params(module))
+    tx = optim.optimizer(CONFIG.optim, states.abstract_params(module), module.dtype)
     state = states.create(module, tx, 0, mesh)
     monkeypatch.setattr(jax.random, "key", lambda seed: make_key(seed, impl=impl))
     step = partial(

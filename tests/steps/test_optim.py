@@ -49,7 +49,7 @@ def test_unmatched_parameters_and_broken_rules_are_refused():
 
 
 def update(cfg):
-    tx = optimizer(cfg, PARAMS)
+    tx = optimizer(cfg, PARAMS, jnp.float32)
     return tx.update(GRADS, tx.init(PARAMS), PARAMS, learning_rate=cfg.learning_rate)[0]
 
 
@@ -118,7 +118,7 @@ def test_lion_and_sgd_are_optaxs(name, theirs):
         clip_norm=None,
         decay_rules=((".*", 1.0),),
     )
-    tx, expected = optimizer(cfg, PARAMS), theirs.init(PARAMS)
+    tx, expected = optimizer(cfg, PARAMS, jnp.float32), theirs.init(PARAMS)
     state = tx.init(PARAMS)
     for factor in (1.0, -0.5, 2.0):
         grads = jax.tree.map(lambda g, factor=factor: factor * g, GRADS)
@@ -138,7 +138,7 @@ def muon(**options):
     cfg = OptimConfig(
         name="muon", learning_rate=0.1, adam_learning_rate=0.01, weight_decay=0.0, clip_norm=None, **options
     )
-    tx = optimizer(cfg, params)
+    tx = optimizer(cfg, params, jnp.float32)
     state = tx.init(params)
     update = jax.jit(lambda params, state: tx.update(params, state, params, learning_rate=cfg.learning_rate)[0])
     return params, state, update(params, state)
@@ -163,13 +163,13 @@ def test_muon_orthogonalises_each_matrix_and_adamw_takes_the_rest():
         np.testing.assert_allclose(update, -0.01 * np.sign(gradient), rtol=1e-3)
 
 
-def test_muon_in_bfloat16_is_optaxs_within_rounding():
+def test_muon_is_optaxs_within_the_rounding_of_its_dtype():
     random = np.random.RandomState(0)
     kernels = {"tall": random.normal(size=(96, 32)), "wide": random.normal(size=(32, 48)), "square": np.eye(32)}
     grads = {name: jnp.asarray(kernel, jnp.float32) for name, kernel in kernels.items()}
     axes = {name: optax.contrib.MuonDimensionNumbers() for name in grads}
     theirs = optax.contrib.scale_by_muon(ns_steps=5, beta=0.9, weight_dimension_numbers=axes)
-    for dtype, tolerance in ((jnp.float32, 1e-4), (jnp.bfloat16, 0.1)):
+    for dtype, least, most in ((jnp.float32, 0, 1e-4), (jnp.bfloat16, 1e-3, 0.1)):
         ours, expected = muon_of(5, 0.9, dtype), theirs.init(grads)
         state = ours.init(grads)
         for factor in (1.0, -0.7):
@@ -180,7 +180,7 @@ def test_muon_in_bfloat16_is_optaxs_within_rounding():
                 shape = grads[name].shape
                 scale = max(1.0, shape[1] / shape[0]) ** 0.5  # optax' own is another transformation
                 apart = np.linalg.norm(found[name] / scale - other[name]) / np.linalg.norm(other[name])
-                assert apart < tolerance, (name, dtype, apart)
+                assert least <= apart < most, (name, dtype, apart)
     # As the zeros of a matrix that had no gradient.
     zeros = jax.tree.map(jnp.zeros_like, grads)
     found, _ = ours.update(zeros, ours.init(zeros))
@@ -217,7 +217,8 @@ def test_muon_orthogonalises_every_kernel_that_a_rule_may_name(stem):
     shapes = abstract_params(create(sizes | STEMS[stem]))
     random = np.random.RandomState(0)
     params = jax.tree.map(lambda x: jnp.asarray(random.normal(size=x.shape), jnp.float32), shapes)
-    tx = optimizer(OptimConfig(name="muon", muon=".*", muon_iterations=7, weight_decay=0.0, clip_norm=None), params)
+    cfg = OptimConfig(name="muon", muon=".*", muon_iterations=7, weight_decay=0.0, clip_norm=None)
+    tx = optimizer(cfg, params, jnp.float32)
     updates = jax.jit(lambda p: tx.update(p, tx.init(p), p, learning_rate=1.0)[0])(params)
     found = [(path_of(path), np.asarray(x)) for path, x in jax.tree_util.tree_leaves_with_path(updates)]
     kernels = [(path, x) for path, x in found if path.endswith("/kernel") and "whitening" not in path]

@@ -41,7 +41,7 @@ def stepping(config=CONFIG, devices=1):
     """The state at the start, and the compiled step: state -> (state, metrics)."""
     mesh, module = mesh_of(devices), models.create(config.model)
     schedule = learning_rate(config.optim, 10, 2)
-    tx = optim.optimizer(config.optim, states.abstract_params(module))
+    tx = optim.optimizer(config.optim, states.abstract_params(module), module.dtype)
     state = states.create(module, tx, config.seed, mesh, ema=config.train.ema is not None)
     everywhere = replicated(mesh)
     data = DevicePipeline.of(Examples(IMAGES, LABELS), config.train.batch_size, everywhere)
@@ -243,7 +243,7 @@ def test_mixing_ends_before_the_last_part():
 def test_a_run_by_the_clock_takes_its_place_from_outside():
     mesh, module = mesh_of(1), models.create(CONFIG.model)
     schedule = learning_rate(CONFIG.optim, 10, 2)
-    tx = optim.optimizer(CONFIG.optim, states.abstract_params(module))
+    tx = optim.optimizer(CONFIG.optim, states.abstract_params(module), module.dtype)
     data = DevicePipeline.of(Examples(IMAGES, LABELS), 16, replicated(mesh))
     bound = {
         "fetch": lambda data, seed, step: data.batch_at(seed, step),

@@ -41,11 +41,11 @@ def cudnn(monkeypatch):
     monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
 
 
-def program(target, platform):
+def program(target, platform, config=CONFIG):
     """The training step for a target as `platform` gets it: config, module, StableHLO."""
     mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
-    module, config = models.create(CONFIG.model, target), with_micro_batches(CONFIG, target)
-    tx = optim.optimizer(config.optim, states.abstract_params(module))
+    module, config = models.create(config.model, target), with_micro_batches(config, target)
+    tx = optim.optimizer(config.optim, states.abstract_params(module), module.dtype)
     state, everywhere = states.create(module, tx, config.seed, mesh), replicated(mesh)
     images, labels = np.zeros((config.train.batch_size, 32, 32, 3), np.uint8), np.zeros(config.train.batch_size, int)
     pipeline = DevicePipeline.of(Examples(images, labels), config.train.batch_size, everywhere)
@@ -99,7 +99,8 @@ def test_the_same_config_on_a_cpu():
 
 
 def test_a_cpu_with_matrix_units_multiplies_bfloat16_along_rows():
-    _, module, text = program(dataclasses.replace(CPU, fast_bfloat16=True), "cpu")
+    muon = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, name="muon"))
+    _, module, text = program(dataclasses.replace(CPU, fast_bfloat16=True), "cpu", muon)
     assert module.dtype == jnp.bfloat16 and module.compute.rows_alone and matmuls(text) == {"bf16"}
     assert module.cfg.attention == "chunked" and "contracting_dims = [0] x [0]" not in text
 

@@ -3,6 +3,7 @@
 import importlib.util
 
 from vit_jax.config import ModelConfig
+from vit_jax.pretrained import timm
 
 # Of the formats that need more than this package does: what is imported for them, and how to get it.
 NEEDS = {
@@ -39,7 +40,7 @@ def obstacles(format: str, cfg: ModelConfig) -> list[str]:
         checks |= {
             f"pool={cfg.pool}": cfg.pool not in TIMM_POOLS,
             f"norm_eps={cfg.norm_eps}": cfg.norm_eps != 1e-6,
-            f"activation={cfg.activation}": cfg.activation == "relu_squared",
+            f"activation={cfg.activation}": cfg.activation not in timm.ACTIVATIONS.values(),
         }
     return [name for name, found in checks.items() if found]
 

@@ -28,14 +28,14 @@ def gelu_tanh(x: jax.Array, compute: Compute) -> jax.Array:
     return _activation(x, _gelu_tanh, compute)
 
 
-def relu(x: jax.Array, _: Compute) -> jax.Array:
-    return jax.nn.relu(x)
+def relu(x: jax.Array, compute: Compute) -> jax.Array:
+    """max(x, 0), whose derivative at 0 is 0."""
+    return _activation(x, _relu, compute)
 
 
-def relu_squared(x: jax.Array, _: Compute) -> jax.Array:
+def relu_squared(x: jax.Array, compute: Compute) -> jax.Array:
     """max(x, 0)^2 (So et al. 2021, "Primer")."""
-    positive = jax.nn.relu(x)
-    return positive * positive
+    return _activation(x, _relu_squared, compute)
 
 
 ACTIVATIONS: dict[str, Callable[[jax.Array, Compute], jax.Array]] = {
@@ -58,6 +58,15 @@ def _gelu_tanh(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     share = jax.nn.sigmoid(factor * (x + cubic * x * x * x))
     slope = factor * (1 + 3 * cubic * x * x)
     return x * share, share + x * share * (1 - share) * slope
+
+
+def _relu(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jnp.maximum(x, 0), jnp.where(x > 0, 1.0, 0.0)
+
+
+def _relu_squared(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    positive = jnp.maximum(x, 0)
+    return positive * positive, 2 * positive
 
 
 def _activation(x: jax.Array, formula: _Formula, compute: Compute) -> jax.Array:

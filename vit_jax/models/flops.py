@@ -62,6 +62,8 @@ def kernel_entries(cfg: ModelConfig) -> int:
     else:
         mixing = 2 * math.prod(grid_shape(cfg)) * cfg.token_mlp_dim
     head = sum(a * b for a, b in itertools.pairwise(_head_widths(cfg)))
+    if cfg.pool == "map":
+        head += 4 * cfg.width * cfg.heads * cfg.head_dim + 2 * cfg.width * cfg.mlp_dim
     return stem + cfg.depth * (mixing + 2 * cfg.width * cfg.mlp_dim) + head
 
 

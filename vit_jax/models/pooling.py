@@ -36,7 +36,8 @@ def _forward(x: jax.Array, size: int, barriers: bool) -> tuple[jax.Array, tuple[
 
 
 def _backward(size: int, barriers: bool, saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array]:
-    x, out = saved
+    # As they are in memory: computed again, a pixel might not be rounded, and equal to none.
+    x, out = barrier(saved, barriers)
     is_greatest = _windows(x, size) == out[:, :, None, :, None]
     count = is_greatest.astype(jnp.float32).sum(axis=(2, 4))  # (B, H/size, W/size, C)
     # The division once for each window, not for each of its pixels.

@@ -38,7 +38,7 @@ from vit_jax.pretrained.source import (
 
 _NORM = (".weight", ".bias")
 _POOLS = {"token": "token", "avg": "mean", "map": "map"}
-_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "relu": "relu"}
+ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "relu": "relu"}
 # Of the named architectures: what their names say (timm/models/vision_transformer.py).
 _HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16}
 # Arguments of its class that make no other model than what the arrays and the other arguments say.
@@ -98,9 +98,9 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
         found["heads"] = _HEADS[match[1]]
     act = args.get("act_layer", None if pool == "map" or "siglip" in name else "gelu")
     if act is not None:
-        if act not in list(_ACTIVATIONS):
-            raise UserError(f"config.json says act_layer={act!r}; what there is: {', '.join(_ACTIVATIONS)}")
-        found["activation"] = _ACTIVATIONS[act]
+        if act not in list(ACTIVATIONS):
+            raise UserError(f"config.json says act_layer={act!r}; what there is: {', '.join(ACTIVATIONS)}")
+        found["activation"] = ACTIVATIONS[act]
     return found
 
 

@@ -43,8 +43,8 @@ def muon(iterations: int, momentum: float, dtype: Any) -> optax.GradientTransfor
 def orthogonalised(matrices: jax.Array, iterations: int, dtype: Any) -> jax.Array:
     """(G, I, O) -> (G, I, O) float32: of each U S V', about U V', by Newton-Schulz iterations in `dtype`.
 
-    Its singular values come to lie between 0.7 and 1.2. In bfloat16 as Jordan's own; every product is one along rows
-    of what is in memory (models/backend.py, multiplies_rows), A being symmetric.
+    With enough iterations the singular values lie between 0.7 and 1.2; with few, small ones stay smaller. In bfloat16
+    as Jordan's own. No product has a left side that is transposed (models/backend.py, multiplies_rows).
     """
     is_tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.swapaxes(1, 2) if is_tall else matrices  # (G, R, C), R <= C

@@ -28,14 +28,14 @@ def rates(cfg: OptimConfig, params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(share, shares, hidden)
 
 
-def optimizer(cfg: OptimConfig, params: Any, dtype: Any = jnp.float32) -> optax.GradientTransformationExtraArgs:
+def optimizer(cfg: OptimConfig, params: Any, dtype: Any) -> optax.GradientTransformationExtraArgs:
     """`update(gradients, state, params, learning_rate=...)` for `config.optim.name`; `params` may be shapes.
 
     adamw  Loshchilov and Hutter 2019
     lion   Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms"
     sgd    with (heavy-ball) momentum
-    muon   Jordan et al. 2024 for the matrices that `cfg.muon` names, each of query, key and value apart; AdamW with
-           `adam_learning_rate` for the rest
+    muon   Jordan et al. 2024 for the matrices that `cfg.muon` names, each of query, key and value apart, its iterations
+           in `dtype`, which is the model's; AdamW with `adam_learning_rate` for the rest
 
     The gradients' global norm is clipped first. Weight decay is decoupled, multiplied by the learning rate as in optax
     and PyTorch. Raises UserError for rules that don't fit the parameters.

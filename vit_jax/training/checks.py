@@ -23,7 +23,7 @@ def check_config(config: Config, target: Target) -> None:
     classes = 10 if config.model.num_classes is None else config.model.num_classes
     module = create(dataclasses.replace(config.model, num_classes=classes), target)
     _check_optim(config)
-    optim.optimizer(config.optim, states.abstract_params(module))
+    optim.optimizer(config.optim, states.abstract_params(module), module.dtype)
     _check_train(config, target.devices)
     _check_sizes(config, target)
     sizes = sources.SIZES.get(config.data.name)
