@@ -1,10 +1,13 @@
 """Schedules, AdamW and the rules that pick parameters."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType
 
 from vit_jax.config import OptimConfig
 from vit_jax.errors import UserError
@@ -14,6 +17,7 @@ from vit_jax.steps.optim import optimizer
 from vit_jax.steps.rules import match, path_of
 from vit_jax.steps.schedules import learning_rate
 from vit_jax.steps.state import abstract_params
+from vit_jax.system.sharding import replicated
 
 PARAMS = {
     "block_00": {"dense": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0)}},
@@ -185,6 +189,26 @@ def test_muon_is_optaxs_within_the_rounding_of_its_dtype():
     zeros = jax.tree.map(jnp.zeros_like, grads)
     found, _ = ours.update(zeros, ours.init(zeros))
     assert all((found[name] == 0).all() for name in grads)
+
+
+def test_devices_that_share_muons_kernels_out_give_the_same():
+    random = np.random.RandomState(0)
+    shapes = [(8, 8 + 4 * i) for i in range(5)]
+    kernels = {
+        f"block_{i:02}": {"kernel": jnp.asarray(random.normal(size=shape), jnp.float32)}
+        for i, shape in enumerate(shapes)
+    }
+    cfg = OptimConfig(name="muon", muon_iterations=5, clip_norm=None, decay_rules=((".*", 0.0),))
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+    kernels = jax.device_put(kernels, replicated(mesh))
+
+    def update(kernels, mesh):
+        tx = optimizer(cfg, kernels, jnp.float32, mesh)
+        return tx.update(kernels, tx.init(kernels), kernels, learning_rate=0.1)[0]
+
+    found = [jax.jit(partial(update, mesh=of))(kernels) for of in (mesh, None)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *found)
+    assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(found[0]))
 
 
 STEMS = {

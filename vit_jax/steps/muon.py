@@ -2,14 +2,17 @@
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from vit_jax.steps.rules import path_of
+from vit_jax.system.sharding import of_each_device
 
 # Of Jordan's quintic polynomial: steepest at 0 of those that keep singular values near 1 there.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -19,11 +22,12 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _TO_HEADS = re.compile(r"(^|/)(attention/qkv|pool/(query|kv))/kernel$")
 
 
-def muon(iterations: int, momentum: float, dtype: Any) -> optax.GradientTransformation:
+def muon(iterations: int, momentum: float, dtype: Any, mesh: Mesh | None = None) -> optax.GradientTransformation:
     """From gradients of kernels to directions: of Nesterov's momentum, each matrix orthogonalised.
 
     Queries, keys and values are a matrix each, a convolution's kernel one of windows to channels. The iterations
-    compute in `dtype`; the state is optax' MuonState.
+    compute in `dtype`; the state is optax' MuonState. The devices of a `mesh` share the kernels out among them; else
+    each computes all.
     """
 
     def direction(key_path: tuple[Any, ...], average: jax.Array) -> jax.Array:
@@ -33,11 +37,50 @@ def muon(iterations: int, momentum: float, dtype: Any) -> optax.GradientTransfor
         x = orthogonalised(x, iterations, dtype) * math.sqrt(max(1.0, columns / rows))
         return jnp.moveaxis(x, 0, 1).reshape(average.shape)
 
+    def directions(averages: Any, _: Any) -> Any:
+        if mesh is None or mesh.size == 1:
+            return jax.tree_util.tree_map_with_path(direction, averages)
+        return _shared_out(direction, averages, mesh)
+
     return optax.chain(
         # Without an iteration it leaves each matrix of the momentum as it is, up to a factor.
         scale_by_muon(ns_steps=0, beta=momentum, weight_dimension_numbers=_whole),
-        optax.stateless(lambda averages, _: jax.tree_util.tree_map_with_path(direction, averages)),
+        optax.stateless(directions),
     )
+
+
+def _shared_out(direction: Callable[[tuple[Any, ...], jax.Array], jax.Array], averages: Any, mesh: Mesh) -> Any:
+    """`direction` of each kernel, computed by one device of the mesh and given to all."""
+    kernels, tree = jax.tree_util.tree_flatten_with_path(averages)
+    owners = _dealt([_work(path, x) for path, x in kernels], mesh.size)
+
+    def part_of(device: int) -> Callable[[list[jax.Array]], list[jax.Array]]:
+        return lambda values: [
+            direction(path, x) if owner == device else jnp.zeros_like(x)
+            for (path, _), x, owner in zip(kernels, values, owners, strict=True)
+        ]
+
+    def own(values: list[jax.Array]) -> list[jax.Array]:
+        parts = [part_of(device) for device in range(mesh.size)]
+        return jax.lax.psum(jax.lax.switch(jax.lax.axis_index("data"), parts, values), "data")
+
+    values = [x for _, x in kernels]
+    return tree.unflatten(of_each_device(own, mesh, split=(False,))(values))
+
+
+def _work(key_path: tuple[Any, ...], kernel: jax.Array) -> float:
+    """Multiply-adds of an iteration, up to a factor."""
+    count, *sides = _as_matrices(key_path, kernel).shape
+    return count * min(sides) ** 2 * (2 * max(sides) + min(sides))
+
+
+def _dealt(work: Sequence[float], hands: int) -> list[int]:
+    """To which hand each piece of work goes: the largest first, each to the one that has least (Graham 1969)."""
+    loads, owners = [0.0] * hands, [0] * len(work)
+    for i in sorted(range(len(work)), key=lambda i: -work[i]):
+        owners[i] = loads.index(min(loads))
+        loads[owners[i]] += work[i]
+    return owners
 
 
 def orthogonalised(matrices: jax.Array, iterations: int, dtype: Any) -> jax.Array:

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from vit_jax.config import OptimConfig
 from vit_jax.errors import UserError
@@ -28,14 +29,17 @@ def rates(cfg: OptimConfig, params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(share, shares, hidden)
 
 
-def optimizer(cfg: OptimConfig, params: Any, dtype: Any) -> optax.GradientTransformationExtraArgs:
+def optimizer(
+    cfg: OptimConfig, params: Any, dtype: Any, mesh: Mesh | None = None
+) -> optax.GradientTransformationExtraArgs:
     """`update(gradients, state, params, learning_rate=...)` for `config.optim.name`; `params` may be shapes.
 
     adamw  Loshchilov and Hutter 2019
     lion   Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms"
     sgd    with (heavy-ball) momentum
     muon   Jordan et al. 2024 for the matrices that `cfg.muon` names, each of query, key and value apart, its iterations
-           in `dtype`, which is the model's; AdamW with `adam_learning_rate` for the rest
+           in `dtype`, which is the model's; AdamW with `adam_learning_rate` for the rest. The devices of a `mesh` share
+           the matrices out among them
 
     The gradients' global norm is clipped first. Weight decay is decoupled, multiplied by the learning rate as in optax
     and PyTorch. Raises UserError for rules that don't fit the parameters.
@@ -51,7 +55,7 @@ def optimizer(cfg: OptimConfig, params: Any, dtype: Any) -> optax.GradientTransf
     ]
     return optax.chain(
         optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm is not None else optax.identity(),
-        _direction(cfg, params, shares, dtype),
+        _direction(cfg, params, shares, dtype, mesh),
         *decays,
         *([_scale_each(shares)] if set(jax.tree.leaves(shares)) != {1.0} else []),
         _step_down(),
@@ -63,12 +67,14 @@ def updates_done(opt_state: Any) -> jax.Array:
     return opt_state[-1].count
 
 
-def _direction(cfg: OptimConfig, params: Any, shares: Any, dtype: Any) -> optax.GradientTransformation:
+def _direction(
+    cfg: OptimConfig, params: Any, shares: Any, dtype: Any, mesh: Mesh | None
+) -> optax.GradientTransformation:
     """From gradients to directions: the optimizer proper."""
     adam = optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps)
     main = {
         "adamw": lambda: adam,
-        "muon": lambda: muon(cfg.muon_iterations, cfg.momentum, dtype),
+        "muon": lambda: muon(cfg.muon_iterations, cfg.momentum, dtype, mesh),
         "lion": lambda: optax.scale_by_lion(cfg.b1, cfg.b2),
         "sgd": lambda: optax.trace(cfg.momentum),
     }[cfg.name]()
