@@ -102,7 +102,7 @@ def test_a_cpu_with_matrix_units_multiplies_bfloat16_along_rows():
     muon = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, name="muon"))
     _, module, text = program(dataclasses.replace(CPU, fast_bfloat16=True), "cpu", muon)
     assert module.dtype == jnp.bfloat16 and module.compute.rows_alone and matmuls(text) == {"bf16"}
-    assert module.cfg.attention == "chunked" and "contracting_dims = [0] x [0]" not in text
+    assert module.cfg.attention == "recomputed" and "contracting_dims = [0] x [0]" not in text
 
 
 @pytest.mark.parametrize(

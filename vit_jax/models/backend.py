@@ -103,7 +103,8 @@ def attention(cfg: ModelConfig, dtype: Any, target: Target, tokens: int) -> str:
     if cfg.token_mlp_dim is not None:  # an MLP-Mixer has none
         return "xla"
     if target.platform == "cpu":
-        return "chunked"
+        # Small products one after the other waste matrix units; elsewhere the cache counts for more (RECORDS.md).
+        return "recomputed" if multiplies_rows(dtype, target) else "chunked"
     # cuDNN's fused attention: NVIDIA's GPUs from Ampere on.
     fits = dtype == jnp.bfloat16 and cfg.head_dim % 8 == 0 and cfg.head_dim <= 128 and not cfg.attention_dropout
     fits &= cudnn_takes(tokens)
