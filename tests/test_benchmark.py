@@ -14,7 +14,7 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 import benchmark  # noqa: E402 - after the path
-from benchmarks import cores, decoding, growth, pipelines, profile, table, training, worker  # noqa: E402
+from benchmarks import attention, cores, decoding, growth, pipelines, profile, table, training, worker  # noqa: E402
 from benchmarks.shapes import MODELS, config_of  # noqa: E402
 
 
@@ -146,6 +146,7 @@ def test_the_other_modes_run(tmp_path, monkeypatch, args, keys):
     short = ["--model=tiny", "--rounds=1", "--steps=1", "--warmup=1", f"--json={out}"]
     monkeypatch.setattr(training, "run_worker", here)
     monkeypatch.setattr(cores, "CORES", (2,))
+    monkeypatch.setattr(attention, "SHAPES", ((4, 4, 2, 8),))
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *short, *args])
     monkeypatch.setenv("GLIBC_TUNABLES", "")  # the program doesn't start itself again
     try:

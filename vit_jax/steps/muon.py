@@ -65,7 +65,7 @@ def _shared_out(direction: Callable[[tuple[Any, ...], jax.Array], jax.Array], av
         return jax.lax.psum(jax.lax.switch(jax.lax.axis_index("data"), parts, values), "data")
 
     values = [x for _, x in kernels]
-    return tree.unflatten(of_each_device(own, mesh, split=(False,))(values))
+    return jax.tree.unflatten(tree, of_each_device(own, mesh, split=(False,))(values))
 
 
 def _work(key_path: tuple[Any, ...], kernel: jax.Array) -> float:
