@@ -38,6 +38,7 @@ def match(rules: Sequence[tuple[str, float]], params: Any, key: str) -> Any:
 
 
 def compiled_rule(pattern: str, key: str) -> re.Pattern:
+    """The pattern that config key `key` has; raises UserError if it is no regular expression."""
     try:
         return re.compile(pattern)
     except re.error as error:
