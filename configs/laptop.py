@@ -5,10 +5,8 @@ vit-jax --config=laptop --workdir=runs/laptop
 Expected: 85.33 +- 0.20 % test top-1, with flips 86.71 +- 0.14 % (5 seeds); :attention 81.10 and 80.39 %
 Budget: 600 s on two CPU cores, everything included
 
-That was on an AMD EPYC with AVX-512; on an Intel Xeon with AMX it comes to 85.12 +- 0.32 and 86.55 +- 0.30 % (5 seeds).
-
---config=laptop:attention is the same by pure attention: linear patches and four blocks, no convolution; on cores
-without AVX-512, a third as fast, it comes to 72.09 +- 0.48 % (3 seeds). RECORDS.md has the seeds.
+That was on an AMD EPYC with AVX-512. On an Intel Xeon with AMX: 85.12 +- 0.32 and 86.55 +- 0.30 % (5 seeds). By pure
+attention, linear patches and four blocks, --config=laptop:attention; on cores without AVX-512 72.09 +- 0.48 % (3 seeds).
 """
 
 from ml_collections import ConfigDict
