@@ -6,7 +6,7 @@ Expected: 85.33 +- 0.20 % test top-1, with flips 86.71 +- 0.14 % (5 seeds); :att
 Budget: 600 s on two CPU cores, everything included
 
 That was on an AMD EPYC with AVX-512. On an Intel Xeon with AMX: 85.12 +- 0.32 and 86.55 +- 0.30 % (5 seeds). By pure
-attention, linear patches and four blocks, --config=laptop:attention; on cores without AVX-512 72.09 +- 0.48 % (3 seeds).
+attention, linear patches and four blocks, --config=laptop:attention; without AVX-512 72.09 +- 0.48 % (3 seeds).
 """
 
 from ml_collections import ConfigDict
