@@ -29,7 +29,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import (
+from benchmarks import (  # noqa: E402 - after the path
     attention,
     cores,
     decoding,
@@ -41,7 +41,7 @@ from benchmarks import (
     runs,
     table,
     training,
-)  # noqa: E402 - after the path
+)
 from benchmarks.shapes import MODELS  # noqa: E402
 
 MODES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {

@@ -12,11 +12,11 @@ import dataclasses
 import json
 import statistics
 import sys
-import time
 from typing import Any
 
 from benchmarks.child import one_core, result_of
 from benchmarks.shapes import config_of
+from benchmarks.worker import timed
 from vit_jax.config import Config
 from vit_jax.models import flops
 from vit_jax.models.backend import Target
@@ -65,14 +65,8 @@ def main(spec: dict[str, Any]) -> dict[str, Any]:
     config = config_of(spec["model"], spec["batch_size"], spec["dtype"])
     config, devices = share_of(config, spec["cores"], target_at_hand().fast_bfloat16)
     step, _ = ours.training(config, compiled=True)
-    seconds = []
-    for i in range(spec["warmup"] + spec["steps"]):
-        before = time.perf_counter()
-        step()
-        if i >= spec["warmup"]:
-            seconds.append(time.perf_counter() - before)
     shares = {"devices": devices, "images_of_each": config.train.batch_size, "micro_batches": config.train.accumulate}
-    return {**shares, "seconds": statistics.median(seconds)}
+    return {**shares, "seconds": statistics.median(timed(step, spec))}
 
 
 if __name__ == "__main__":

@@ -53,9 +53,8 @@ def training_with_program(config: Config) -> tuple[Callable[[], jax.Array], Prog
     mesh, target = make_mesh(), target_at_hand()
     module, config = models.create(config.model, target), with_micro_batches(config, target)
     schedule = learning_rate(config.optim, 10_000, 0)
-    tx = optim.optimizer(
-        config.optim, states.abstract_params(module), module.dtype, mesh if config.train.accumulate > 1 else None
-    )
+    sharing = optim.sharing_mesh(config, target, mesh)
+    tx = optim.optimizer(config.optim, states.abstract_params(module), module.dtype, sharing)
     state = states.create(module, tx, config.seed, mesh, ema=config.train.ema is not None)
     random, everywhere = np.random.RandomState(0), replicated(mesh)
     images = random.randint(256, size=(max(STORED, config.train.batch_size), 32, 32, 3)).astype(np.uint8)

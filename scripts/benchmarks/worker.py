@@ -52,7 +52,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     if spec["task"] == "pipeline":
         from benchmarks import pipelines
 
-        return {"seconds": _timed(pipelines.start(spec["adapter"], spec["batch_size"]), spec)}
+        return {"seconds": timed(pipelines.start(spec["adapter"], spec["batch_size"]), spec)}
     adapter = importlib.import_module(ADAPTERS[spec["adapter"]])
     if "sizes" in spec:
         config = sized(spec["sizes"])
@@ -65,7 +65,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         step()
     ready = time.perf_counter() - began
     cpu = _cpu_seconds()
-    seconds = _timed(step, {**spec, "warmup": 0})
+    seconds = timed(step, {**spec, "warmup": 0})
     return {
         "seconds": seconds,
         "cpu_seconds_per_step": (_cpu_seconds() - cpu) / spec["steps"],
@@ -78,7 +78,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _timed(step: Callable[[], Any], spec: dict[str, Any]) -> list[float]:
+def timed(step: Callable[[], Any], spec: dict[str, Any]) -> list[float]:
     for _ in range(spec["warmup"]):
         step()
     seconds = []

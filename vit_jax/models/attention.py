@@ -1,9 +1,9 @@
 """Softmax attention of queries, keys and values. B batch, N tokens, K heads, E head dim, G examples at a time.
 
-`plain` is the formula; `chunked` is the same for a CPU: a few examples after the other, so that their (N, N) scores
-stay in the cache, as FlashAttention (Dao et al. 2022) does for blocks of tokens. The backward pass computes the
-scores again from the log of each row's sum instead of reading them back. As in ops.py, forward mode exists for `plain`
-alone.
+`plain` is the formula. `recomputed` is the same for accelerators and a CPU's matrix units. `chunked` is the same for
+other CPUs: a few examples after the other, so that their (N, N) scores stay in the cache, as FlashAttention (Dao et al.
+2022) does for blocks of tokens. The backward passes compute the scores again from the log of each row's sum instead of
+reading them back. As in ops.py, forward mode exists for `plain` alone.
 """
 
 import math

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from vit_jax.config import OptimConfig
+from vit_jax.config import Config, OptimConfig
 from vit_jax.errors import UserError
+from vit_jax.models.backend import Target
 from vit_jax.models.stems import WHITENING
 from vit_jax.steps.muon import muon
 from vit_jax.steps.rules import compiled_rule, match, path_of
@@ -60,6 +61,15 @@ def optimizer(
         *([_scale_each(shares)] if set(jax.tree.leaves(shares)) != {1.0} else []),
         _step_down(),
     )
+
+
+def sharing_mesh(config: Config, target: Target, mesh: Mesh) -> Mesh | None:
+    """The mesh whose devices share Muon's matrices out; None where each computes all.
+
+    It takes one more exchange between devices. With micro-batches that can only follow the gradients'; else XLA orders
+    several as it likes, and CPU devices may wait for each other in vain. On accelerators it was not measured.
+    """
+    return mesh if target.platform == "cpu" and (config.train.accumulate or 1) > 1 else None
 
 
 def updates_done(opt_state: Any) -> jax.Array:

@@ -49,10 +49,7 @@ def pieces_of(config: Config, target: Target, mesh: Mesh, num_train: int) -> Pie
     module, plan = create(config.model, target), plan_of(config, num_train)
     shapes = states.abstract_params(module)
     schedule = learning_rate(config.optim, plan.total, warmup_places(config, num_train))
-    # That is one more exchange between devices. With micro-batches it can only follow that of the gradients; else XLA
-    # orders several as it likes, and CPU devices may wait for each other in vain. On accelerators it was not measured.
-    shared = mesh if target.platform == "cpu" and (config.train.accumulate or 1) > 1 else None
-    tx = optim.optimizer(config.optim, shapes, module.dtype, shared)
+    tx = optim.optimizer(config.optim, shapes, module.dtype, optim.sharing_mesh(config, target, mesh))
     return Pieces(mesh, module, shapes, plan, schedule, tx)
 
 
