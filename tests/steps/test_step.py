@@ -158,6 +158,19 @@ def test_a_seed_repeats_bit_for_bit_and_another_differs(plain):
     assert any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), other.params, plain[0].params)))
 
 
+def test_the_first_state_is_quick_to_compile_and_the_same(monkeypatch):
+    module, mesh = models.create(CONFIG.model), mesh_of(2)
+    tx = optim.optimizer(CONFIG.optim, states.abstract_params(module), module.dtype)
+    traced = states.init_params._cache_size()
+    monkeypatch.delenv("XLA_FLAGS")  # which else say how well programs are compiled
+    quick = states.create(module, tx, 3, mesh)
+    states.abstract_params(models.create(CONFIG.model))
+    assert states.init_params._cache_size() == traced, "an equal module was traced again"
+    plain = jax.jit(lambda: states.init_params(module, jnp.uint32(3)))()
+    for a, b in zip(jax.tree.leaves(quick.params), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)  # compiled otherwise, rounded otherwise
+
+
 def test_evaluation_has_no_randomness(plain):
     model = dataclasses.replace(CONFIG.model, mlp_dropout=0.5, head_dropout=0.5, drop_path=0.5)
     module = models.create(model)

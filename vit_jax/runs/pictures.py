@@ -13,16 +13,20 @@ _NAME = 30  # characters of a class' name that are drawn; of a longer one the be
 _RAMP = np.array([[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]], float)
 
 
-def _figure(width: float, height: float) -> Any:
-    """An empty figure in inches, which draws to files alone: the caller's own backend and figures stay as they are."""
+def _figure(width: float, height: float, layout: str | None = None) -> Any:
+    """An empty figure in inches, which draws to files alone: the caller's own backend and figures stay as they are.
+
+    A `layout` is worked out by drawing everything twice more: for labels whose length isn't known.
+    """
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout=layout)
 
 
 def curves(rows: list[dict[str, Any]], path: Path) -> None:
     """Accuracy above loss, train and validation, by epoch, from the rows of metrics.jsonl."""
     figure = _figure(8, 8)
+    figure.subplots_adjust(left=0.12, right=0.97, bottom=0.07, top=0.95, hspace=0.12)
     axes = figure.subplots(2, 1, sharex=True)
     for split, label in (
         ("train_epoch", "train"),
@@ -71,6 +75,7 @@ def patches(image: np.ndarray, size: tuple[int, int], grid: tuple[int, int], pat
     cells = np.pad(cells, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
     apart = cells.swapaxes(1, 2).reshape(rows * (high + gap), columns * (wide + gap), 3)[:-gap, :-gap]
     figure = _figure(9, 5.5)
+    figure.subplots_adjust(left=0.02, right=0.98, bottom=0.02, top=0.88, wspace=0.04)
     axes = figure.subplots(1, 2)
     for axis, picture, title in zip(axes, (pixels, apart), (lines[:2], lines[2:]), strict=True):
         axis.imshow(picture)
@@ -95,14 +100,15 @@ def confusion(matrix: np.ndarray, classes: list[str], path: Path, fonts: Sequenc
         lines = [f"No installed font has the letters of all classes: {order}."]
         names = [str(label) for label in range(len(classes))]
     size = 3 + 0.6 * len(classes)
-    figure = _figure(size, size)
+    figure = _figure(size, size, layout="constrained")
     axis = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), number in np.ndenumerate(matrix):
         if number:
             colour = "white" if shares[row, column] > 0.5 else "black"
-            axis.text(column, row, str(number), ha="center", va="center", color=colour, fontsize=8)
+            cell = axis.text(column, row, str(number), ha="center", va="center", color=colour, fontsize=8)
+            cell.set_in_layout(False)  # it lies within the axis
     written = {"fontproperties": FontProperties(fname=font), "parse_math": False}  # a "$" is a "$"
     axis.set_xticks(range(len(names)), names, rotation=45, ha="right", **written)
     axis.set_yticks(range(len(names)), names, **written)

@@ -1,11 +1,13 @@
 """Everything that a training step reads and writes, as one pytree."""
 
+import os
 from functools import partial
 from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -59,7 +61,14 @@ def create(
         raise ValueError(f"the module has no parameters {sorted(unknown)}")
 
     init = partial(_init, module, tx, ema, fixed or {})
-    return jax.jit(init, out_shardings=replicated(mesh))(jnp.uint32(seed))
+    lowered = jax.jit(init, out_shardings=replicated(mesh)).lower(np.uint32(seed))
+    return lowered.compile(_once_only(mesh))(np.uint32(seed))
+
+
+def _once_only(mesh: Mesh) -> dict[str, int]:
+    """Options of the compiler for a program that runs once: on a CPU the same bits in half the time or less."""
+    chosen = "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
+    return {} if chosen or mesh.devices.flat[0].platform != "cpu" else {"xla_backend_optimization_level": 1}
 
 
 def abstract_state(module: VisionTransformer, tx: optax.GradientTransformation, ema: bool, mesh: Mesh) -> TrainState:
@@ -84,7 +93,9 @@ def with_params(state: TrainState, params: Any, mesh: Mesh) -> TrainState:
     return state.replace(params=copied(params), ema=None if state.ema is None else copied(params))
 
 
+@partial(jax.jit, static_argnums=0)
 def init_params(module: VisionTransformer, seed: jax.Array) -> Any:
+    """The module's parameters at the start. Equal modules are traced once: that takes as long as a forward pass."""
     return module.init(keys(seed)[0], jnp.zeros((1, *image_shape(module.cfg))))["params"]
 
 
