@@ -83,7 +83,7 @@ def _speed(places: Places) -> list[Part]:
              ("-m", "trial.steps", f"--config={name}", f"--calls={calls}", *predicted, *rehearse), least, most)
         for name, calls, least, most in recipes
     ]  # fmt: skip
-    scaling = Part("cores", "our step on the machine's CPU cores", ("-m", "trial.cores", *rehearse), 50, 100)
+    scaling = Part("cores", "our step on the machine's CPU cores", ("-m", "trial.cores", *rehearse), 150, 250)
     return [*parts, scaling]
 
 
