@@ -44,6 +44,7 @@ def curves(rows: list[dict[str, Any]], path: Path) -> None:
     axes[1].set(ylabel="loss (nats)", xlabel="epoch", title="Training and validation loss")
     for axis in axes:
         axis.grid(alpha=0.3)
+        axis.ticklabel_format(axis="y", useOffset=False)  # of nearly equal values, too, the numbers themselves
         axis.legend()
     figure.savefig(path, dpi=120)
 

@@ -54,9 +54,10 @@ def say_run(path: Path, config: Config, module: VisionTransformer, shapes: Any, 
         length = f" ({plan.total * config.train.batch_size / len(parts.train.labels):.1f} epochs)"
     else:
         length = " by the clock"
+    forward = flops.forward(cfg) / 1e6
     say(
         f"Training: {plan.say()} in batches of {config.train.batch_size} images{micro}{length}, "
-        f"{flops.forward(cfg) / 1e6:,.0f} MFLOPs an image forward, {height} x {width} pixels, "
+        f"{forward:,.{0 if forward > 10 else 2}f} MFLOPs an image forward, {height} x {width} pixels, "
         f"{jnp.dtype(module.dtype).name}, {cfg.attention} attention"
     )
 

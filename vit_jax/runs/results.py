@@ -60,8 +60,8 @@ def rows_of(results: Mapping[str, Any]) -> list[Row]:
         ("loss", "not finite" if results["loss"] is None else f"{results['loss']:.4f}"),
         ("images", f"{results['num_examples']:,}"),
         ("checkpoint", f"step {results['checkpoint']} of {results['steps']}, {results['selected']}"),
-        ("parameters", f"{results['params']:,}"),
-        ("training", f"{results['epochs']:.1f} epochs, {duration(results['wall_seconds'])}"),
+        ("parameters", f"{results['params']:,}{', averaged' if results.get('tested_params') == 'ema' else ''}"),
+        ("training", f"{results['epochs']:.1f} epochs, {duration(results['wall_seconds'])} with all else"),
         ("speed", f"{rate:,.0f} images/s" if rate else "not measured"),
         *([("MFU", percent(results["mfu"]))] if results.get("mfu") else []),
     ]
