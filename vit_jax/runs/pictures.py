@@ -13,14 +13,14 @@ _NAME = 30  # characters of a class' name that are drawn; of a longer one the be
 _RAMP = np.array([[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]], float)
 
 
-def _figure(width: float, height: float, layout: str | None = None) -> Any:
+def _figure(width: float, height: float, fitted: bool = False) -> Any:
     """An empty figure in inches, which draws to files alone: the caller's own backend and figures stay as they are.
 
-    A `layout` is worked out by drawing everything twice more: for labels whose length isn't known.
+    `fitted` to labels whose length isn't known: everything is drawn twice more for that.
     """
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout=layout)
+    return Figure(figsize=(width, height), layout="constrained" if fitted else None)
 
 
 def curves(rows: list[dict[str, Any]], path: Path) -> None:
@@ -101,7 +101,7 @@ def confusion(matrix: np.ndarray, classes: list[str], path: Path, fonts: Sequenc
         lines = [f"No installed font has the letters of all classes: {order}."]
         names = [str(label) for label in range(len(classes))]
     size = 3 + 0.6 * len(classes)
-    figure = _figure(size, size, layout="constrained")
+    figure = _figure(size, size, fitted=True)
     axis = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)

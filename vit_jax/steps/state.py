@@ -65,10 +65,10 @@ def create(
     return lowered.compile(_once_only(mesh))(np.uint32(seed))
 
 
-def _once_only(mesh: Mesh) -> dict[str, int]:
+def _once_only(mesh: Mesh) -> dict[str, str | bool]:
     """Options of the compiler for a program that runs once: on a CPU they halve the time that it takes (RECORDS.md)."""
     chosen = "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
-    return {} if chosen or mesh.devices.flat[0].platform != "cpu" else {"xla_backend_optimization_level": 1}
+    return {} if chosen or mesh.devices.flat[0].platform != "cpu" else {"xla_backend_optimization_level": "1"}
 
 
 def abstract_state(module: VisionTransformer, tx: optax.GradientTransformation, ema: bool, mesh: Mesh) -> TrainState:
