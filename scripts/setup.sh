@@ -80,7 +80,7 @@ elif [[ -z "$accelerator" ]]; then
 fi
 
 case "$accelerator" in
-  cpu) lock=requirements.lock size="2.8 GB" ;;
+  cpu) lock=requirements.lock size="2.7 GB" ;;
   tpu) lock=requirements-tpu.lock size="3.4 GB" ;;
   cuda12) lock=requirements-cuda12.lock size="7.3 GB" ;;
   cuda13) lock=requirements-cuda13.lock size="6.5 GB" ;;

@@ -46,9 +46,9 @@ def parts_of(places: Places, total_pieces: int | None) -> list[Part]:
     with_data = total_pieces is not None or not places.rehearse
     data = [_data(places, total_pieces or 1)] if with_data else []
     gradients, repeats = _correctness(places)
-    beside_torch, *speed = _speed(places)
-    # The two goals come before what takes as long and tells less.
-    return [_machine(places), gradients, beside_torch, repeats, *speed, *data, *_recipes(places, with_data)]
+    beside_torch, *steps, cores = _speed(places)
+    # The two goals come before what takes as long and tells less; what needs no accelerator comes last.
+    return [_machine(places), gradients, beside_torch, repeats, *steps, *data, *_recipes(places, with_data), cores]
 
 
 def _machine(places: Places) -> Part:
