@@ -66,7 +66,7 @@ def create(
 
 
 def _once_only(mesh: Mesh) -> dict[str, str | bool]:
-    """Options of the compiler for a program that runs once: a CPU's takes about half the time with them (RECORDS.md)."""
+    """Options of the compiler for a program that runs once: on a CPU they halve the time, about (RECORDS.md)."""
     chosen = "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
     return {} if chosen or mesh.devices.flat[0].platform != "cpu" else {"xla_backend_optimization_level": "1"}
 
