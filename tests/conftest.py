@@ -46,10 +46,10 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.fixture(autouse=True, scope="session")
 def float32() -> None:
-    """ "auto" is float32 on every CPU: what a test finds doesn't depend on the machine's matrix units."""
+    """ "auto" is float32 on every CPU: what a test finds doesn't depend on the machine's units and instructions."""
     from vit_jax.models import backend
 
-    backend.multiplies_bfloat16 = lambda: False
+    backend.multiplies_bfloat16 = backend.lacks_avx512 = lambda: False
 
 
 @pytest.fixture(autouse=True)

@@ -111,6 +111,7 @@ class ModelConfig:
         "auto"  # xla: plain | recomputed: weights not kept | chunked: few examples at a time | cudnn: fused | auto
     )
     remat: bool = False  # recompute each block in the backward pass: less memory, more time
+    scan: bool = False  # the blocks as a loop: compiled in a time that doesn't grow with depth, up to a quarter slower
     init: str = "vit"  # initial values: vit | keras2 | cct (models/inits.py)
     dtype: str = "auto"  # of the computation: float32 | bfloat16 | auto: bfloat16 on accelerators and on CPUs with AMX
 
@@ -145,6 +146,8 @@ class TrainConfig:
     clock: str = "wall"  # a time's: wall, everything from the command to the test's results | train, the steps alone
     batch_size: int = 256  # global: over all devices and micro-batches
     accumulate: int | None = None  # micro-batches in a step; None: chosen for the machine (steps/cpu.py)
+    mesh: str | None = None  # "data=4,fsdp=2": copies of the state, devices that share each; None: a copy on each
+    split_rules: tuple[tuple[str, str], ...] = ((r".*", "auto"),)  # with fsdp: auto, whole, or the axis to split
     steps_per_call: int = 1  # resident images only; pays where a step is under 1 ms on an accelerator
     label_smoothing: float = 0.0
     class_weights: str = "none"  # of the losses: none | balanced: images / (classes * images of the class)

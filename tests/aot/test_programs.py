@@ -20,7 +20,6 @@ from vit_jax.evaluation.evaluate import traced_evaluation
 from vit_jax.main import main
 from vit_jax.steps.losses import weights_of
 from vit_jax.steps.phases import traced_step
-from vit_jax.system.sharding import make_mesh
 from vit_jax.training.pieces import first_state, pieces_of, pipeline_of
 from vit_jax.training.resolve import with_data
 
@@ -58,9 +57,10 @@ def test_programs_are_those_of_a_run(cpu, pipeline):
         machine = dataclasses.replace(CPU, platform="gpu")  # which enlarges the crops in the step
     run = programs.run_on(config, machine)
 
-    target, mesh = machine.target, make_mesh(jax.devices()[:1])
+    target = machine.target
     config, parts = with_data(config, sources.load(config), target)
-    pieces = pieces_of(config, target, mesh, len(parts.train.labels))
+    pieces = pieces_of(config, target, len(parts.train.labels), jax.devices()[:1])
+    mesh = pieces.mesh
     state, data = first_state(config, pieces, parts), pipeline_of(config, parts, target, mesh)
     if pipeline == "mapped":
         data = data.batch_at(0, 0)

@@ -19,7 +19,8 @@ from vit_jax.system.sharding import batch_sharding, replicated
 
 RATES = [0.0, 0.25]
 CPU = Compute(barriers=True)
-AMX = Compute(jnp.bfloat16, barriers=True, rows_alone=True)
+AMX = Compute(jnp.bfloat16, barriers=True, rows_alone=True, windows=True)
+AVX2 = Compute(barriers=True, windows=True)
 
 
 def normal(seed, *shape, dtype=jnp.float32):
@@ -59,14 +60,16 @@ def test_dense(compute, tolerance, has_bias):
     agree(lambda x, kernel, bias=None: ops.dense(x, kernel, bias, compute), plain, *args, tolerance=tolerance)
 
 
+@pytest.mark.parametrize(("compute", "tolerance"), [(AMX, 0.02), (AVX2, 1e-5)])
 @pytest.mark.parametrize(("stride", "size", "shape"), [(1, 3, (8, 6)), (2, 3, (7, 6)), (1, 2, (5, 4)), (2, 1, (4, 4))])
-def test_a_convolution_by_rows(stride, size, shape):
-    x, kernel = normal(0, 2, *shape, 5, dtype=jnp.bfloat16), normal(1, size, size, 5, 4)
+def test_a_convolution_by_windows(stride, size, shape, compute, tolerance):
+    x, kernel = normal(0, 2, *shape, 5, dtype=compute.dtype), normal(1, size, size, 5, 4)
 
     def by(compute):
         return lambda x, kernel: convolution(x, kernel, stride, compute)
 
-    agree(by(AMX), by(dataclasses.replace(AMX, rows_alone=False)), x, kernel, tolerance=0.02)
+    plain = dataclasses.replace(compute, rows_alone=False, windows=False)
+    agree(by(compute), by(plain), x, kernel, tolerance=tolerance)
 
 
 @pytest.mark.parametrize("rows_alone", [True, False])

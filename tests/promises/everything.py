@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from promises import inputs, integrity, jobs, numerics, stops
+from promises import inputs, integrity, jobs, numerics, shared, stops
 from promises.harness import Bench
 
 Promise = Callable[[Bench], Iterator[str]]  # yields what it tried and what held; raises Broken
@@ -33,6 +33,7 @@ HERE: dict[str, Promise] = {
     "P18": inputs.p18,
     "P19": inputs.p19,
     "P20": inputs.p20,
+    "P31": shared.p31,
 }
 NOT_TRIED = {"P5": "the same bits on a GPU with config.train.deterministic: needs one"}
 

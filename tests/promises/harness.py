@@ -209,7 +209,11 @@ def arrays(workdir: Path, step: int = TOTAL) -> dict[str, np.ndarray]:
     import jax
     import orbax.checkpoint as ocp
 
-    tree = ocp.PyTreeCheckpointer().restore(workdir / "checkpoints" / str(step) / "state")
+    checkpointer, folder = ocp.PyTreeCheckpointer(), workdir / "checkpoints" / str(step) / "state"
+    whole = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), checkpointer.metadata(folder).item_metadata.tree
+    )
+    tree = checkpointer.restore(folder, restore_args=whole)
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 

@@ -12,9 +12,7 @@ from promises.faults import Faults
 from promises.harness import RUN, TOTAL, Bench, Child, latest, require, rows
 
 
-def _job(
-    bench: Bench, stack: ExitStack, *args: str, timeout: int = 60, faults: dict[int, Faults] | None = None
-) -> list:
+def job(bench: Bench, stack: ExitStack, *args: str, timeout: int = 60, faults: dict[int, Faults] | None = None) -> list:
     """Two processes that train together, one device each."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -40,7 +38,7 @@ def p28(bench: Bench) -> Iterator[str]:
         if what == "failing":
             faults[who] = Faults(slow={"step": 0.3}, fail={"sealing": (28, 3)})
         with ExitStack() as stack:
-            children = _job(bench, stack, *args, timeout=10, faults=faults)
+            children = job(bench, stack, *args, timeout=10, faults=faults)
             if what == "missing":
                 children[who].process.kill()
             else:
@@ -69,7 +67,7 @@ def p29(bench: Bench) -> Iterator[str]:
         workdir = bench.new()
         args = [*RUN, f"--workdir={workdir}"]
         with ExitStack() as stack:
-            children = _job(bench, stack, *args, faults={i: Faults(slow={"step": 0.1}) for i in range(2)})
+            children = job(bench, stack, *args, faults={i: Faults(slow={"step": 0.1}) for i in range(2)})
             begun = children[0].wait_until(lambda w=workdir: len(rows(w)) >= 6)
             require(begun, children[0].tail())
             children[who].send((signal.SIGTERM, signal.SIGUSR1)[who])
@@ -80,7 +78,7 @@ def p29(bench: Bench) -> Iterator[str]:
         if not bench.full:
             return
         with ExitStack() as stack:
-            children = _job(bench, stack, *args)
+            children = job(bench, stack, *args)
             codes = [child.wait() for child in children]
             require(codes == [0, 0], f"exit codes {codes}: {children[0].tail()} {children[1].tail()}")
             require("epoch" not in children[1].printed(), "both processes talk")

@@ -60,6 +60,10 @@ def test_micro_batches_fit_the_caches_and_divide_what_each_device_has():
     units = dataclasses.replace(cpu(2), fast_bfloat16=True)
     assert micro_batches(resolved(conv_stem_cifar10.get_config()), units) == 8  # there they are matmuls
     assert micro_batches(resolved(ti4), units) == 16
+    avx2 = dataclasses.replace(cpu(2), slow_convolutions=True)
+    assert (
+        micro_batches(resolved(conv_stem_cifar10.get_config()), avx2) == 4 and micro_batches(resolved(ti4), avx2) == 8
+    )
     eight = dataclasses.replace(cpu(8), fast_bfloat16=True)
     assert micro_batches(resolved(article.get_config()), eight) == 1  # as dear for each device's share
     assert micro_batches(resolved(laptop.get_config()), units) == 8  # 16 but for its stem's kernels

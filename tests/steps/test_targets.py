@@ -116,6 +116,19 @@ def test_bfloat16_is_fast_where_there_are_units_and_jax_uses_them(flags, version
 
 
 @pytest.mark.parametrize(
+    ("flags", "version", "expected"),
+    [(True, (0, 12, 0), True), (True, (0, 10, 2), False), (False, (0, 12, 0), False)],
+)
+def test_convolutions_are_matmuls_in_float32_where_that_was_faster(flags, version, expected, monkeypatch):
+    monkeypatch.setattr(backend, "lacks_avx512", lambda: flags)
+    monkeypatch.setattr(jax, "__version_info__", version)
+    target = backend.target_at_hand()
+    assert backend.compute_for(jnp.float32, target, False).windows == expected
+    assert not backend.compute_for(jnp.bfloat16, target, False).windows
+    assert not backend.compute_for(jnp.float32, target, True).windows  # of which no forward-mode derivative is known
+
+
+@pytest.mark.parametrize(
     ("target", "changes", "expected"),
     [
         (CPU, {}, "chunked"),

@@ -48,7 +48,8 @@ def test_what_it_computes_with(tmp_path):
     intel = kernel(tmp_path / "intel", {"proc/cpuinfo": f"processor : 0\nmodel name\t: Intel(R) Xeon(R)\n{flags}"})
     assert processor.name(intel) == "Intel(R) Xeon(R)"
     assert processor.instruction_sets(intel) == ("AMX", "AVX-512 bfloat16", "AVX-512", "AVX2")
-    assert processor.multiplies_bfloat16(intel)
+    assert processor.multiplies_bfloat16(intel) and not processor.lacks_avx512(intel)
     arm = kernel(tmp_path / "arm", {"proc/cpuinfo": "processor : 0\nFeatures : fp asimd\n"})
     assert processor.instruction_sets(arm) == ("NEON",) and not processor.multiplies_bfloat16(arm)
+    assert not processor.lacks_avx512(arm)
     assert processor.name(tmp_path) and processor.instruction_sets(tmp_path) == ()

@@ -131,6 +131,6 @@ def part_of(one: hlo.Traffic) -> str:
     for part in ("stem", "attention", "mlp", "head"):
         if part in names:
             return part + direction
-    if any(re.match(r"block_\d+|norm", name) for name in names):
+    if any(re.match(r"block_\d+|blocks|norm", name) for name in names):
         return f"norms and sums{direction}"
     return "rest"

@@ -21,7 +21,7 @@ from vit_jax.models import flops
 from vit_jax.steps import state as states
 from vit_jax.steps.losses import weights_of
 from vit_jax.steps.phases import traced_step
-from vit_jax.system.sharding import batch_sharding, make_mesh, replicated
+from vit_jax.system.sharding import batch_sharding, replicated
 from vit_jax.training.checks import check_config
 from vit_jax.training.pieces import Pieces, crop_of, pieces_of
 from vit_jax.training.resolve import pipeline_of_data, with_data
@@ -46,7 +46,7 @@ class Run:
     machine: Machine
     programs: tuple[Traced, ...]
     state_bytes: int  # on each device: parameters, moments, averages
-    param_bytes: int  # of them: parameters
+    param_bytes: int  # of them: parameters that an evaluation takes as they are; it gathers those that are split
     data_bytes: int  # likewise: the resident train images, or one batch
     num_train: int  # images of the train split
 
@@ -61,9 +61,9 @@ def run_on(config: Config, machine: Machine, batch_size: int | None = None) -> R
     check_config(config, machine.target)
     dataset = shapes_of_data(config) or sources.load(config)
     config, parts = with_data(config, dataset, machine.target)
-    mesh = make_mesh(devices_of(machine))
-    pieces = pieces_of(config, machine.target, mesh, len(parts.train.labels))
-    state = states.abstract_state(pieces.module, pieces.tx, config.train.ema is not None, mesh)
+    pieces = pieces_of(config, machine.target, len(parts.train.labels), devices_of(machine))
+    mesh = pieces.mesh
+    state = states.abstract_state(pieces.module, pieces.tx, config.train.ema is not None, mesh, pieces.split)
     data = _data(config, parts.train, machine, mesh)
     count = batch_on(mesh, config)
     evaluation = Traced(
@@ -73,7 +73,6 @@ def run_on(config: Config, machine: Machine, batch_size: int | None = None) -> R
         count,
         0,
     )
-    split = 1 if isinstance(data, DevicePipeline) else machine.devices
     weights = weights_of(config.train.class_weights, parts.train.labels, pieces.module.cfg.num_classes)
     programs = (*_steps(config, pieces, data, state, weights), evaluation)
     config = dataclasses.replace(config, model=pieces.module.cfg)  # with the attention that it takes there
@@ -82,8 +81,8 @@ def run_on(config: Config, machine: Machine, batch_size: int | None = None) -> R
         machine,
         programs,
         state_bytes=_bytes(state),
-        param_bytes=_bytes(state.params),
-        data_bytes=_bytes(data) // split,
+        param_bytes=0 if pieces.split else _bytes(state.params),
+        data_bytes=_bytes(data),
         num_train=len(parts.train.labels),
     )
 
@@ -129,11 +128,13 @@ def _steps(
             def trace(module: Any = module, count: int = count) -> Any:
                 plan, mesh = pieces.plan, pieces.mesh
                 bound = (config, module, pieces.tx, pieces.schedule, plan, mesh, data, state)
-                return traced_step(*bound, count, class_weights)
+                return traced_step(*bound, count, class_weights, pieces.split)
 
             found.append(Traced(name, trace, count * work // pieces.mesh.size, config.train.batch_size * count, count))
     return found
 
 
 def _bytes(tree: Any) -> int:
-    return sum(x.size * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree))
+    """Of a tree of shapes, on each device."""
+    shapes = [(x.sharding.shard_shape(x.shape), np.dtype(x.dtype).itemsize) for x in jax.tree.leaves(tree)]
+    return sum(math.prod(shape) * size for shape, size in shapes)

@@ -26,7 +26,7 @@ def weights_of(module: VisionTransformer, params: Any, images: np.ndarray, augme
     """
     if not has_weights(module.cfg):
         raise ValueError("an MLP-Mixer has no attention")
-    plain = module.clone(cfg=dataclasses.replace(module.cfg, attention="xla"))
+    plain = module.clone(cfg=dataclasses.replace(module.cfg, attention="xla", scan=False))
 
     def apply(params: Any, images: jax.Array) -> list[jax.Array]:
         x = preprocess(images, augment, image_shape(plain.cfg)[:2])  # (B, H, W, C) of the model

@@ -67,7 +67,7 @@ def traced_evaluation(
             rows = jax.lax.map(lambda part: step(params, part, module=alone, config=config), split)  # (A, B/A, ...)
             return rows.reshape(-1, *rows.shape[2:])
 
-        whole = of_each_device(own, mesh, split=(False, True), gives_split=True)
+        whole = of_each_device(own, mesh, takes=(False, True), gives=True)
     return jax.jit(whole, out_shardings=replicated(mesh)).trace(shapes_of(params, replicated(mesh)), images)
 
 
@@ -89,6 +89,7 @@ class Evaluator:
         """
         self._sharding = batch_sharding(mesh)
         self._batch = batch_on(mesh, config)
+        self._whole = jax.jit(lambda params: params, out_shardings=replicated(mesh))  # no copy of those that are
         self._step = traced_evaluation(module, config, mesh, params, image_shape, step).lower().compile()
 
     def logits(
@@ -103,6 +104,7 @@ class Evaluator:
         `check` is called before each batch and may raise.
         """
         parts: list = []
+        params = self._whole(params)
         for i, batch in enumerate(batches(images, self._batch)):
             check()
             if i >= 2:  # two batches under way, no more: they lie in the accelerator's memory

@@ -90,7 +90,7 @@ def write_program(model: Trained, format: str, folder: Path) -> dict[str, Any]:
 
 def program_of(cfg: ModelConfig, config: Config, params: Any, image_size: tuple[int, int]) -> Program:
     """The model in float32 throughout, with attention that every platform can compute. `image_size`: H, W as stored."""
-    module = VisionTransformer(dataclasses.replace(cfg, attention="xla", remat=False), Compute())
+    module = VisionTransformer(dataclasses.replace(cfg, attention="xla", remat=False, scan=False), Compute())
 
     def logits(params: Any, images: jax.Array) -> jax.Array:
         with jax.default_matmul_precision("highest"):  # accelerators would round the factors

@@ -13,7 +13,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 
 from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
-from vit_jax.system.processor import multiplies_bfloat16
+from vit_jax.system.processor import lacks_avx512, multiplies_bfloat16
 
 # Bytes of attention scores that a CPU device works on at a time: what stays in a core's share of the cache. Around it
 # (a quarter to twice) all sizes were alike, the whole batch at once slower (RECORDS.md).
@@ -30,6 +30,7 @@ class Target:
     local_devices: int = 1  # of this one
     compute_capability: float = 0.0  # of an NVIDIA GPU: 9.0; others have none
     fast_bfloat16: bool = False  # of a CPU: whether a step is faster in it than in float32
+    slow_convolutions: bool = False  # of a CPU: whether those of XLA in float32 are slower than matmuls of windows
 
 
 def target_at_hand() -> Target:
@@ -38,9 +39,10 @@ def target_at_hand() -> Target:
     capability = float(getattr(device, "compute_capability", 0) or 0) if _is_nvidia(device.device_kind) else 0.0
     # From 0.12 on XLA's CPU uses the matrix units (RECORDS.md).
     fast = device.platform == "cpu" and multiplies_bfloat16() and jax.__version_info__ >= (0, 12)
-    return Target(
-        jax.default_backend(), device.device_kind, jax.device_count(), jax.local_device_count(), capability, fast
-    )
+    # Without them a step of two small models takes three quarters of the time there; with AVX-512, more (RECORDS.md).
+    slow = device.platform == "cpu" and lacks_avx512() and jax.__version_info__ >= (0, 12)
+    counts = jax.device_count(), jax.local_device_count()
+    return Target(jax.default_backend(), device.device_kind, *counts, capability, fast, slow)
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Compute:
     rounds_saved: bool = False  # whether what is kept for the backward pass is kept in `dtype`, not in float32
     rows_kept: bool = False  # whether XLA is kept from laying tokens out with the batch innermost (`in_rows`)
     rows_alone: bool = False  # whether matmuls are fast only along the rows of what is in memory
+    windows: bool = False  # whether convolutions are matmuls of windows (models/convolution.py)
     devices: int = 1  # over which a batch is split
     forward_mode: bool = False  # operations as plain formulas, which have derivatives of every mode
 
@@ -70,6 +73,7 @@ def compute_for(dtype: Any, target: Target, forward_mode: bool) -> Compute:
         rows_kept=target.platform == "gpu" and (target.devices == 1 or jax.__version_info__ >= (0, 12)),
         # XLA's kernels for AMX take no transposed left side: six times as long without.
         rows_alone=multiplies_rows(dtype, target) and not forward_mode,
+        windows=convolves_windows(dtype, target) and not forward_mode,
         devices=target.devices,
         forward_mode=forward_mode,
     )
@@ -83,8 +87,13 @@ def compute_dtype(name: str, target: Target) -> Any:
 
 
 def multiplies_rows(dtype: Any, target: Target) -> bool:
-    """Whether matmuls are fast only along the rows of what is in memory, and convolutions only as such matmuls."""
+    """Whether matmuls are fast only along the rows of what is in memory."""
     return target.fast_bfloat16 and dtype == jnp.bfloat16
+
+
+def convolves_windows(dtype: Any, target: Target) -> bool:
+    """Whether convolutions are fast only as matmuls of windows: on matrix units, and in float32 without AVX-512."""
+    return multiplies_rows(dtype, target) or (target.slow_convolutions and dtype == jnp.float32)
 
 
 def attention(cfg: ModelConfig, dtype: Any, target: Target, tokens: int) -> str:

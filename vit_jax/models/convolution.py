@@ -1,7 +1,8 @@
-"""A convolution of (B, H, W, C) images, as matmuls where XLA has no fast one: on a CPU in bfloat16.
+"""A convolution of (B, H, W, C) images, as matmuls where XLA has no fast one: on some CPUs (models/backend.py).
 
-There its convolutions gain nothing from the matrix units. Every output pixel's window laid out as a row (im2col:
-Chellapilla et al. 2006), the three products of a step are matmuls. S is the kernel's size, O the channels coming out.
+Its convolutions gain nothing from matrix units, and little from AVX2. Every output pixel's window laid out as a row
+(im2col: Chellapilla et al. 2006), the three products of a step are matmuls. S is the kernel's size, O the channels
+coming out.
 """
 
 from functools import partial
@@ -16,7 +17,7 @@ from vit_jax.models.backend import Compute
 
 def convolution(x: jax.Array, kernel: jax.Array, stride: int, compute: Compute) -> jax.Array:
     """(B, H, W, C) * kernel (S, S, C, O) float32 -> (B, H / stride, W / stride, O) in compute.dtype, padded "SAME"."""
-    if compute.rows_alone:
+    if compute.windows:
         return _by_rows(x.astype(compute.dtype), kernel, stride, compute)
     layout = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(

@@ -8,12 +8,15 @@ from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
 from vit_jax.schema import unknown
 
-# Ti, S: Touvron et al. 2021 (DeiT), table 1. B, L: Dosovitskiy et al. 2021 (ViT), table 1.
+# Ti, S: Touvron et al. 2021 (DeiT), table 1. B, L, H: Dosovitskiy et al. 2021 (ViT), table 1. g: Zhai et al. 2022
+# ("Scaling Vision Transformers"), table 2.
 PRESETS = {
     "Ti": {"width": 192, "depth": 12, "heads": 3, "mlp_dim": 768},
     "S": {"width": 384, "depth": 12, "heads": 6, "mlp_dim": 1536},
     "B": {"width": 768, "depth": 12, "heads": 12, "mlp_dim": 3072},
     "L": {"width": 1024, "depth": 24, "heads": 16, "mlp_dim": 4096},
+    "H": {"width": 1280, "depth": 32, "heads": 16, "mlp_dim": 5120},
+    "g": {"width": 1408, "depth": 40, "heads": 16, "mlp_dim": 6144},
 }
 
 

@@ -6,6 +6,7 @@ B batch, N patch tokens, D width, C classes.
 import dataclasses
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
-from vit_jax.models import backend, inits, posembs
+from vit_jax.models import backend, encoder, inits, posembs
 from vit_jax.models.backend import Compute, Target
 from vit_jax.models.checks import check_model
 from vit_jax.models.dropout import Dropout
@@ -37,7 +38,7 @@ class VisionTransformer(nn.Module):
         stem            (B, N, D)  patches, before positions
         tokens          (B, prefix + N, D)  input of the first block; prefix: class token, then registers
         block_00, ...   attn, mlp, out: (B, prefix + N, D); attn_weights (B, K, prefix + N, prefix + N), not with cudnn
-                        and not of an MLP-Mixer
+                        and not of an MLP-Mixer; none of these with cfg.scan
         encoded         (B, prefix + N, D)  after the last norm, unless that comes after pooling
         pooled, pre_logits  (B, ...)  before and after the head's hidden layers
     """
@@ -45,15 +46,20 @@ class VisionTransformer(nn.Module):
     cfg: ModelConfig
     compute: Compute
     input_size: int | None = None
+    split: tuple[tuple[str, int], ...] = ()  # of_one_device
 
     @property
     def dtype(self) -> Any:
         """Of the computation."""
         return self.compute.dtype
 
-    def of_one_device(self) -> "VisionTransformer":
-        """The same module, for a device that computes its part of a batch by itself."""
-        return self.clone(compute=dataclasses.replace(self.compute, devices=1))
+    def of_one_device(self, split: Mapping[str, int] = MappingProxyType({})) -> "VisionTransformer":
+        """The same module, for a device that computes its part of a batch by itself.
+
+        Of the blocks' parameters it may hold parts alone: `split` says which, by path, and along which axis.
+        """
+        held = tuple(sorted((path, axis) for path, axis in split.items() if path.startswith("block_")))
+        return self.clone(compute=dataclasses.replace(self.compute, devices=1), split=held)
 
     @property
     def seen(self) -> ModelConfig:
@@ -90,12 +96,17 @@ class VisionTransformer(nn.Module):
         x = backend.in_rows(x, self.compute.rows_kept)
         x = aux["tokens"] = Dropout(cfg.token_dropout, train)(x)
 
-        block = nn.remat(Block) if cfg.remat else Block
-        for i in range(cfg.depth):
-            drop_path = cfg.drop_path * i / max(cfg.depth - 1, 1)
-            x, aux[f"block_{i:02d}"] = block(cfg, self.compute, train, drop_path, name=f"block_{i:02d}")(
-                x, angles, drop_path_share
-            )
+        if cfg.scan and not self.is_initializing():
+            params = [self.variables["params"][f"block_{i:02d}"] for i in range(cfg.depth)]
+            block = Block(cfg, self.compute, train, cfg.drop_path, name="blocks", parent=None)
+            key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
+            split = encoder.of_block(self.split, 0)
+            x = encoder.looped(block, params, x, angles, drop_path_share, key, cfg.remat, split)
+        else:
+            for i in range(cfg.depth):
+                kind, name = encoder.written_out(cfg.remat, encoder.of_block(self.split, i)), f"block_{i:02d}"
+                drop_path = cfg.drop_path * i / max(cfg.depth - 1, 1)
+                x, aux[name] = kind(cfg, self.compute, train, drop_path, name=name)(x, angles, drop_path_share)
         if not cfg.norm_after_pool:
             x = LayerNorm(cfg.norm_eps, self.compute, name="norm")(x)
         aux["encoded"] = x

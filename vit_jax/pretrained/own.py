@@ -26,7 +26,7 @@ FORMAT = "vit_jax"
 
 def metadata(model: ModelConfig) -> dict[str, str]:
     """What marks a file as ours. How a machine computes isn't the model's."""
-    model = dataclasses.replace(model, attention="auto", dtype="auto", remat=False)
+    model = dataclasses.replace(model, attention="auto", dtype="auto", remat=False, scan=False)
     return {"format": FORMAT, "model": json.dumps(to_dict(model))}
 
 

@@ -15,7 +15,7 @@ from vit_jax.schema import flat, from_mapping, to_dict
 from vit_jax.system.progress import say
 
 # What the config alone says: the data's part, and how the machine computes.
-_OURS = ("num_classes", "attention", "dtype", "remat")
+_OURS = ("num_classes", "attention", "dtype", "remat", "scan")
 _SIZES = ("image_size", "image_width")
 
 

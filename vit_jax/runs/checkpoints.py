@@ -5,27 +5,27 @@ checkpoints/STEP.damaged     what didn't agree with its manifest and was set asi
 checkpoints/.saving-STEP     a save under way; what a killed one left goes at the next start
 """
 
+import contextlib
 import json
 import logging
 import math
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from vit_jax.config import CheckpointConfig
 from vit_jax.errors import RunError, UserError
-from vit_jax.runs import manifest
-from vit_jax.steps.rules import path_of
+from vit_jax.runs import manifest, stored
 from vit_jax.steps.state import TrainState
+from vit_jax.system import jobs
 from vit_jax.system.disk import sync_folder
-from vit_jax.system.sharding import put, replicated
+from vit_jax.system.sharding import on_host
 
 _STATE, _META = "state", "meta.json"
 _SAVING, _REPLACED = ".saving-", ".replaced-"
@@ -73,18 +73,23 @@ class Checkpoints:
     def save(self, state: TrainState, meta: dict[str, Any], scores: dict[str, float] | None) -> None:
         """Starts to save, in the background; `scores` (with "top1") make it a candidate for the best.
 
+        A state that lies in parts on several processes' devices is saved by all of them, which call this together, and
+        before it returns.
+
         A step that was saved before its evaluation could end is saved again with its scores. Raises NotFinite for a
         state that isn't, and RunError if the save before this one failed.
         """
         self.wait()
         step = int(state.step)
-        # Copies: the next step gives the buffers up. Every device has the whole state.
-        host = jax.tree.map(lambda x: np.array(x.addressable_data(0)), state)
-        for path, x in jax.tree_util.tree_flatten_with_path(host)[0]:
-            if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
-                raise NotFinite(f"{path_of(path)} isn't finite after step {step}; that state is not saved")
+        meta = {**meta, "step": step, "scores": scores}
+        if stored.is_spread(state):
+            self._save_together(step, state, meta)
+            return
+        host = jax.tree.map(on_host, state)  # copies: the next step gives the buffers up
+        if path := stored.not_finite(host):
+            raise NotFinite(f"{path} isn't finite after step {step}; that state is not saved")
         assert self._executor, "opened for reading only"
-        self._saving = self._executor.submit(self._save, step, host, {**meta, "step": step, "scores": scores})
+        self._saving = self._executor.submit(self._save, step, host, meta)
 
     def poll(self) -> None:
         """Raises RunError if the last save has failed by now."""
@@ -99,15 +104,38 @@ class Checkpoints:
 
     def _save(self, step: int, host: TrainState, meta: dict[str, Any]) -> None:
         folder = self._root / f"{_SAVING}{step}"
-        try:
+        with self._refusing(step, folder):
             # Its folders first: whatever is in their way, Orbax would say it less plainly.
             folder.mkdir()
-            with _checkpointer() as checkpointer:
-                checkpointer.save(folder / _STATE, args=ocp.args.PyTreeSave(host))
-            (folder / _META).write_text(json.dumps(meta, indent=2) + "\n")
-            manifest.seal(folder)
-            self._put_in_place(folder, step)
-            self._prune()
+            stored.write(folder / _STATE, host)
+            self._complete(folder, step, meta)
+
+    def _save_together(self, step: int, state: TrainState, meta: dict[str, Any]) -> None:
+        """Each process writes its own shards; the first makes a checkpoint of them. When one fails, none is there."""
+        if jobs.any_of(path := stored.not_finite(state)):
+            raise NotFinite(f"{path or 'another part'} isn't finite after step {step}; that state is not saved")
+        folder = self._root / f"{_SAVING}{step}"
+        with self._refusing(step, folder):
+            if self._cfg:
+                folder.mkdir()
+            jobs.meet(f"save {step}")
+            stored.write(folder / _STATE, state)
+            if self._cfg:
+                self._complete(folder, step, meta)
+            jobs.meet(f"saved {step}")
+
+    def _complete(self, folder: Path, step: int, meta: dict[str, Any]) -> None:
+        """Makes a whole checkpoint of a folder with a state."""
+        (folder / _META).write_text(json.dumps(meta, indent=2) + "\n")
+        manifest.seal(folder)
+        self._put_in_place(folder, step)
+        self._prune()
+
+    @contextlib.contextmanager
+    def _refusing(self, step: int, folder: Path) -> Iterator[None]:
+        """Within, what goes wrong is a RunError that says what is left, and no half of a checkpoint stays."""
+        try:
+            yield
         except Exception as error:  # Orbax and its storage raise many types
             shutil.rmtree(folder, ignore_errors=True)
             raise RunError(
@@ -216,27 +244,20 @@ class Checkpoints:
         return self.meta(step)
 
     def restore(self, step: int, target: Any, mesh: Mesh) -> Any:
-        """The whole state, or the part of it that `target` (arrays or shapes) names, on every device of the mesh.
+        """The whole state, or the part of it that `target` (arrays or shapes) names.
+
+        It lies as the arrays of `target` do; shapes' are on every device of the mesh.
 
         Raises UserError for a checkpoint that differs from its manifest, and with every difference in paths, shapes
         and dtypes for one of another model, before anything is read.
         """
         self._check_whole(step)
-        path = self._root / str(step) / _STATE
-        restore = ocp.args.PyTreeRestore(
-            item=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), target),
-            restore_args=jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray), target),
-            partial_restore=True,
-        )
         try:
-            with _checkpointer() as checkpointer:
-                self._check_fits(step, target, checkpointer.metadata(path).item_metadata)
-                host = checkpointer.restore(path, args=restore)
+            return stored.read(self._root / str(step) / _STATE, target, mesh, f"checkpoint {step}")
         except UserError:
             raise
         except Exception as error:  # a folder whose manifest is right, yet that Orbax can't read
             raise self._damaged(step, _first_line(error)) from error
-        return jax.tree.map(lambda x: put(x, replicated(mesh)), host)
 
     def _check_whole(self, step: int, only: str = "") -> None:
         folder = self._root / str(step)
@@ -252,23 +273,6 @@ class Checkpoints:
             f"to evaluate, move its folder away and name one of {others}"
         )
 
-    def _check_fits(self, step: int, target: Any, metadata: Any) -> None:
-        def flat(tree: Any) -> dict[str, tuple]:
-            leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))[0]
-            return {path_of(path): (tuple(x.shape), str(x.dtype)) for path, x in leaves}
-
-        ours, theirs = flat(target), flat(metadata.tree)
-        tops = {path.split("/")[0] for path in ours}
-        theirs = {path: value for path, value in theirs.items() if path.split("/")[0] in tops}
-        lines = [
-            f"  {path}: {theirs.get(path, 'absent')} in the checkpoint, {ours.get(path, 'absent')} in the model"
-            for path in sorted(ours.keys() | theirs.keys())
-            if ours.get(path) != theirs.get(path)
-        ]
-        if lines:
-            more = [f"  and {len(lines) - 20} more"] if len(lines) > 20 else []
-            raise UserError("\n".join([f"checkpoint {step} does not fit the model:", *lines[:20], *more]))
-
 
 def ranked(scores: dict[int, dict[str, float] | None]) -> list[int]:
     """Steps with finite scores, the best validation top-1 first; of equals, the later."""
@@ -279,17 +283,6 @@ def ranked(scores: dict[int, dict[str, float] | None]) -> list[int]:
 def kept(scores: dict[int, dict[str, float] | None], cfg: CheckpointConfig) -> set[int]:
     """Which of these steps stay: the latest and, apart from them, the best."""
     return set(sorted(scores)[-cfg.keep_latest :]) | set(ranked(scores)[: cfg.keep_best])
-
-
-def _checkpointer() -> ocp.Checkpointer:
-    """Orbax for this process alone: every device has the whole state, so that no process needs to wait for another."""
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=jax.process_index(),
-        active_processes={jax.process_index()},
-        barrier_sync_key_prefix=f"process-{jax.process_index()}",
-    )
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _first_line(error: Exception) -> str:

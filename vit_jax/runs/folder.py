@@ -16,7 +16,7 @@ from vit_jax.schema import difference, from_mapping, to_dict
 from vit_jax.system.disk import expanded, write_whole
 
 # Where things lie may differ from start to start; it doesn't change a result.
-_PLACES = (("data", "dir"), ("data", "cache_dir"))
+_PLACES = (("data", "dir"), ("data", "cache_dir"), ("train", "mesh"), ("train", "split_rules"))
 
 # Names in the runs of version 0.1.0, and now.
 _PIPELINES = {"device": "resident", "tfdata": "mapped"}
@@ -110,7 +110,9 @@ class RunFolder:
                 "\n".join([title, *(f"  {line}" for line in lines), *([self.longer()] if is_longer else [])])
             )
         return dataclasses.replace(
-            before, data=dataclasses.replace(before.data, dir=config.data.dir, cache_dir=config.data.cache_dir)
+            before,
+            data=dataclasses.replace(before.data, dir=config.data.dir, cache_dir=config.data.cache_dir),
+            train=dataclasses.replace(before.train, mesh=config.train.mesh, split_rules=config.train.split_rules),
         )
 
     def longer(self) -> str:

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 
 from vit_jax.config import Config, ModelConfig
 from vit_jax.models import flops, resolve
-from vit_jax.models.backend import Target, compute_dtype, multiplies_rows
+from vit_jax.models.backend import Target, compute_dtype, convolves_windows, multiplies_rows
 from vit_jax.models.checks import check_model
 from vit_jax.models.stems import grid_shape, window_entries
+from vit_jax.steps.partition import devices_named
 from vit_jax.system.processor import cores
 
 # On two cores, two devices beat one by up to a quarter: the loops between matmuls then run on both, too. Below this
@@ -37,6 +38,8 @@ _MAX_DEVICES = 8
 def use_cpu_cores(config: Config, processes: int = 1) -> None:
     """Gives JAX a CPU device for each core: as many as divide this process' share of the batch and have enough to do.
 
+    With a config.train.mesh that names their number they are as many, whatever the cores.
+
     To be called before anything else uses JAX. $JAX_NUM_CPU_DEVICES, or the same in $XLA_FLAGS, stays. Elsewhere than
     on a CPU it has no effect. Raises UserError for a config that describes no model.
     """
@@ -50,7 +53,9 @@ def use_cpu_cores(config: Config, processes: int = 1) -> None:
     model = resolve(config.model, config.model.num_classes or 1000)
     check_model(model)
     with contextlib.suppress(RuntimeError):  # JAX is in use already
-        jax.config.update("jax_num_cpu_devices", device_count(config, flops.training(model), cores(), processes))
+        named = devices_named(config.train.mesh)
+        count = named // processes if named else device_count(config, flops.training(model), cores(), processes)
+        jax.config.update("jax_num_cpu_devices", max(count, 1))
 
 
 def give_memory_back() -> None:
@@ -90,8 +95,9 @@ def micro_batches(config: Config, target: Target) -> int:
     times, measured). `config.model` must be resolved.
     """
     cfg, share = config.model, config.train.batch_size // target.devices
-    rows = multiplies_rows(compute_dtype(cfg.dtype, target), target)
-    if target.platform != "cpu" or not (cfg.stem.kind == "patch" or (cfg.stem.kind == "conv" and rows)):
+    dtype = compute_dtype(cfg.dtype, target)
+    rows, windows = multiplies_rows(dtype, target), convolves_windows(dtype, target)
+    if target.platform != "cpu" or not (cfg.stem.kind == "patch" or (cfg.stem.kind == "conv" and windows)):
         return 1
     work = flops.training(cfg) * share / flops.kernel_entries(cfg)
     most = min(

@@ -61,11 +61,11 @@ def _shared_out(direction: Callable[[tuple[Any, ...], jax.Array], jax.Array], av
         ]
 
     def own(values: list[jax.Array]) -> list[jax.Array]:
-        parts = [part_of(device) for device in range(mesh.size)]
-        return jax.lax.psum(jax.lax.switch(jax.lax.axis_index("data"), parts, values), "data")
+        parts, axes = [part_of(device) for device in range(mesh.size)], mesh.axis_names
+        return jax.lax.psum(jax.lax.switch(jax.lax.axis_index(axes), parts, values), axes)
 
     values = [x for _, x in kernels]
-    return jax.tree.unflatten(tree, of_each_device(own, mesh, split=(False,))(values))
+    return jax.tree.unflatten(tree, of_each_device(own, mesh, takes=(False,))(values))
 
 
 def _work(key_path: tuple[Any, ...], kernel: jax.Array) -> float:

@@ -1,9 +1,11 @@
 """The parts of a run, each with its compiled step: one, or one for each size of the images (train.sizes)."""
 
 import dataclasses
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -41,6 +43,7 @@ def compile_phases(
     pipeline: DevicePipeline | TfDataPipeline,
     state: TrainState,
     class_weights: tuple[float, ...] | None,
+    split: Mapping[str, int],
 ) -> tuple[Phase, ...]:
     """The run's phases in order, their steps compiled, as `traced_step` traces them.
 
@@ -56,7 +59,7 @@ def compile_phases(
     sizes = config.train.sizes or ((0.0, config.model.image_size),)
     lowered = [
         traced_step(
-            config, module.clone(input_size=size), tx, schedule, plan, mesh, data, state, n, class_weights
+            config, module.clone(input_size=size), tx, schedule, plan, mesh, data, state, n, class_weights, split
         ).lower()
         for _, size in sizes
         for n in counts
@@ -85,6 +88,7 @@ def traced_step(
     state: TrainState,
     count: int = 1,
     class_weights: tuple[float, ...] | None = None,
+    split: Mapping[str, int] = MappingProxyType({}),
 ) -> Any:
     """`train_step`, or `train_steps` for a count above 1, traced: (state, data, pace) -> (state, metrics).
 
@@ -92,7 +96,8 @@ def traced_step(
     with a mesh of its devices, give the program for those.
 
     `data` is the pipeline itself where it is resident, else one batch; its arrays and those of the state may be shapes
-    (`shapes_of`). `pace` (2,) float32 is for runs by the clock, None for others. The state is given up (donated).
+    (`shapes_of`). The new state lies as the old one, its parameters `split` as `train_step` says. `pace` (2,) float32
+    is for runs by the clock, None for others. The state is given up (donated).
     `class_weights` are constants of the program.
     """
     resident = isinstance(data, DevicePipeline)
@@ -107,5 +112,7 @@ def traced_step(
         mesh=mesh,
         total=plan.total,
         class_weights=class_weights,
+        split=split,
     )
-    return jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh)).trace(state, data, pace)
+    lie = jax.tree.map(lambda x: x.sharding, state)
+    return jax.jit(step, donate_argnums=0, out_shardings=(lie, replicated(mesh))).trace(state, data, pace)

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
 from vit_jax.errors import UserError
+
+V = TypeVar("V")
 
 
 def path_of(key_path: tuple[Any, ...]) -> str:
@@ -14,7 +16,7 @@ def path_of(key_path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(key_path, simple=True, separator="/")
 
 
-def match(rules: Sequence[tuple[str, float]], params: Any, key: str) -> Any:
+def match(rules: Sequence[tuple[str, V]], params: Any, key: str) -> Any:
     """A tree like `params` with the value of the first rule whose regex matches the whole path of each.
 
     Raises UserError if a parameter matches no rule, a rule no parameter, or a rule is no regular expression.
@@ -22,7 +24,7 @@ def match(rules: Sequence[tuple[str, float]], params: Any, key: str) -> Any:
     compiled = [(compiled_rule(pattern, key), value) for pattern, value in rules]
     used = set()
 
-    def value_of(key_path: tuple[Any, ...], _: Any) -> float:
+    def value_of(key_path: tuple[Any, ...], _: Any) -> V:
         path = path_of(key_path)
         for pattern, value in compiled:
             if pattern.fullmatch(path):

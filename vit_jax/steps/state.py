@@ -1,7 +1,9 @@
 """Everything that a training step reads and writes, as one pytree."""
 
 import os
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import flax
@@ -13,8 +15,8 @@ from jax.sharding import Mesh
 
 from vit_jax.models import VisionTransformer
 from vit_jax.models.stems import image_shape
+from vit_jax.steps.partition import shardings_of
 from vit_jax.steps.rules import path_of
-from vit_jax.system.sharding import replicated, shapes_of
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -50,8 +52,9 @@ def create(
     mesh: Mesh,
     ema: bool = False,
     fixed: dict[str, Any] | None = None,
+    split: Mapping[str, int] = MappingProxyType({}),
 ) -> TrainState:
-    """The state before the first step, on every device of the mesh.
+    """The state before the first step, on every device of the mesh, or `split` over those that share it (partition.py).
 
     `ema`: with a moving average of the parameters. `fixed` has those that are computed from the data, by path; raises
     ValueError for one that the module doesn't have.
@@ -61,7 +64,8 @@ def create(
         raise ValueError(f"the module has no parameters {sorted(unknown)}")
 
     init = partial(_init, module, tx, ema, fixed or {})
-    lowered = jax.jit(init, out_shardings=replicated(mesh)).lower(np.uint32(seed))
+    lie = jax.tree.map(lambda x: x.sharding, abstract_state(module, tx, ema, mesh, split))
+    lowered = jax.jit(init, out_shardings=lie).lower(np.uint32(seed))
     return lowered.compile(_once_only(mesh))(np.uint32(seed))
 
 
@@ -71,9 +75,17 @@ def _once_only(mesh: Mesh) -> dict[str, str | bool]:
     return {} if chosen or mesh.devices.flat[0].platform != "cpu" else {"xla_backend_optimization_level": "1"}
 
 
-def abstract_state(module: VisionTransformer, tx: optax.GradientTransformation, ema: bool, mesh: Mesh) -> TrainState:
-    """Shapes and dtypes of such a state, computed without allocating it."""
-    return shapes_of(jax.eval_shape(partial(_init, module, tx, ema, {}), jnp.uint32(0)), replicated(mesh))
+def abstract_state(
+    module: VisionTransformer,
+    tx: optax.GradientTransformation,
+    ema: bool,
+    mesh: Mesh,
+    split: Mapping[str, int] = MappingProxyType({}),
+) -> TrainState:
+    """Shapes, dtypes and shardings of such a state, computed without allocating it."""
+    state = jax.eval_shape(partial(_init, module, tx, ema, {}), jnp.uint32(0))
+    lie = shardings_of(state, state.params, split, mesh)
+    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state, lie)
 
 
 def _init(
@@ -85,11 +97,12 @@ def _init(
     return TrainState(jnp.zeros((), jnp.int32), seed, params, tx.init(params), empty_totals(), average)
 
 
-def with_params(state: TrainState, params: Any, mesh: Mesh) -> TrainState:
+def with_params(state: TrainState, params: Any) -> TrainState:
     """The state before the first step with other parameters (float32, on the host), the average starting there, too."""
 
     # Each its own buffers: a step gives them up one by one.
-    copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=replicated(mesh))
+    lie = jax.tree.map(lambda x: x.sharding, state.params)
+    copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=lie)
     return state.replace(params=copied(params), ema=None if state.ema is None else copied(params))
 
 

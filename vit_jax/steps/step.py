@@ -1,6 +1,7 @@
 """The compiled steps: pure functions of state and data. B batch, A micro-batches, H/W pixels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -18,9 +19,11 @@ from vit_jax.models.stems import image_shape
 from vit_jax.steps import state as states
 from vit_jax.steps.losses import mixed_cross_entropy, rank_of_label
 from vit_jax.steps.optim import rates, updates_done
+from vit_jax.steps.partition import specs_of
+from vit_jax.steps.rules import path_of
 from vit_jax.steps.schedules import Schedule, ramp
 from vit_jax.steps.state import TrainState
-from vit_jax.system.sharding import batch_sharding, of_each_device
+from vit_jax.system.sharding import batch_sharding, gathered, of_each_device
 
 # From what the loop hands in (a resident pipeline or a batch), the seed and the step, to the batch.
 Fetch = Callable[[Any, jax.Array, jax.Array], Batch]
@@ -40,6 +43,7 @@ def train_step(
     mesh: Mesh,
     total: int,
     class_weights: tuple[float, ...] | None = None,
+    split: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update: batch, augmentation, gradients averaged over the whole batch, optimizer.
 
@@ -48,6 +52,8 @@ def train_step(
     of this batch, before the update: loss (what is minimised: of the targets, mixed and smoothed if the config says so,
     times `class_weights`, losses.weights_of of the train labels), top1, top5 (of an image mixed of two by the first
     one's label), grad_norm, learning_rate.
+
+    `split` says which parameters the mesh's devices share, by path, and along which axis (partition.split_axes).
 
     With config.train.overfit_one_batch the batch is that of step 0, and nothing about it or in the model is random.
     """
@@ -66,12 +72,14 @@ def train_step(
     frozen = jax.tree.map(lambda share: share == 0, rates(config.optim, state.params))
     drop_path_share = ramp(module.cfg.drop_path_ramp, place, total)
 
-    if (config.train.accumulate or 1) > 1:  # each device computes for itself
-        module = module.of_one_device()
+    accumulate = config.train.accumulate or 1
+    if accumulate > 1 or split:  # each device computes for itself
+        module = module.of_one_device(split)
 
     def loss_fn(params: Any, images: jax.Array, targets: Targets, key: jax.Array) -> tuple[jax.Array, dict]:
         # What isn't trained costs no backward pass, and is no part of the gradient's norm.
         params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen)
+        params = gathered(params, {path: axis for path, axis in split.items() if not path.startswith("block_")})
         logits, _ = module.apply(
             {"params": params}, images, train=not overfit, drop_path_share=drop_path_share, rngs={"dropout": key}
         )
@@ -81,7 +89,7 @@ def train_step(
         sums = {"loss": losses.sum(), "top1": (ranks < 1).sum(), "top5": (ranks < 5).sum()}
         return losses.mean(), jax.tree.map(lambda x: x.astype(jnp.float32), sums)
 
-    grads, sums = _gradients(loss_fn, state.params, images, targets, dropout_key, config.train.accumulate or 1, mesh)
+    grads, sums = _gradients(loss_fn, state.params, images, targets, dropout_key, accumulate, mesh, split)
     rate = jnp.asarray(schedule(place), jnp.float32)
     with jax.named_scope("update"):
         updates, opt_state = tx.update(grads, state.opt_state, state.params, learning_rate=rate)
@@ -151,18 +159,26 @@ def averaged(ema: Any, params: Any, updates: jax.Array, decay: float) -> Any:
 
 
 def _gradients(
-    loss_fn: Callable, params: Any, images: jax.Array, targets: Targets, key: jax.Array, accumulate: int, mesh: Mesh
+    loss_fn: Callable,
+    params: Any,
+    images: jax.Array,
+    targets: Targets,
+    key: jax.Array,
+    accumulate: int,
+    mesh: Mesh,
+    split: Mapping[str, int],
 ) -> tuple[Any, dict[str, jax.Array]]:
     """Gradients of the mean loss and sums of the metrics, over `accumulate` micro-batches in turn.
 
     Of these each device adds up its own, and all meet once, at the end: left to XLA's partitioning, they would wait for
-    each other in every micro-batch.
+    each other in every micro-batch. Parameters that are `split` are gathered anew in each, for the memory's sake, and
+    their gradients come out split likewise.
     """
     grad_fn = jax.grad(loss_fn, has_aux=True)
-    if accumulate == 1:
+    if accumulate == 1 and not split:
         return grad_fn(params, images, targets, key)
 
-    def split(x: jax.Array) -> jax.Array:  # every accumulate-th example, on each device
+    def parts(x: jax.Array) -> jax.Array:  # every accumulate-th example, on each device
         return x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)  # (A, B/A, ...)
 
     def own(params: Any, images: jax.Array, targets: Targets, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
@@ -170,15 +186,26 @@ def _gradients(
             images, targets, i = micro
             return jax.tree.map(jnp.add, total, grad_fn(params, images, targets, jax.random.fold_in(key, i))), None
 
-        micros = (split(images), jax.tree.map(split, targets), jnp.arange(accumulate))
+        if accumulate == 1:
+            return together(*grad_fn(params, images, targets, key))
+        micros = (parts(images), jax.tree.map(parts, targets), jnp.arange(accumulate))
         zeros = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype),
             jax.eval_shape(grad_fn, params, *jax.tree.map(lambda x: x[0], micros[:2]), key),
         )
-        return jax.lax.psum(jax.lax.scan(add, zeros, micros)[0], "data")
+        return together(*jax.lax.scan(add, zeros, micros)[0])
 
-    together = of_each_device(own, mesh, split=(False, True, True, False))
-    grads, sums = together(params, images, targets, key)
+    def together(grads: Any, sums: Any) -> tuple[Any, Any]:
+        # What is split was summed over those that share it when its gradient went back (sharding.gathered).
+        summed = jax.tree_util.tree_map_with_path(
+            lambda path, g: jax.lax.psum(g, "data" if path_of(path) in split else mesh.axis_names), grads
+        )
+        return summed, jax.lax.psum(sums, mesh.axis_names)
+
+    lie = specs_of(params, split)
+    grads, sums = of_each_device(own, mesh, takes=(lie, True, True, False), gives=(lie, False))(
+        params, images, targets, key
+    )
     return jax.tree.map(lambda g: g / (accumulate * mesh.size), grads), sums
 
 

@@ -1,5 +1,6 @@
 """What a figure depends on besides the config: versions, device, commit."""
 
+import hashlib
 import platform
 import subprocess
 from importlib import metadata
@@ -18,6 +19,15 @@ def versions() -> dict[str, str]:
     return {"vit_jax": vit_jax.__version__, "python": platform.python_version()} | {
         name: metadata.version(name) for name in _PACKAGES
     }
+
+
+def programs() -> dict[str, str]:
+    """What processes that compute together must have in common, by name: versions, and a digest of this code."""
+    found = {f"the version of {name}": version for name, version in versions().items() if name != "python"}
+    digest = hashlib.sha256()
+    for file in sorted(Path(vit_jax.__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return {**found, "vit_jax's code": digest.hexdigest()}
 
 
 def device() -> str:

@@ -112,17 +112,19 @@ def meet(place: str) -> None:
         multihost_utils.sync_global_devices(place)
 
 
-def require_same(numbers: dict[str, int]) -> None:
+def any_of(fact: object) -> bool:
+    """Whether it is true in any of the processes, which all ask."""
+    return bool(np.any(multihost_utils.process_allgather(np.array(bool(fact)))))
+
+
+def require_same(numbers: dict[str, int], remedy: str) -> None:
     """Raises RunError unless these numbers are the same in all processes: they would train apart, or wait for ever."""
     if jax.process_count() == 1:
         return
     found = multihost_utils.process_allgather(np.array(list(numbers.values()), np.int32))  # (processes, numbers)
     for i, name in enumerate(numbers):
         if len(set(found[:, i].tolist())) > 1:
-            raise RunError(
-                f"the job's processes differ in {name}: {found[:, i].tolist()}; give all of them the same config "
-                "and data, and a --workdir on a disk that all of them see"
-            )
+            raise RunError(f"the job's processes differ in {name}: {found[:, i].tolist()}; {remedy}")
 
 
 class StopVote:

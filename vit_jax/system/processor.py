@@ -64,6 +64,12 @@ def multiplies_bfloat16(system: Path = Path("/")) -> bool:
     return "amx_bf16" in _flags(system)
 
 
+def lacks_avx512(system: Path = Path("/")) -> bool:
+    """Whether it is an x86 that computes with AVX2 at most."""
+    flags = _flags(system)
+    return "avx2" in flags and "avx512f" not in flags
+
+
 def _flags(system: Path) -> list[str]:
     match = re.search(r"^(?:flags|Features)\s*: (.*)$", content(system / "proc/cpuinfo"), re.MULTILINE)
     return match[1].split() if match else []

@@ -7,10 +7,11 @@ from vit_jax.data import sources
 from vit_jax.data.dataset import split_range, with_default_splits
 from vit_jax.data.pipeline import MAX_EXAMPLES
 from vit_jax.errors import UserError
-from vit_jax.models import create
+from vit_jax.models import VisionTransformer, create
 from vit_jax.models.backend import Target
 from vit_jax.models.checks import one_of, positive
-from vit_jax.steps import durations, optim
+from vit_jax.models.encoder import of_block
+from vit_jax.steps import durations, optim, partition
 from vit_jax.steps import state as states
 from vit_jax.steps.plan import plan_of, warmup_places
 
@@ -25,6 +26,7 @@ def check_config(config: Config, target: Target) -> None:
     _check_optim(config)
     optim.optimizer(config.optim, states.abstract_params(module), module.dtype)
     _check_train(config, target.devices)
+    _check_mesh(config, target, module)
     _check_sizes(config, target)
     sizes = sources.SIZES.get(config.data.name)
     if sizes:
@@ -198,6 +200,17 @@ def _check_train(config: Config, device_count: int) -> None:
     if config.eval.params == "ema" and train.ema is None:
         raise UserError('config.eval.params="ema" needs config.train.ema, a decay like 0.999')
     _check_lengths(config)
+
+
+def _check_mesh(config: Config, target: Target, module: VisionTransformer) -> None:
+    fsdp = partition.sharers(config.train.mesh, target.devices)
+    split = tuple(partition.split_axes(config.train, states.abstract_params(module), fsdp).items())
+    for i in range(module.cfg.depth or 0) if module.cfg.scan else ():
+        if of_block(split, i) != of_block(split, 0):
+            raise UserError(
+                f"config.train.split_rules split block_{i:02d} in another way than block_00, and with "
+                "config.model.scan=True all blocks are one loop's; write rules that take all blocks alike"
+            )
 
 
 def _check_patience(config: Config) -> None:

@@ -20,11 +20,12 @@ from vit_jax.pretrained.start import check_start
 from vit_jax.runs import report, trained
 from vit_jax.runs.checkpoints import Checkpoints, NotFinite
 from vit_jax.runs.folder import RunFolder
+from vit_jax.runs.stored import is_spread
 from vit_jax.steps import durations
 from vit_jax.steps.clock import Clock
 from vit_jax.steps.cpu import give_memory_back
 from vit_jax.steps.state import TrainState
-from vit_jax.system import jobs
+from vit_jax.system import environment, jobs
 from vit_jax.system.jobs import Peers
 from vit_jax.system.progress import doing, say
 from vit_jax.system.sharding import batch_sharding, put, put_local, replicated
@@ -62,6 +63,9 @@ def train(
             f"config.train.length={config.train.length!r} is a time, and the clocks of a job's processes differ; give "
             "steps or epochs"
         )
+    # Before they compile anything together: programs that differ would wait for each other in vain.
+    programs = {name: digest_of(text) for name, text in environment.programs().items()}
+    jobs.require_same(programs, "set up the same code and the same lock on all machines")
     run = RunFolder(workdir, writes=jobs.is_first())
     patience = 2.0 * peers.timeout if peers else None
     with contextlib.ExitStack() as stack:
@@ -87,7 +91,8 @@ def train(
         spent = {"imports": entered - started, "data": time.monotonic() - entered}
         job, state, clock, evaluated, waiting = build(config, target, run, parts, checkpoints, started, spent)
         same = {"the config": digest_of_config(config), "the data": digest_of(parts.sha256)}
-        jobs.require_same({"the step": int(state.step), "the evaluation": evaluated, **same})
+        remedy = "give all of them the same config and data, and a --workdir on a disk that all of them see"
+        jobs.require_same({"the step": int(state.step), "the evaluation": evaluated, **same}, remedy)
         with stop.deferred():
             state = _loop(job, state, evaluated, waiting, clock, checkpoints, stop, watchdog)
         return _finish(job, state, checkpoints, clock, _check(stop, watchdog))
@@ -123,7 +128,7 @@ def _loop(
     with Log(job, step, evaluated, clock) as log:
 
         def save(scores: dict[str, float] | None) -> None:
-            if not job.run.writes:
+            if not (job.run.writes or is_spread(state)):
                 return
             log.sync()
             try:

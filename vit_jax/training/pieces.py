@@ -1,6 +1,7 @@
 """The pieces that training is made of, each built once from a resolved config."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +21,12 @@ from vit_jax.models.stems import WHITENING, image_shape, whitening_kernel
 from vit_jax.pretrained.start import params_of
 from vit_jax.steps import optim
 from vit_jax.steps import state as states
+from vit_jax.steps.partition import mesh_for, split_axes
 from vit_jax.steps.plan import Plan, plan_of, warmup_places
 from vit_jax.steps.schedules import Schedule, learning_rate
 from vit_jax.steps.state import TrainState
 from vit_jax.system.progress import say
-from vit_jax.system.sharding import replicated
+from vit_jax.system.sharding import FSDP, replicated
 from vit_jax.training.resolve import pipeline_of_data
 
 _WHITENING_PIXELS = 5000 * 32 * 32  # from which the whitening layer is computed
@@ -42,20 +44,23 @@ class Pieces:
     plan: Plan
     schedule: Schedule
     tx: optax.GradientTransformationExtraArgs
+    split: Mapping[str, int]  # the parameters that devices share, by path, and the axis of each (steps/partition.py)
 
 
-def pieces_of(config: Config, target: Target, mesh: Mesh, num_train: int) -> Pieces:
-    """The pieces, for a target and a mesh of its devices, of a resolved config with so many train examples."""
+def pieces_of(config: Config, target: Target, num_train: int, devices: Sequence[jax.Device] | None = None) -> Pieces:
+    """The pieces of a resolved config with so many train examples, for a target and its devices: those at hand."""
+    mesh = mesh_for(config.train, devices)
     module, plan = create(config.model, target), plan_of(config, num_train)
     shapes = states.abstract_params(module)
     schedule = learning_rate(config.optim, plan.total, warmup_places(config, num_train))
     tx = optim.optimizer(config.optim, shapes, module.dtype, optim.sharing_mesh(config, target, mesh))
-    return Pieces(mesh, module, shapes, plan, schedule, tx)
+    return Pieces(mesh, module, shapes, plan, schedule, tx, split_axes(config.train, shapes, mesh.shape.get(FSDP, 1)))
 
 
 def blank_state(config: Config, pieces: Pieces, fixed: dict[str, Any] | None = None) -> TrainState:
     """A state of random parameters, but for those that are `fixed`, by path."""
-    return states.create(pieces.module, pieces.tx, config.seed, pieces.mesh, config.train.ema is not None, fixed)
+    ema = config.train.ema is not None
+    return states.create(pieces.module, pieces.tx, config.seed, pieces.mesh, ema, fixed, pieces.split)
 
 
 def first_state(config: Config, pieces: Pieces, parts: Parts) -> TrainState:
@@ -65,7 +70,7 @@ def first_state(config: Config, pieces: Pieces, parts: Parts) -> TrainState:
     params = params_of(config, pieces.module)
     if jax.process_count() > 1:  # the same in all, whatever lies at that path on each machine
         params = jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(params))
-    state = states.with_params(blank_state(config, pieces), params, pieces.mesh)
+    state = states.with_params(blank_state(config, pieces), params)
     say(f"Starting from the weights in {config.init_from}")
     return state
 

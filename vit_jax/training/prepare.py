@@ -8,6 +8,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from vit_jax.config import Config
@@ -19,6 +20,7 @@ from vit_jax.models.backend import Target
 from vit_jax.runs import report
 from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.folder import RunFolder
+from vit_jax.runs.stored import is_spread
 from vit_jax.schema import to_dict
 from vit_jax.steps.clock import Clock
 from vit_jax.steps.losses import weights_of
@@ -26,7 +28,7 @@ from vit_jax.steps.phases import Phase, compile_phases
 from vit_jax.steps.plan import Due, Plan, due_of, reserve_of
 from vit_jax.steps.state import TrainState
 from vit_jax.system.progress import doing, say
-from vit_jax.system.sharding import make_mesh
+from vit_jax.system.sharding import FSDP
 from vit_jax.training.patience import Waiting
 from vit_jax.training.pieces import Pipeline, blank_state, first_state, pieces_of, pipeline_of
 from vit_jax.training.resolve import pipeline_of_data, with_data
@@ -102,12 +104,14 @@ def build(
     """
     entered = time.monotonic()
     num_train = len(parts.train.labels)
-    pieces = pieces_of(config, target, make_mesh(), num_train)
+    pieces = pieces_of(config, target, num_train)
     mesh, module, plan, shapes = pieces.mesh, pieces.module, pieces.plan, pieces.shapes
     report.say_run(run.path, config, module, shapes, parts, plan)
 
     # A checkpoint has all that the first state takes from data and weights.
     state = blank_state(config, pieces) if checkpoints.steps() else first_state(config, pieces, parts)
+    if pieces.split:
+        say_split(state, mesh)
     evaluated, carried, waiting = True, None, Waiting()
     if run.writes and checkpoints.steps()[-1:] != [plan.total]:
         checkpoints.check_space(state)
@@ -120,7 +124,7 @@ def build(
         carried = {"train_flops": carried["train_images"] * flops.training(module.cfg)} | carried
         say(f"Resuming after {plan.say(latest)}.")
     clock = Clock(started, carried)
-    if carried is None and run.writes:
+    if carried is None and (run.writes or is_spread(state)):
         # Before anything is computed it shows that this can be saved; written while the step compiles.
         checkpoints.save(state, meta_of(plan.steps_in_all(0, False), parts, clock, evaluated, waiting), None)
 
@@ -131,7 +135,9 @@ def build(
     before = time.monotonic()
     with doing("Compiling"):
         weights = weights_of(config.train.class_weights, parts.train.labels, module.cfg.num_classes)
-        phases = compile_phases(config, module, pieces.tx, pieces.schedule, plan, mesh, pipeline, state, weights)
+        phases = compile_phases(
+            config, module, pieces.tx, pieces.schedule, plan, mesh, pipeline, state, weights, pieces.split
+        )
         evaluator = Evaluator(module, config, mesh, shapes, parts.train.images.shape[1:])
     with doing("Saving"):
         checkpoints.wait()
@@ -153,6 +159,17 @@ def build(
     }
     job = Job(config, run, parts, mesh, module, plan, due, pipeline, phases, evaluator)
     return job, state, clock, evaluated, waiting
+
+
+def say_split(state: TrainState, mesh: Mesh) -> None:
+    """How much of the state each device has, where several share it."""
+    leaves = jax.tree.leaves(state)
+    own = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+    whole = sum(x.nbytes for x in leaves)
+    say(
+        f"State: {own / 2**20:,.1f} MiB on each device, of {whole / 2**20:,.1f} MiB that {mesh.shape[FSDP]} devices "
+        f"share; {mesh.shape['data']} such copies"
+    )
 
 
 def digest_of_config(config: Config) -> int:

@@ -20,7 +20,7 @@ from vit_jax.steps import step as steps
 from vit_jax.steps.losses import weights_of
 from vit_jax.steps.schedules import Schedule
 from vit_jax.steps.state import TrainState
-from vit_jax.system.sharding import batch_sharding, make_mesh, put_local, replicated
+from vit_jax.system.sharding import batch_sharding, put_local, replicated
 from vit_jax.training.checks import check_config
 from vit_jax.training.pieces import Pipeline, first_state, pieces_of, pipeline_of
 from vit_jax.training.resolve import with_data
@@ -91,7 +91,7 @@ def setup(config: Config, target: Target | None = None) -> Setup:
         )
     dataset = sources.load(config)
     config, parts = with_data(config, dataset, target)
-    pieces = pieces_of(config, target, make_mesh(), len(parts.train.labels))
+    pieces = pieces_of(config, target, len(parts.train.labels))
     pipeline = pipeline_of(config, parts, target, pieces.mesh)
     bound = {
         "module": pieces.module,
@@ -101,10 +101,13 @@ def setup(config: Config, target: Target | None = None) -> Setup:
         "mesh": pieces.mesh,
         "total": pieces.plan.total,
         "class_weights": weights_of(config.train.class_weights, parts.train.labels, len(dataset.classes)),
+        "split": pieces.split,
     }
     of_batch = partial(steps.train_step, fetch=lambda batch, seed, step: batch, **bound)
     of_pipeline = partial(steps.train_step, fetch=lambda source, seed, step: source.batch_at(seed, step), **bound)
     step = of_pipeline if isinstance(pipeline, DevicePipeline) else of_batch
+    state = first_state(config, pieces, parts)
+    lie = jax.tree.map(lambda x: x.sharding, state)
     return Setup(
         config=config,
         classes=dataset.classes,
@@ -113,9 +116,9 @@ def setup(config: Config, target: Target | None = None) -> Setup:
         module=pieces.module,
         schedule=pieces.schedule,
         tx=pieces.tx,
-        state=first_state(config, pieces, parts),
+        state=state,
         train_step=of_batch,
         eval_step=partial(steps.eval_step, module=pieces.module, config=config),
         _pipeline=pipeline,
-        _compiled=jax.jit(step, out_shardings=replicated(pieces.mesh)),
+        _compiled=jax.jit(step, out_shardings=(lie, replicated(pieces.mesh))),
     )

@@ -1,0 +1,89 @@
+"""The files in scripts/launch: what they start, and that their schedulers take them."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+LAUNCH = Path(__file__).resolve().parents[2] / "scripts" / "launch"
+
+
+def documents(name):
+    return [one for one in yaml.safe_load_all((LAUNCH / name).read_text()) if one]
+
+
+def program(folder, name, text):
+    """An executable of this name at the front of PATH."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+    (folder / name).chmod(0o755)
+
+
+def started(script, *args, path, **more):
+    environment = {"PATH": f"{path}:/usr/bin:/bin", **more}
+    return subprocess.run([LAUNCH / script, *args], env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_mpirun_gets_its_arguments_and_the_program_its_own(tmp_path):
+    program(tmp_path, "mpirun", 'printf "%s|" "$@"')
+    done = started("openmpi.sh", "-n", "2", "--", "--config=debug", "--workdir=a b", path=tmp_path)
+    assert done.stdout == "-n|2|vit-jax|--config=debug|--workdir=a b|--coordinator_address=auto|"
+    assert started("openmpi.sh", "--", "--config=debug", path=tmp_path).stdout.startswith("vit-jax|--config=debug|")
+    assert started("openmpi.sh", "-n", "2", path=tmp_path).returncode == 2
+
+
+def test_a_tpu_slice_gets_the_command_as_it_was_typed(tmp_path):
+    program(tmp_path, "gcloud", 'printf "%s|" "$@"')
+    done = started("tpu_pod.sh", "--config=debug", "--workdir=a b", path=tmp_path, TPU="mine", ZONE="here")
+    command = "--command=cd vit_jax && ./scripts/train.sh --config=debug --workdir=a\\ b --coordinator_address=auto|"
+    assert done.stdout.endswith(command) and "|mine|--zone=here|--worker=all|" in done.stdout
+    assert "the zone" in started("tpu_pod.sh", path=tmp_path, TPU="mine").stderr
+
+
+@pytest.mark.parametrize(("code", "queued"), [(143, True), (0, False), (1, False), (137, False)])
+def test_under_slurm_a_run_that_was_stopped_and_saved_goes_back_into_the_queue(tmp_path, code, queued):
+    program(tmp_path, "srun", f'echo "$@"; exit {code}')
+    program(tmp_path, "scontrol", 'echo "scontrol $@"')
+    done = started("slurm.sh", "--config=debug", path=tmp_path, SLURM_JOB_ID="7")
+    first, *rest = done.stdout.splitlines()
+    assert first.endswith("vit-jax --config=debug --coordinator_address=auto") and done.returncode == code
+    assert rest == (["scontrol requeue 7"] if queued else [])
+
+
+def test_under_slurm_its_signal_is_waited_out(tmp_path):
+    """Slurm sends the batch script the signal, too: it doesn't end before the processes have saved."""
+    program(
+        tmp_path, "srun", 'trap "sleep 1; echo saved; exit 143" TERM; echo begun; for i in {1..100}; do sleep 0.1; done'
+    )
+    program(tmp_path, "scontrol", 'echo "scontrol $@"')
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+    job = subprocess.Popen([LAUNCH / "slurm.sh"], env=environment, stdout=-1, text=True, start_new_session=True)
+    assert job.stdout.readline() == "begun\n"
+    subprocess.run(["pkill", "-TERM", "--session", str(job.pid)], check=True)
+    assert job.communicate(timeout=30)[0] == "saved\nscontrol requeue 7\n" and job.returncode == 143
+
+
+def test_pods_find_each_other_by_the_names_that_kubernetes_gives_them():
+    service, job = documents("kubernetes.yaml")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    given = dict(arg.removeprefix("--").split("=", 1) for arg in container["args"])
+    name, domain = job["metadata"]["name"], job["spec"]["template"]["spec"]["subdomain"]
+    port = service["spec"]["ports"][0]["port"]
+    assert domain == service["metadata"]["name"] and service["spec"]["selector"] == {"job-name": name}
+    assert given["coordinator_address"] == f"{name}-0.{domain}:{port}"
+    assert int(given["num_processes"]) == job["spec"]["completions"] == job["spec"]["parallelism"]
+    assert given["process_id"] == f"$({container['env'][0]['name']})"
+    (jobset,) = documents("jobset.yaml")
+    chips = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+    limit = chips["template"]["spec"]["containers"][0]["resources"]["limits"]["google.com/tpu"]
+    sides = chips["template"]["spec"]["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")
+    assert chips["completions"] * limit == int(sides[0]) * int(sides[1])
+
+
+def test_kubernetes_takes_the_files():
+    validator = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate")
+    (jobset,) = documents("jobset.yaml")
+    inner = [one["template"] | {"apiVersion": "batch/v1", "kind": "Job"} for one in jobset["spec"]["replicatedJobs"]]
+    for one in (*documents("kubernetes.yaml"), *inner):
+        validator.validate(one, validator.latest_version(), strict=True)
