@@ -111,7 +111,7 @@ class ModelConfig:
         "auto"  # xla: plain | recomputed: weights not kept | chunked: few examples at a time | cudnn: fused | auto
     )
     remat: bool = False  # recompute each block in the backward pass: less memory, more time
-    scan: bool = False  # the blocks as a loop: compiled in a time that doesn't grow with depth, up to a quarter slower
+    scan: bool = False  # the blocks as a loop over their parameters, stacked: a program that does not grow with depth
     init: str = "vit"  # initial values: vit | keras2 | cct (models/inits.py)
     dtype: str = "auto"  # of the computation: float32 | bfloat16 | auto: bfloat16 on accelerators and on CPUs with AMX
 

@@ -119,12 +119,22 @@ def test_a_job_that_is_preempted_goes_on_bit_for_bit(slurm, tmp_path, monkeypatc
         return slurm("scontrol", "show", "job", job)
 
     until(lambda: (workdir / "metrics.jsonl").exists() and len(rows(workdir)) >= 6, 120, lambda: log.read_text())
-    slurm("sbatch", "--partition=urgent", "--nodes=2", "--wrap=sleep 3")
+    slurm("sbatch", "--partition=urgent", "--nodes=2", f"--output={tmp_path / 'urgent.log'}", "--wrap=sleep 3")
     until(lambda: "Restarts=1" in state(), 120, lambda: state() + log.read_text())
     stopped = latest(workdir)
     until(lambda: "JobState=COMPLETED" in state(), 240, lambda: state() + log.read_text())
     assert 0 < stopped < 30 and f"Stopped after step {stopped} of 30; saved" in log.read_text()
     assert f"Resuming after step {stopped} of 30" in log.read_text()
+
+    # One that is cancelled saves, and stays away.
+    other = tmp_path / "cancelled"
+    args = ("--nodes=2", f"--output={tmp_path / 'cancelled.log'}", script, *RUN, f"--workdir={other}")
+    job = slurm("sbatch", *args).split()[-1]
+    until(lambda: (other / "metrics.jsonl").exists() and len(rows(other)) >= 3, 120, state)
+    slurm("scancel", job)
+    until(lambda: "JobState=CANCELLED" in state() and latest(other) >= 3, 60, state)
+    time.sleep(3)
+    assert "JobState=CANCELLED" in state()
 
     straight = tmp_path / "straight"
     with socket.socket() as probe:

@@ -14,6 +14,7 @@ from vit_jax.config import AugmentConfig, CheckpointConfig, Config, ModelConfig,
 from vit_jax.data.dataset import Examples
 from vit_jax.data.pipeline import DevicePipeline
 from vit_jax.errors import UserError
+from vit_jax.models.backend import target_at_hand
 from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.steps import optim
 from vit_jax.steps import state as states
@@ -21,7 +22,9 @@ from vit_jax.steps.partition import mesh_for, sharers, split_axes
 from vit_jax.steps.phases import traced_step
 from vit_jax.steps.plan import Plan
 from vit_jax.steps.schedules import learning_rate
+from vit_jax.system.jobs import Peers
 from vit_jax.system.sharding import make_mesh, on_host, replicated
+from vit_jax.training import machine
 
 CONFIG = Config(
     augment=AugmentConfig(mean=(0.5,) * 3, std=(0.25,) * 3, flip=True),
@@ -40,7 +43,7 @@ def pieces(config):
     mesh, module = mesh_for(config.train), models.create(config.model)
     shapes = states.abstract_params(module)
     split = split_axes(config.train, shapes, mesh.shape.get("fsdp", 1))
-    tx = optim.optimizer(config.optim, shapes, module.dtype)
+    tx = optim.optimizer(config.optim, shapes, module.dtype, optim.sharing_mesh(config, target_at_hand(), mesh))
     state = states.create(module, tx, 0, mesh, config.train.ema is not None, split=split)
     data = DevicePipeline.of(Examples(IMAGES, LABELS), config.train.batch_size, replicated(mesh))
     schedule = learning_rate(config.optim, 40, 2)
@@ -74,7 +77,9 @@ CASES = {
     "adamw, micro-batches, average, dropout, recomputed": changed(
         model={**DROPOUTS, "remat": True}, train={"accumulate": 2, "ema": 0.9}
     ),
-    "muon, a loop over blocks": changed(model={**DROPOUTS, "scan": True}, optim={"name": "muon"}),
+    "muon, micro-batches, a loop over blocks": changed(
+        model={**DROPOUTS, "scan": True}, optim={"name": "muon"}, train={"accumulate": 2}
+    ),
     "lion, a loop, recomputed": changed(
         model={"scan": True, "remat": True}, optim={"name": "lion", "learning_rate": 1e-4}
     ),
@@ -143,6 +148,16 @@ def test_a_checkpoint_goes_onto_any_mesh(tmp_path):
         assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a.sharding == b.sharding, found, target)))
     alone = Checkpoints(tmp_path).restore(0, {"params": states.abstract_params(MODULE)}, make_mesh(jax.devices()[:1]))
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, on_host(b)), alone["params"], saved.params)
+
+
+def test_a_mesh_is_of_the_devices_that_train_not_of_those_that_evaluate(monkeypatch):
+    config, seen = changed(train={"mesh": "data=64,fsdp=8"}), []
+    monkeypatch.setattr(machine, "use_cpu_cores", lambda config, processes: seen.append(config.train.mesh))
+    monkeypatch.setattr(machine, "join", lambda peers: None)
+    machine.ready(config, None)
+    machine.ready(config, None, trained=True)
+    machine.ready(config, None, peers=Peers("auto", None, None, 60))  # how many processes share the devices?
+    assert seen == ["data=64,fsdp=8", None, None]
 
 
 @pytest.mark.parametrize(

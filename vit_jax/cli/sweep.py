@@ -22,6 +22,7 @@ from vit_jax.models.backend import Target
 from vit_jax.pretrained.start import keys_of_model, with_model
 from vit_jax.runs import metrics
 from vit_jax.schema import typed, with_overrides
+from vit_jax.steps.partition import without_mesh
 from vit_jax.system.disk import write_whole
 from vit_jax.system.progress import percent, say
 from vit_jax.system.stop import StopRequest
@@ -140,7 +141,8 @@ def sweep(
     for arm in arms:
         try:
             changed = arm.values()
-            check_config(with_model(with_overrides(config, changed), None, keys_of_model(changed)), anywhere)
+            made = with_model(with_overrides(config, changed), None, keys_of_model(changed))
+            check_config(without_mesh(made), anywhere)
         except UserError as error:
             raise UserError(f"{arm.name()}: {error}") from error
     scores: dict[Arm, list[float | None]] = {arm: [] for arm in arms}

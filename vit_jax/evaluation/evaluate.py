@@ -89,7 +89,7 @@ class Evaluator:
         """
         self._sharding = batch_sharding(mesh)
         self._batch = batch_on(mesh, config)
-        self._whole = jax.jit(lambda params: params, out_shardings=replicated(mesh))  # no copy of those that are
+        self._gather = jax.jit(lambda params: params, out_shardings=replicated(mesh))
         self._step = traced_evaluation(module, config, mesh, params, image_shape, step).lower().compile()
 
     def logits(
@@ -104,7 +104,8 @@ class Evaluator:
         `check` is called before each batch and may raise.
         """
         parts: list = []
-        params = self._whole(params)
+        if any(isinstance(x, jax.Array) and not x.is_fully_replicated for x in jax.tree.leaves(params)):
+            params = self._gather(params)
         for i, batch in enumerate(batches(images, self._batch)):
             check()
             if i >= 2:  # two batches under way, no more: they lie in the accelerator's memory

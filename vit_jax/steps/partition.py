@@ -4,6 +4,7 @@ As in ZeRO (Rajbhandari et al. 2020) and PyTorch's FSDP (Zhao et al. 2023) each 
 large parameter, of its moments and of its average, gathers what a step needs, and takes its part of the gradients.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vit_jax.config import TrainConfig
+from vit_jax.config import Config, TrainConfig
 from vit_jax.errors import UserError
 from vit_jax.steps.rules import match, path_of
 from vit_jax.system.sharding import FSDP, make_mesh, replicated
@@ -50,6 +51,11 @@ def _sizes(text: str | None) -> dict[str, int]:
             raise UserError(f'{_KEY}={text!r}: write how many devices each axis has, like "data=4,fsdp=2" or "fsdp=8"')
         sizes[name] = int(size)
     return sizes
+
+
+def without_mesh(config: Config) -> Config:
+    """The config for devices that needn't be those of its mesh."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, mesh=None))
 
 
 def mesh_for(cfg: TrainConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:

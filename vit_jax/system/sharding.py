@@ -14,7 +14,8 @@ FSDP = "fsdp"  # the mesh's axis over which a state is split
 def make_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1) -> Mesh:
     """A mesh of these devices, which needn't be at hand; of all that are, unless given.
 
-    So many neighbours as `fsdp` says share one state; they are on one machine where it has as many.
+    So many neighbours as `fsdp` says share one state: of GPUs and CPUs those of a process, where it has as many. A TPU
+    slice's are neighbours in its grid.
     """
     count = jax.device_count() if devices is None else len(devices)
     shape, names = ((count,), ("data",)) if fsdp == 1 else ((count // fsdp, fsdp), ("data", FSDP))

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from vit_jax.config import Config
 from vit_jax.pretrained.start import with_model
 from vit_jax.steps.cpu import use_cpu_cores
+from vit_jax.steps.partition import without_mesh
 from vit_jax.system.accelerators import be_quiet_without_accelerator
 from vit_jax.system.compilation import use_cache, use_deterministic_ops
 from vit_jax.system.jobs import Peers, join
@@ -38,5 +39,7 @@ def ready(
         config = with_model(config, workdir, given)
     if config.train.deterministic:
         use_deterministic_ops()
-    use_cpu_cores(config, peers.num_processes or 1 if peers else 1)
+    # A mesh is that of training, and names the devices of all processes: their number has to be known, too.
+    unknown = peers is not None and peers.num_processes is None
+    use_cpu_cores(without_mesh(config) if trained or unknown else config, peers.num_processes or 1 if peers else 1)
     return config

@@ -75,8 +75,8 @@ def setup(config: Config, target: Target | None = None) -> Setup:
     """Reads the data of a config and builds its pieces; compiles nothing yet.
 
     What it leaves to the machine is chosen for `target`, the devices at hand unless given: the pure pieces can then be
-    traced and lowered for devices that aren't here. A run by the clock counts as one of 10,000 steps. Raises UserError
-    for a config that can't be.
+    traced and lowered for devices that aren't here; a config.train.mesh is of those that are. A run by the clock counts
+    as one of 10,000 steps. Raises UserError for a config that can't be.
     """
     if config.train.sizes:
         raise UserError(
