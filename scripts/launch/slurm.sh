@@ -18,8 +18,8 @@ while ((code > 128)) && kill -0 "$steps" 2>/dev/null; do # a signal has ended th
   wait "$steps"
   code=$?
 done
-# 143: stopped by SIGTERM, after saving (docs/promises.md).
-if ((code == 143)) && ! scontrol show job "$SLURM_JOB_ID" | grep -q "JobState=CANCELLED"; then
+# 143: stopped by SIGTERM, after saving (docs/promises.md). A job that is cancelled is no longer RUNNING by then.
+if ((code == 143)) && scontrol show job "$SLURM_JOB_ID" | grep -q "JobState=RUNNING"; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

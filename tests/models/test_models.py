@@ -44,7 +44,10 @@ def logits_of(module, params, images=IMAGES, seed=None):
 
 
 # With 10 classes, mean pooling, learned positions of 32x32 images.
-GOLDEN = {"Ti/4": 5_362_378, "S/4": 21_341_578, "B/4": 85_150_474, "L/4": 302_437_386}
+GOLDEN = {
+    **{"Ti/4": 5_362_378, "S/4": 21_341_578, "B/4": 85_150_474, "L/4": 302_437_386},
+    **{"H/4": 629_838_090, "g/4": 1_010_183_050},
+}
 
 
 def test_parameter_counts_of_all_presets():

@@ -43,7 +43,7 @@ def test_a_tpu_slice_gets_the_command_as_it_was_typed(tmp_path):
 
 @pytest.mark.parametrize(
     ("code", "job", "queued"),
-    [(143, "RUNNING", True), (143, "CANCELLED", False), (0, "RUNNING", False), (1, "RUNNING", False)],
+    [(143, "RUNNING", True), (143, "COMPLETING", False), (0, "RUNNING", False), (1, "RUNNING", False)],
 )
 def test_under_slurm_a_run_that_was_stopped_and_saved_goes_back_into_the_queue(tmp_path, code, job, queued):
     program(tmp_path, "srun", f'echo "$@"; exit {code}')
@@ -59,7 +59,7 @@ def test_under_slurm_its_signal_is_waited_out(tmp_path):
     program(
         tmp_path, "srun", 'trap "sleep 1; echo saved; exit 143" TERM; echo begun; for i in {1..100}; do sleep 0.1; done'
     )
-    program(tmp_path, "scontrol", '[ "$1" = show ] || echo "scontrol $@"')
+    program(tmp_path, "scontrol", '[ "$1" = show ] && echo JobState=RUNNING || echo "scontrol $@"')
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
     job = subprocess.Popen([LAUNCH / "slurm.sh"], env=environment, stdout=-1, text=True, start_new_session=True)
     assert job.stdout.readline() == "begun\n"

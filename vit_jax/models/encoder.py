@@ -1,7 +1,7 @@
 """The encoder's blocks, each with parameters of its own: written out one after the other, or as a loop over them.
 
-Both compute the same from the same parameters. The loop is a program that doesn't grow with depth; it stacks the blocks'
-parameters first, in every step.
+Both compute the same from the same parameters. The loop is a program that doesn't grow with depth; it stacks the
+parameters of all blocks first, in every step.
 """
 
 from collections.abc import Mapping, Sequence
