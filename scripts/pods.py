@@ -11,10 +11,11 @@ devices send each other. It needs what `vit-jax compile` needs (docs/compile.md)
 import argparse
 import dataclasses
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -68,11 +69,8 @@ def row_of(model: str, one: Machine, shared: bool, images: int) -> dict[str, Any
 
 def exponent(rows: list[dict[str, Any]], along: str, of: str) -> float | None:
     """k of `of` ~ `along`**k, by least squares in logarithms; None of fewer than two points."""
-    points = [(math.log(row[along]), math.log(row[of])) for row in rows if row[of]]
-    if len({x for x, _ in points}) < 2:
-        return None
-    mx, my = (sum(axis) / len(points) for axis in zip(*points, strict=True))
-    return sum((x - mx) * (y - my) for x, y in points) / sum((x - mx) ** 2 for x, _ in points)
+    points = np.log([(row[along], row[of]) for row in rows if row[of]]).reshape(-1, 2)  # (N, 2)
+    return float(np.polyfit(*points.T, 1)[0]) if len(set(points[:, 0])) > 1 else None
 
 
 def table(rows: list[dict[str, Any]]) -> str:

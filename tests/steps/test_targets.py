@@ -105,20 +105,21 @@ def test_a_cpu_with_matrix_units_multiplies_bfloat16_along_rows():
     assert module.cfg.attention == "recomputed" and "contracting_dims = [0] x [0]" not in text
 
 
-@pytest.mark.parametrize(
+# Of the processor by itself, of JAX, and of both.
+flags_and_versions = pytest.mark.parametrize(
     ("flags", "version", "expected"),
     [(True, (0, 12, 0), True), (True, (0, 10, 2), False), (False, (0, 12, 0), False)],
 )
+
+
+@flags_and_versions
 def test_bfloat16_is_fast_where_there_are_units_and_jax_uses_them(flags, version, expected, monkeypatch):
     monkeypatch.setattr(backend, "multiplies_bfloat16", lambda: flags)
     monkeypatch.setattr(jax, "__version_info__", version)
     assert backend.target_at_hand().fast_bfloat16 == expected
 
 
-@pytest.mark.parametrize(
-    ("flags", "version", "expected"),
-    [(True, (0, 12, 0), True), (True, (0, 10, 2), False), (False, (0, 12, 0), False)],
-)
+@flags_and_versions
 def test_convolutions_are_matmuls_in_float32_where_that_was_faster(flags, version, expected, monkeypatch):
     monkeypatch.setattr(backend, "lacks_avx512", lambda: flags)
     monkeypatch.setattr(jax, "__version_info__", version)

@@ -63,11 +63,12 @@ def train(
             f"config.train.length={config.train.length!r} is a time, and the clocks of a job's processes differ; give "
             "steps or epochs"
         )
-    # Before they compile anything together: programs that differ would wait for each other in vain.
-    alike = (target.platform, target.fast_bfloat16, target.slow_convolutions)
-    programs = {**environment.programs(), "the kind of their devices": str(alike)}
-    remedy = "set up the same code and the same lock on machines of one kind"
-    jobs.require_same({name: digest_of(text) for name, text in programs.items()}, remedy)
+    if jax.process_count() > 1:
+        # Before they compile anything together: programs that differ would wait for each other in vain.
+        alike = (target.platform, target.fast_bfloat16, target.slow_convolutions)
+        programs = {**environment.programs(), "the kind of their devices": str(alike)}
+        remedy = "set up the same code and the same lock on machines of one kind"
+        jobs.require_same({name: digest_of(text) for name, text in programs.items()}, remedy)
     run = RunFolder(workdir, writes=jobs.is_first())
     patience = 2.0 * peers.timeout if peers else None
     with contextlib.ExitStack() as stack:
