@@ -132,7 +132,7 @@ def test_in_a_thread_signals_stay_as_they_are(run, tmp_path):
 
 def test_an_interrupt_saves_and_the_same_call_goes_on(run, tmp_path, monkeypatch, capsys):
     workdir, beats, until = tmp_path / "run", [], time.monotonic() + 60
-    beat = loop.jobs.Watchdog.beat
+    beat = loop.Watchdog.beat
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist's workers ignore it
 
     def interrupt_at_the_second_step(self):
@@ -146,7 +146,7 @@ def test_an_interrupt_saves_and_the_same_call_goes_on(run, tmp_path, monkeypatch
     def asked() -> bool:
         return "Stopping: what there is to save" in capsys.readouterr().out
 
-    monkeypatch.setattr(loop.jobs.Watchdog, "beat", interrupt_at_the_second_step)
+    monkeypatch.setattr(loop.Watchdog, "beat", interrupt_at_the_second_step)
     with pytest.raises(KeyboardInterrupt, match="stopped after saving"):
         vit_jax.fit("debug", workdir, SMALL)
     signal.signal(signal.SIGINT, before)

@@ -17,7 +17,8 @@ import pytest
 from vit_jax.config import CheckpointConfig
 from vit_jax.errors import RunError, UserError
 from vit_jax.runs import manifest
-from vit_jax.runs.checkpoints import Checkpoints, kept, ranked
+from vit_jax.runs.checkpoints import Checkpoints
+from vit_jax.runs.keeping import kept, ranked
 from vit_jax.steps.state import TrainState
 from vit_jax.system.sharding import make_mesh, put, replicated
 

@@ -8,7 +8,6 @@ checkpoints/.saving-STEP     a save under way; what a killed one left goes at th
 import contextlib
 import json
 import logging
-import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from jax.sharding import Mesh
 from vit_jax.config import CheckpointConfig
 from vit_jax.errors import RunError, UserError
 from vit_jax.runs import manifest, stored
+from vit_jax.runs.keeping import kept, ranked
 from vit_jax.steps.state import TrainState
 from vit_jax.system import jobs
 from vit_jax.system.disk import sync_folder
@@ -274,15 +274,16 @@ class Checkpoints:
         )
 
 
-def ranked(scores: dict[int, dict[str, float] | None]) -> list[int]:
-    """Steps with finite scores, the best validation top-1 first; of equals, the later."""
-    finite = {step: found for step, found in scores.items() if found and all(map(math.isfinite, found.values()))}
-    return sorted(finite, key=lambda step: (finite[step]["top1"], step), reverse=True)
-
-
-def kept(scores: dict[int, dict[str, float] | None], cfg: CheckpointConfig) -> set[int]:
-    """Which of these steps stay: the latest and, apart from them, the best."""
-    return set(sorted(scores)[-cfg.keep_latest :]) | set(ranked(scores)[: cfg.keep_best])
+def under_way(workdir: Path) -> tuple[str, int] | None:
+    """The save that is being written there, in words, and the bytes that it has by now; None where there is none."""
+    root = Path(workdir).absolute() / "checkpoints"
+    size, name = 0, ""
+    for folder in root.glob(f"{_SAVING}*"):
+        for path in folder.rglob("*"):
+            with contextlib.suppress(OSError):  # renamed since
+                size += path.lstat().st_size
+        name = folder.name.removeprefix(_SAVING)
+    return (f"checkpoint {name} in {root}", size) if name else None
 
 
 def _first_line(error: Exception) -> str:

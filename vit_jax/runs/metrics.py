@@ -1,11 +1,13 @@
 """Where the figures of a run go: metrics.jsonl always, TensorBoard through clu where TensorFlow is installed."""
 
+import contextlib
 import itertools
 import json
 import os
 import queue
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +43,21 @@ class MetricsFile:
 
     def write(self, row: dict[str, Any]) -> None:
         """Adds a row; raises RunError where that can't be done."""
-        try:
+        with self._explained():
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise RunError(f"{self._path} can't be written ({error.strerror}); make room or mend that") from error
 
     def sync(self) -> None:
-        """Puts what was written on the disk."""
-        os.fsync(self._file.fileno())
+        """Puts what was written on the disk; raises RunError where that can't be done."""
+        with self._explained():
+            os.fsync(self._file.fileno())
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(f"{self._path} can't be written ({error.strerror}); make room or mend that") from error
 
     def close(self) -> None:
         self._file.close()

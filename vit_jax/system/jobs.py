@@ -1,14 +1,10 @@
-"""A job of several processes: joining it, agreeing when to stop, noticing a peer that is stuck."""
+"""A job of several processes: joining it, being alike, agreeing when to stop."""
 
 import contextlib
-import faulthandler
-import math
 import os
 import re
-import statistics
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -146,54 +142,3 @@ class StopVote:
         votes = np.full(jax.local_device_count(), signum, np.int32)
         self._pending = self._largest(jax.make_array_from_process_local_data(self._sharding, votes))
         return answer
-
-
-class Watchdog:
-    """Ends this process, with where each thread stands, when the job has come no further for too long.
-
-    Too long is `patience` seconds, or 20 times the usual time between two beats if that is more; before the first beat,
-    while data are read and steps compiled, 6 times the patience. None is for ever: a process that is alone and that
-    someone has paused is left in peace.
-    """
-
-    _TIMES, _STARTUP = 20, 6
-
-    def __init__(self, patience: float | None):
-        self._patience, self._last = math.inf if patience is None else patience, time.monotonic()
-        self._begun = False
-        self._intervals: list[float] = []
-        self._done = threading.Event()
-
-    def __enter__(self) -> "Watchdog":
-        if self._patience < math.inf:
-            threading.Thread(target=self._watch, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-
-    def beat(self) -> None:
-        """Says that the job has come further."""
-        now = time.monotonic()
-        if self._begun:
-            self._intervals = [*self._intervals[-99:], now - self._last]
-        self._begun, self._last = True, now
-
-    def limit(self) -> float:
-        """Seconds without a beat after which the process ends."""
-        if not self._begun:
-            return self._STARTUP * self._patience
-        usual = statistics.median(self._intervals) if self._intervals else 0.0
-        return max(self._patience, self._TIMES * usual)
-
-    def _watch(self) -> None:
-        while not self._done.wait(min(self._patience / 10, 5.0)):
-            quiet = time.monotonic() - self._last
-            if quiet > self.limit():
-                print(
-                    f"error: process {jax.process_index()} has come no further for {quiet:.0f} s: another process of "
-                    "the job may be stuck. What was saved is intact; start all of them again. Its threads stand at:",
-                    file=sys.stderr, flush=True,
-                )  # fmt: skip
-                faulthandler.dump_traceback(sys.stderr, all_threads=True)
-                os._exit(1)

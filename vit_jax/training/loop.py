@@ -18,7 +18,7 @@ from vit_jax.models.backend import target_at_hand
 from vit_jax.models.stems import grid_shape, image_shape
 from vit_jax.pretrained.start import check_start
 from vit_jax.runs import report, trained
-from vit_jax.runs.checkpoints import Checkpoints, NotFinite
+from vit_jax.runs.checkpoints import Checkpoints, NotFinite, under_way
 from vit_jax.runs.folder import RunFolder
 from vit_jax.runs.stored import is_spread
 from vit_jax.steps import durations
@@ -30,6 +30,7 @@ from vit_jax.system.jobs import Peers
 from vit_jax.system.progress import doing, say
 from vit_jax.system.sharding import batch_sharding, put, put_local, replicated
 from vit_jax.system.stop import Stopped, StopRequest
+from vit_jax.system.watchdog import Watchdog
 from vit_jax.training.checks import check_config
 from vit_jax.training.found import found_in, set_damaged_aside
 from vit_jax.training.log import Diverged, Log
@@ -72,7 +73,7 @@ def train(
     run = RunFolder(workdir, writes=jobs.is_first())
     patience = 2.0 * peers.timeout if peers else None
     with contextlib.ExitStack() as stack:
-        watchdog = stack.enter_context(jobs.Watchdog(patience))
+        watchdog = stack.enter_context(Watchdog(patience, lambda: under_way(run.path)))
         if peers:  # the others would wait for one that leaves: what a signal means they settle at a step, together
             stack.enter_context(stop.deferred())
         with doing("Checking the run"):
@@ -101,7 +102,7 @@ def train(
         return _finish(job, state, checkpoints, clock, _check(stop, watchdog))
 
 
-def _check(stop: StopRequest, watchdog: jobs.Watchdog) -> Callable[[], None]:
+def _check(stop: StopRequest, watchdog: Watchdog) -> Callable[[], None]:
     """What an evaluation calls before each batch."""
 
     def check() -> None:
@@ -120,7 +121,7 @@ def _loop(
     clock: Clock,
     checkpoints: Checkpoints,
     stop: StopRequest,
-    watchdog: jobs.Watchdog,
+    watchdog: Watchdog,
 ) -> TrainState:
     """Steps, figures, evaluations and checkpoints up to the last step; gives the state after it."""
     step, patience = int(state.step), job.config.train.patience
