@@ -12,7 +12,7 @@ from PIL import Image
 
 from vit_jax.config import DataConfig
 from vit_jax.data.crops import Crops
-from vit_jax.data.dataset import take, with_default_splits
+from vit_jax.data.dataset import Examples, take, with_default_splits
 from vit_jax.data.encoded import EncodedImages, cut
 from vit_jax.data.geometry import enlarged
 from vit_jax.data.pipeline import RandomCrop, TfDataPipeline, indices_at
@@ -75,6 +75,24 @@ def test_a_stream_is_a_function_of_seed_and_step(pictures):
     assert (straight[7]["image"] != whole).any()
     first_epoch, second = (np.sort(indices_at(3, i, 44, 44)) for i in (0, 1))
     np.testing.assert_array_equal(first_epoch, second)
+
+
+def test_each_image_is_read_once_an_epoch_however_many_processes_come_and_go():
+    pytest.importorskip("tensorflow")
+    count, size = 48, 8  # six steps an epoch
+    images = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1) * np.ones((1, 4, 4, 3), np.uint8)
+    examples = Examples(images, np.arange(count, dtype=np.int32))
+    read = []  # what all processes read, step by step
+    for first, last, processes in ((0, 3, 2), (3, 4, 1), (4, 9, 4), (9, 12, 8)):  # starts: two in mid-epoch
+        streams = [TfDataPipeline(examples, size, i, processes).stream(5, first) for i in range(processes)]
+        for _ in range(first, last):
+            parts = [next(stream) for stream in streams]
+            for part in parts:
+                assert len(part["label"]) == size // processes
+                np.testing.assert_array_equal(part["image"][:, 0, 0, 0], part["label"])
+            read.append(np.concatenate([part["label"] for part in parts]))
+    for epoch in (read[:6], read[6:]):
+        np.testing.assert_array_equal(np.sort(np.concatenate(epoch)), np.arange(count))
 
 
 def test_crops_of_arrays_are_cut_as_those_of_files(tmp_path):

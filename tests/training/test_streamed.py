@@ -1,4 +1,4 @@
-"""Runs whose images stay encoded: exact after a stop, and the same by one process or two.
+"""Runs whose images stay encoded: exact after a stop, and the same by one process or two, or by two and then by one.
 
 Batches are the resident ones: see data/test_streaming.py. scripts/torture.py kills such runs.
 """
@@ -9,7 +9,8 @@ import socket
 import numpy as np
 import pytest
 from promises import streamed
-from promises.harness import Child, arrays, call, require_same, stopping_after
+from promises.faults import Faults
+from promises.harness import Child, arrays, call, require_same, rows, stopping_after
 
 pytestmark = [pytest.mark.slow]
 
@@ -41,18 +42,25 @@ def test_a_stop_in_mid_epoch_leaves_the_straight_run(pictures, straight, command
     require_same(tmp_path / "stopped", straight)
 
 
-def test_two_processes_train_as_one(pictures, straight, tmp_path):
+def test_two_processes_and_then_one_train_as_one(pictures, straight, tmp_path):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
     args = args_of(pictures, "decoded", tmp_path / "run")
-    args += [f"--coordinator_address={address}", "--num_processes=2", "--peer_timeout=100"]
+    peers = [f"--coordinator_address={address}", "--num_processes=2", "--peer_timeout=100"]
+    slow = Faults(slow={"step": 0.1})
     with (
-        Child(*args, "--process_id=0", log=tmp_path / "0") as one,
-        Child(*args, "--process_id=1", log=tmp_path / "1") as other,
+        Child(*args, *peers, "--process_id=0", faults=slow, log=tmp_path / "0") as one,
+        Child(*args, *peers, "--process_id=1", faults=slow, log=tmp_path / "1") as other,
     ):
+        assert one.wait_until(lambda: len(rows(tmp_path / "run", "train")) >= 13, 200), one.tail()
+        other.send(signal.SIGTERM)
         codes = [child.wait(200) for child in (one, other)]
-        assert codes == [0, 0], (one.tail(), other.tail())
+        assert codes == [143, 143], (one.tail(), other.tail())
+    with Child(*args, devices=2, log=tmp_path / "alone") as alone:
+        assert alone.wait(200) == 0 and "Resuming after step" in alone.printed(), alone.tail()
+    losses, expected = ([row["loss"] for row in rows(run, "train")] for run in (tmp_path / "run", straight))
+    np.testing.assert_allclose(losses, expected, atol=1e-4)  # of all steps: each image was seen where it should be
     found, expected = arrays(tmp_path / "run"), arrays(straight)
     assert found.keys() == expected.keys()
     for path, values in expected.items():
