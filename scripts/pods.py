@@ -1,17 +1,19 @@
-"""Pods on paper: what ViTs for 224 pixels need on accelerators that aren't here, by their compiled training steps.
+"""Pods on paper: what ViTs need on accelerators that aren't here, by their compiled training steps.
 
 python scripts/pods.py --json=runs/pods.json --chart=docs/pods.png
-python scripts/pods.py --models=B/16 --targets=v5e-16
+python scripts/pods.py --models=B/16 --targets=v5e-16 --images=32
 
-Each model on each target with its state whole on every device and with it shared by all (config.train.mesh), blocks in
-a loop (config.model.scan), bfloat16, so many images a device. Nothing is run: times are the roofline's, without what
-devices send each other. It needs what `vit-jax compile` needs (docs/compile.md).
+Each model on each target, its state whole on every device and shared by all (config.train.mesh), blocks in a loop and
+recomputed (config.model.scan, remat), bfloat16, AdamW, 224 pixels. Nothing is run. Of the first target of each
+generation also with other numbers of images a device, for how memory grows with them, and with other image sizes. It
+needs what `vit-jax compile` needs (docs/compile.md), which also keeps the figures: a second call compiles nothing.
 """
 
 import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,91 +26,216 @@ from vit_jax.aot.forecast import forecast, largest_step  # noqa: E402
 from vit_jax.aot.machines import GIB, Machine, machine  # noqa: E402
 from vit_jax.aot.programs import run_on  # noqa: E402
 from vit_jax.aot.topology import settle_environment  # noqa: E402
+from vit_jax.cli.listing import parameters  # noqa: E402
 from vit_jax.config import Config, base_config, from_config_dict  # noqa: E402
 
 MODELS = ("B/16", "L/16", "g/14")
 TARGETS = ("v5e-16", "v5e-256", "h100x8", "h100x64")
+SIZES = (112, 224, 448)  # pixels, of the first model
+PIXELS = 224
+
+Row = dict[str, Any]
 
 
-def config_of(model: str, batch_size: int, mesh: str | None) -> Config:
-    """A run of 224 pixels, AdamW, recomputed blocks; of CIFAR-10, of which the shapes alone count."""
+@dataclasses.dataclass(frozen=True)
+class Case:
+    model: str
+    target: str
+    state: str  # whole | shared
+    images: int  # of a step on each device
+    pixels: int = PIXELS
+
+
+def cases_of(models: list[str], targets: list[str], images: list[int], sizes: tuple[int, ...]) -> list[Case]:
+    """All models on all targets, and of the first of each generation how they grow."""
+    first = {generation_of(target): target for target in reversed(targets)}.values()
+    states = ("whole", "shared")
+    found = [Case(model, target, state, images[0]) for model in models for target in targets for state in states]
+    for state in states:
+        for target in first:
+            found += [Case(model, target, state, count) for count in images[1:] for model in models]
+            found += [Case(models[0], target, state, images[0], pixels) for pixels in sizes]
+    return list(dict.fromkeys(found))
+
+
+def generation_of(target: str) -> str:
+    """ "v5e-16" -> "v5e", "h100x8" -> "h100" """
+    return target.split("-")[0].split("x")[0]
+
+
+def config_of(case: Case, devices: int) -> Config:
+    """A run of CIFAR-10, of which the shapes alone count."""
     config = base_config()
-    config.model.variant, config.model.image_size = model, 224
+    config.model.variant, config.model.image_size = case.model, case.pixels
     config.model.scan = config.model.remat = True
-    config.train.batch_size, config.train.mesh, config.train.length = batch_size, mesh, "100 steps"
-    config.eval.batch_size = batch_size
+    config.train.mesh = f"fsdp={devices}" if case.state == "shared" else None
+    config.train.batch_size = config.eval.batch_size = case.images * devices
+    config.train.length = "100 steps"
     return from_config_dict(config)
 
 
-def row_of(model: str, one: Machine, shared: bool, images: int) -> dict[str, Any]:
-    """What the step of a model needs on a machine, its state whole or shared by all devices."""
-    batch_size = images * one.devices
-    run = run_on(config_of(model, batch_size, f"fsdp={one.devices}" if shared else None), one)
+def row_of(case: Case) -> Row:
+    """What the step needs; sizes in GiB, of one device."""
+    one = machine(case.target)
+    run = run_on(config_of(case, one.devices), one)
     run = dataclasses.replace(run, programs=tuple(program for program in run.programs if program.steps))
-    print(f"{model} on {one.name}, {'shared' if shared else 'whole'} ...", file=sys.stderr, flush=True)
+    print(f"{case} ...", file=sys.stderr, flush=True)
     step = largest_step(forecast(run, figures_of))
-    figures = step.figures
-    sent = {kind: size for kind, size in figures.collectives.items() if kind.endswith(" bytes")}
+    received = {
+        kind: ring(kind, size, one.devices) / GIB
+        for kind, size in step.figures.collectives.items()
+        if kind.endswith(" bytes")
+    }
     return {
-        "model": model,
-        "target": one.name,
+        **dataclasses.asdict(case),
         "devices": one.devices,
-        "state": "shared" if shared else "whole",
-        "batch_size": batch_size,
-        "compile_seconds": figures.seconds,
+        "parameters": parameters(run.config.model),
+        "compile_seconds": step.figures.seconds,
         "state_gib": run.state_bytes / GIB,
         "needed_gib": step.needed / GIB,
         "capacity_gib": step.capacity / GIB,
         "fits": step.fits,
-        "ms": None if step.seconds is None else 1e3 * step.seconds,
-        "mfu": step.utilization,
-        "sent_gib": {kind.removesuffix(" bytes"): size / GIB for kind, size in sent.items()},
-        "gflops": step.flops / 1e9,
+        "flops_ms": step.seconds_by_flops and 1e3 * step.seconds_by_flops,
+        "memory_ms": step.seconds_by_bytes and 1e3 * step.seconds_by_bytes,
+        "received_gib": {kind.removesuffix(" bytes"): size for kind, size in received.items()},
+        "wires_ms": 1e3 * sum(received.values()) * GIB / wires(one) if step.fits else None,
     }
 
 
-def exponent(rows: list[dict[str, Any]], along: str, of: str) -> float | None:
+def ring(kind: str, size: int, n: int) -> float:
+    """Bytes that each of n devices receives in a collective to which it brings `size`, done around a ring."""
+    return size * {"all-gather bytes": n - 1, "all-reduce bytes": 2 * (n - 1) / n}.get(kind, (n - 1) / n)
+
+
+def wires(one: Machine) -> float:
+    """Bytes/s that a device receives at most, by the makers' data sheets.
+
+    A v5e chip's links together 1,600 Gbit/s; an H100's NVLink 450 GB/s in each direction. Between machines of eight
+    H100s there are eight links of 400 Gbit/s, and what a machine has got it hands on inside: 400 GB/s.
+    """
+    if one.platform == "tpu":
+        return 2e11
+    return 4.5e11 if one.devices <= 8 else 4e11
+
+
+def exponent(rows: list[Row], along: str, of: Callable[[Row], float | None]) -> float | None:
     """k of `of` ~ `along`**k, by least squares in logarithms; None of fewer than two points."""
-    points = np.log([(row[along], row[of]) for row in rows if row[of]]).reshape(-1, 2)  # (N, 2)
+    points = np.log([(row[along], of(row)) for row in rows if of(row)]).reshape(-1, 2)  # (N, 2)
     return float(np.polyfit(*points.T, 1)[0]) if len(set(points[:, 0])) > 1 else None
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown."""
-    lines = ["| model | on | state | images a step | state, GiB | needs, of GiB | ms | MFU | sent by a device, GiB |"]
-    lines.append("|" + "---|" * 9)
+def largest_batches(rows: list[Row]) -> dict[Case, int]:
+    """About how many images a device can take, in eights: memory grows with them as on its generation's first target.
+
+    From the two numbers of images compiled there; that TPUs' compilers find more room where it is short isn't counted.
+    """
+    found, base, by = {}, rows[0]["images"], {case_of(row): row for row in rows}
+    for case, row in by.items():
+        if (case.images, case.pixels) != (base, PIXELS):
+            continue
+        alike = (case.model, case.state, generation_of(case.target))
+        for more in by:
+            if more.images > base and (more.model, more.state, generation_of(more.target)) == alike:
+                less = by[dataclasses.replace(more, images=base)]
+                slope = (by[more]["needed_gib"] - less["needed_gib"]) / (more.images - base)
+                most = base + (row["capacity_gib"] - row["needed_gib"]) / slope
+                found[case] = max(int(most) // 8 * 8, 0)
+    return found
+
+
+def case_of(row: Row) -> Case:
+    return Case(**{name: row[name] for name in Case.__dataclass_fields__})
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as Markdown, with the largest batches."""
+    names = ["model", "on", "state", "pixels", "images a device", "state, GiB", "needs, of GiB", "fit at most, images"]
+    names += ["ms by FLOPs", "by memory", "by wires", "received, GiB"]
+    lines, batches = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)], largest_batches(rows)
     for row in rows:
-        sent = ", ".join(f"{size:.2f} {kind}" for kind, size in row["sent_gib"].items() if size >= 0.005)
-        time = "-" if row["ms"] is None else f"{row['ms']:.0f}"
-        mfu = "-" if row["mfu"] is None else f"{100 * row['mfu']:.0f} %"
+        received = ", ".join(f"{size:.2f} {kind}" for kind, size in row["received_gib"].items() if size >= 0.005)
+        times = ["-" if row[f"{by}_ms"] is None else f"{row[f'{by}_ms']:.0f}" for by in ("flops", "memory", "wires")]
         needs = f"{row['needed_gib']:.1f} of {row['capacity_gib']:.1f}{'' if row['fits'] else ': does not fit'}"
-        lines.append(
-            f"| {row['model']} | {row['target']} | {row['state']} | {row['batch_size']:,} | {row['state_gib']:.2f} | "
-            f"{needs} | {time} | {mfu} | {sent} |"
-        )
+        sizes = [f"{row['pixels']}", f"{row['images']}", f"{row['state_gib']:.2f}", needs]
+        most = batches.get(case_of(row))
+        cells = [row["model"], row["target"], row["state"], *sizes, "" if most is None else f"{most:,}"]
+        lines.append("| " + " | ".join([*cells, *times, received or "-"]) + " |")
     return "\n".join(lines)
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Memory that a device needs by the number of devices, for each model, whole and shared."""
+def growth(rows: list[Row]) -> str:
+    """With which exponents the figures grow with devices, parameters and pixels, as Markdown."""
+    base = rows[0]["images"]
+    ofs: dict[str, Callable[[Row], float | None]] = {
+        "state": lambda row: row["state_gib"],
+        "memory": lambda row: row["needed_gib"],
+        "ms by FLOPs": lambda row: row["flops_ms"],
+        "by memory": lambda row: row["memory_ms"],
+        "received": lambda row: sum(row["received_gib"].values()) if row["fits"] else None,
+    }
+    lines = ["| with | on | state | " + " | ".join(ofs) + " |", "|" + "---|" * (3 + len(ofs))]
+    for along in ("devices", "parameters", "pixels"):
+        for state in ("whole", "shared"):
+            for where in dict.fromkeys(
+                row["target"] if along != "devices" else generation_of(row["target"]) for row in rows
+            ):
+                own = [row for row in rows if row["state"] == state and row["images"] == base]
+                own = [row for row in own if where in (row["target"], generation_of(row["target"]))]
+                if along != "pixels":
+                    own = [row for row in own if row["pixels"] == PIXELS]
+                if along != "parameters":
+                    own = [row for row in own if row["model"] == rows[0]["model"]]
+                found = [exponent(own, along, of) for of in ofs.values()]
+                if any(k is not None for k in found):
+                    cells = ["-" if k is None else f"{k + 0.0:.2f}" for k in found]
+                    lines.append(f"| {along} | {where} | {state} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Memory that a device needs, by devices, parameters and pixels; a row of charts for each generation."""
     from matplotlib.figure import Figure
 
-    kinds = {"TPU v5e": "v5e", "H100": "h100"}
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    axes = figure.subplots(1, len(kinds), sharey=True)
-    for axis, (title, start) in zip(axes, kinds.items(), strict=True):
-        own = [row for row in rows if row["target"].startswith(start)]
-        for i, model in enumerate(dict.fromkeys(row["model"] for row in own)):
-            for state, style in (("whole", "--"), ("shared", "-")):
-                line = [r for r in own if (r["model"], r["state"]) == (model, state)]
-                counts, needed = [r["devices"] for r in line], [r["needed_gib"] for r in line]
-                axis.plot(counts, needed, style, color=f"C{i}", marker="o", label=f"{model}, {state}")
-        if own:
+    base, names = rows[0]["images"], {"v5e": "TPU v5e", "h100": "H100"}
+    generations = list(dict.fromkeys(generation_of(row["target"]) for row in rows))
+    figure = Figure(figsize=(9, 2.9 * len(generations)), layout="constrained")
+    axes = figure.subplots(len(generations), 3, sharey="row", squeeze=False)
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    for i, generation in enumerate(generations):
+        own = [row for row in rows if generation_of(row["target"]) == generation and row["images"] == base]
+        plain = [row for row in own if row["pixels"] == PIXELS]
+        lines = [
+            ("devices", [(model, [row for row in plain if row["model"] == model]) for model in models]),
+            (
+                "parameters",
+                [
+                    (target, [row for row in plain if row["target"] == target])
+                    for target in dict.fromkeys(r["target"] for r in own)
+                ],
+            ),
+            ("pixels", [(models[0], [r for r in own if r["model"] == models[0] and r["target"] == own[0]["target"]])]),
+        ]
+        for axis, (along, series) in zip(axes[i], lines, strict=True):
+            for j, (name, found) in enumerate(series):
+                for state, style in (("whole", "--"), ("shared", "-")):
+                    points = sorted((r[along], r["needed_gib"]) for r in found if r["state"] == state)
+                    axis.plot(
+                        *zip(*points, strict=True),
+                        style,
+                        color=f"C{j}",
+                        marker="o",
+                        markersize=4,
+                        label=f"{name}, {state}",
+                    )
             axis.axhline(own[0]["capacity_gib"], color="grey", linewidth=0.8)
-        axis.set(title=f"{title}, computed", xlabel="devices", xscale="log", yscale="log")
-        axis.set_xticks(sorted({r["devices"] for r in own}), [str(n) for n in sorted({r["devices"] for r in own})])
-    axes[0].set_ylabel("GiB that a step needs on each")
-    axes[-1].legend(fontsize=7)
+            axis.set(xscale="log", yscale="log", xlabel=along)
+            axis.minorticks_off()
+            values = sorted({row[along] for _, found in series for row in found})
+            axis.set_xticks(
+                values, [f"{value / 1e6:,.0f} M" if along == "parameters" else f"{value}" for value in values]
+            )
+            axis.legend(fontsize=6)
+        axes[i, 0].set(ylabel="GiB that a step needs on each", title=f"{names.get(generation, generation)}, computed")
     figure.savefig(path, dpi=150)
 
 
@@ -116,27 +243,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(MODELS), help="variants, separated by commas")
     parser.add_argument("--targets", default=",".join(TARGETS), help="machines, as vit-jax compile takes them")
-    parser.add_argument("--images", type=int, default=32, help="images of a step on each device")
+    parser.add_argument("--images", default="32,128", help="images of a step on each device, the fewest first")
     parser.add_argument("--json", help="also write the rows there")
     parser.add_argument("--chart", help="also draw the memory there")
     args = parser.parse_args()
-    machines = [machine(name) for name in args.targets.split(",")]
-    settle_environment(machines)
+    targets = args.targets.split(",")
+    settle_environment([machine(name) for name in targets])
     rows = [
-        row_of(model, one, shared, args.images)
-        for model in args.models.split(",")
-        for one in machines
-        for shared in (False, True)
+        row_of(case)
+        for case in cases_of(args.models.split(","), targets, [int(n) for n in args.images.split(",")], SIZES)
     ]
-    print(table(rows))
-    for state in ("whole", "shared"):
-        for generation in ("v5e", "h100"):
-            own = [row for row in rows if row["state"] == state and row["target"].startswith(generation)]
-            for of in ("state_gib", "needed_gib"):
-                by = {m: exponent([r for r in own if r["model"] == m], "devices", of) for m in args.models.split(",")}
-                told = ", ".join(f"{model} {k:.2f}" for model, k in by.items() if k is not None)
-                if told:
-                    print(f"{of} ~ devices**k, {generation}, {state}: {told}")
+    print(f"{table(rows)}\n\n{growth(rows)}")
     if args.json:
         Path(args.json).write_text(json.dumps(rows, indent=1) + "\n")
     if args.chart:
