@@ -27,6 +27,7 @@ from vit_jax.steps.cpu import give_memory_back
 from vit_jax.steps.state import TrainState
 from vit_jax.system import environment, jobs
 from vit_jax.system.jobs import Peers
+from vit_jax.system.laggards import Laggards
 from vit_jax.system.progress import doing, say
 from vit_jax.system.sharding import batch_sharding, put, put_local, replicated
 from vit_jax.system.stop import Stopped, StopRequest
@@ -128,7 +129,7 @@ def _loop(
     saved, ended = step, job.plan.ended(step, clock) or waiting.over(patience)
     # The place and the steps of the last call, and how far it is from step to step; None after a pause.
     before, done, distance = None, 1, 0.0
-    feed, vote = _feed(job, step), jobs.StopVote(job.mesh)
+    feed, vote, laggards = _feed(job, step), jobs.StopVote(job.mesh), Laggards()
     with Log(job, step, evaluated, clock) as log:
 
         def save(scores: dict[str, float] | None) -> None:
@@ -147,7 +148,10 @@ def _loop(
                 ended = job.plan.ended(step, clock) or waiting.over(patience)
                 if (ended or step in job.due["eval"]) and not evaluated:
                     log.flush()
-                    scores = _evaluate(job, state, step, clock, log, _check(stop, watchdog))
+                    clock.pause()
+                    for line in laggards.compare():
+                        say(line)
+                    scores = _evaluate(job, state, step, log, _check(stop, watchdog))
                     evaluated, state = True, _without_totals(job, state)
                     waiting = waiting.after(scores["top1"]) if scores else waiting
                     # That may have taken what was left of the time, or have been one validation too many.
@@ -155,6 +159,7 @@ def _loop(
                     save(scores)
                     saved, before = step, None
                     give_memory_back()
+                    laggards.resume()
                 elif step in job.due["checkpoint"] and step != saved:
                     log.flush()
                     clock.pause()
@@ -178,7 +183,9 @@ def _loop(
                 count, phase = job.steps_in_a_call(step), job.phase_at(place)
                 step_fn = phase.step_fn if count == 1 else phase.steps_fn
                 distance = distance if before is None else (place - before) / done
-                state, figures = step_fn(state, next(feed), _pace(job, place, distance))
+                with laggards.reading():
+                    batch = next(feed)
+                state, figures = step_fn(state, batch, _pace(job, place, distance))
                 step, before, done, evaluated = step + count, place, count, False
                 log.put(step, figures, dispatched, phase.flops_per_image)
                 watchdog.beat()
@@ -219,14 +226,11 @@ def _feed(job: Job, first: int) -> Iterator[Any]:
             yield ahead.popleft()
 
 
-def _evaluate(
-    job: Job, state: TrainState, step: int, clock: Clock, log: Log, check: Callable[[], None]
-) -> dict[str, float] | None:
+def _evaluate(job: Job, state: TrainState, step: int, log: Log, check: Callable[[], None]) -> dict[str, float] | None:
     """Logs the train metrics since the last evaluation and those of the validation split.
 
     Returns the latter, of the parameters that the config selects by.
     """
-    clock.pause()
     totals, rows, scores = jax.tree.map(float, state.totals), [], None
     if totals["count"]:  # not if every step since was left out
         seen = {name: totals[name] / totals["count"] for name in ("loss", "top1", "top5")}
