@@ -84,9 +84,47 @@ def test_pods_find_each_other_by_the_names_that_kubernetes_gives_them():
     assert chips["completions"] * limit == int(sides[0]) * int(sides[1])
 
 
+# JobSet's own schema (kubernetes-sigs/jobset, config/components/crd/bases, v1alpha2), without a Job's and metadata's.
+_TEXT, _NUMBER, _FLAG = {"type": "string"}, {"type": "integer"}, {"type": "boolean"}
+
+
+def _object(**properties):
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+JOBSET = _object(
+    apiVersion={"const": "jobset.x-k8s.io/v1alpha2"},
+    kind={"const": "JobSet"},
+    metadata={"type": "object", "required": ["name"]},
+    spec=_object(
+        replicatedJobs={
+            "type": "array",
+            "items": _object(
+                name=_TEXT, replicas=_NUMBER, groupName=_TEXT, template={"type": "object"}, dependsOn={"type": "array"}
+            )
+            | {"required": ["name", "template"]},
+        },
+        network=_object(enableDNSHostnames=_FLAG, publishNotReadyAddresses=_FLAG, subdomain=_TEXT),
+        failurePolicy=_object(
+            maxRestarts=_NUMBER, restartStrategy={"enum": ["Recreate", "BlockingRecreate"]}, rules={"type": "array"}
+        ),
+        successPolicy=_object(operator={"enum": ["All", "Any"]}, targetReplicatedJobs={"type": "array"}),
+        startupPolicy=_object(startupPolicyOrder={"enum": ["AnyOrder", "InOrder"]}),
+        coordinator=_object(replicatedJob=_TEXT, jobIndex=_NUMBER, podIndex=_NUMBER) | {"required": ["replicatedJob"]},
+        suspend=_FLAG,
+        managedBy=_TEXT,
+        ttlSecondsAfterFinished=_NUMBER,
+    ),
+) | {"required": ["apiVersion", "kind", "metadata", "spec"]}
+
+
 def test_kubernetes_takes_the_files():
     validator = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate")
+    jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema, which comes with it")
     (jobset,) = documents("jobset.yaml")
+    jsonschema.validate(jobset, JOBSET)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(jobset | {"spec": jobset["spec"] | {"maxRestarts": 3}}, JOBSET)
     inner = [one["template"] | {"apiVersion": "batch/v1", "kind": "Job"} for one in jobset["spec"]["replicatedJobs"]]
     for one in (*documents("kubernetes.yaml"), *inner):
         validator.validate(one, validator.latest_version(), strict=True)
