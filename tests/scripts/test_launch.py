@@ -1,6 +1,7 @@
 """The files in scripts/launch: what they start, and that their schedulers take them."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,41 @@ def test_under_slurm_its_signal_is_waited_out(tmp_path):
     assert job.stdout.readline() == "begun\n"
     subprocess.run(["pkill", "-TERM", "--session", str(job.pid)], check=True)
     assert job.communicate(timeout=30)[0] == "saved\nscontrol requeue 7\n" and job.returncode == 143
+
+
+RAY = {  # as much of it as the file uses, with one worker of three
+    "ray/__init__.py": "class util:\n    get_node_ip_address = staticmethod(lambda: '10.0.0.1')\n",
+    "ray/train/__init__.py": """
+FailureConfig = RunConfig = ScalingConfig = dict
+class get_context:
+    get_world_rank, get_world_size = (lambda self: 1), (lambda self: 3)
+""",
+    "ray/train/collective.py": "broadcast_from_rank_zero = lambda mine: '10.0.0.9:4567'\n",
+    "ray/train/v2/jax/__init__.py": """
+class JaxTrainer:
+    def __init__(self, work, train_loop_config, jax_config, scaling_config, run_config):
+        assert scaling_config == {"num_workers": 3} and run_config["failure_config"]["max_failures"] > 1
+        self.fit = lambda: work(train_loop_config)
+""",
+    "ray/train/v2/jax/config.py": "JaxConfig = object\n",
+}
+
+
+@pytest.mark.parametrize(("code", "fails"), [(0, False), (1, True), (-9, True), (2, False), (143, False)])
+def test_a_worker_of_ray_is_one_process_of_the_job(tmp_path, code, fails):
+    for name, text in RAY.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    end = "kill -9 $$" if code == -9 else f"exit {code}"
+    program(tmp_path / "bin", "setpriv", f'printf "%s|" "$@"; {end}')
+    environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "PYTHONPATH": str(tmp_path)}
+    script = [sys.executable, LAUNCH / "ray_train.py", '{"num_workers": 3}', "--config=debug", "--workdir=a b"]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=60)
+    peers = "--coordinator_address=10.0.0.9:4567|--num_processes=3|--process_id=1|"
+    assert done.stdout.endswith(f"|-m|vit_jax.main|--config=debug|--workdir=a b|{peers}"), done.stdout + done.stderr
+    assert (done.returncode != 0) == fails
+    bare = subprocess.run([*script[:2], "--config=debug"], env=environment, capture_output=True, text=True, timeout=60)
+    assert bare.returncode == 1 and bare.stderr.startswith("error: Ray's ScalingConfig as JSON")
 
 
 def test_pods_find_each_other_by_the_names_that_kubernetes_gives_them():

@@ -50,7 +50,7 @@ class Laggards:
         waited = self._waited / max(time.monotonic() - self._since, 1e-9)
         self._trial = self._trial or _trial()
         name = np.frombuffer(platform.node().encode()[:_NAME].ljust(_NAME), np.uint8)
-        figures, names = multihost_utils.process_allgather((np.float32([self._trial(), waited]), name))
+        figures, names = multihost_utils.process_allgather((np.array([self._trial(), waited], np.float32), name))
         slow = slow_ones(np.asarray(figures))  # (processes, 2)
         lines = [
             f"Warning: process {i} of {len(figures)}, on {bytes(names[i]).decode(errors='replace').strip()}, {what}; "
