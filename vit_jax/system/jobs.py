@@ -1,6 +1,7 @@
 """A job of several processes: joining it, being alike, agreeing when to stop."""
 
 import contextlib
+import hashlib
 import os
 import re
 import sys
@@ -16,6 +17,8 @@ from jax.sharding import Mesh
 
 from vit_jax.errors import RunError
 from vit_jax.system.sharding import batch_sharding, replicated
+
+_TOLD = 64  # bytes of what processes compare
 
 
 @dataclass(frozen=True)
@@ -113,14 +116,33 @@ def any_of(fact: object) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.array(bool(fact)))))
 
 
-def require_same(numbers: dict[str, int], remedy: str) -> None:
-    """Raises RunError unless these numbers are the same in all processes: they would train apart, or wait for ever."""
+def require_same(values: dict[str, str], remedy: str) -> None:
+    """Raises RunError unless these are the same in all processes: they would train apart, or wait for ever.
+
+    `values` by what they are; all processes name the same ones. Long ones are told apart by their sha256.
+    """
     if jax.process_count() == 1:
         return
-    found = multihost_utils.process_allgather(np.array(list(numbers.values()), np.int32))  # (processes, numbers)
-    for i, name in enumerate(numbers):
-        if len(set(found[:, i].tolist())) > 1:
-            raise RunError(f"the job's processes differ in {name}: {found[:, i].tolist()}; {remedy}")
+    own = np.zeros((len(values), _TOLD), np.uint8)
+    for row, value in zip(own, values.values(), strict=True):
+        text = value.encode()
+        text = text if len(text) <= _TOLD else hashlib.sha256(text).hexdigest()[:12].encode()
+        row[: len(text)] = np.frombuffer(text, np.uint8)
+    found = np.asarray(multihost_utils.process_allgather(own))  # (processes, values, bytes)
+    texts = [[bytes(row).rstrip(b"\0").decode(errors="replace") for row in process] for process in found]
+    differing = []
+    for name, each in zip(values, zip(*texts, strict=True), strict=True):
+        if len(set(each)) > 1:
+            who = {text: [i for i, one in enumerate(each) if one == text] for text in dict.fromkeys(each)}
+            differing.append(f"{name}: " + ", ".join(f"{text} (process {_listed(i)})" for text, i in who.items()))
+    if differing:
+        raise RunError(f"the job's processes differ in {'; '.join(differing)}. To mend it, {remedy}")
+
+
+def _listed(numbers: list[int]) -> str:
+    """ "0, 1, 2, 3 and 12 more" """
+    more = f" and {len(numbers) - 4} more" if len(numbers) > 5 else ""
+    return ", ".join(map(str, numbers[: 4 if more else None])) + more
 
 
 class StopVote:

@@ -37,7 +37,7 @@ from vit_jax.training.found import found_in, set_damaged_aside
 from vit_jax.training.log import Diverged, Log
 from vit_jax.training.overfit import say_learned
 from vit_jax.training.patience import Waiting
-from vit_jax.training.prepare import Job, build, digest_of, digest_of_config, meta_of, resolve_config
+from vit_jax.training.prepare import Job, build, compared, meta_of, resolve_config
 
 
 def train(
@@ -70,7 +70,7 @@ def train(
         alike = (target.platform, target.fast_bfloat16, target.slow_convolutions)
         programs = {**environment.programs(), "the kind of their devices": str(alike)}
         remedy = "set up the same code and the same lock on machines of one kind"
-        jobs.require_same({name: digest_of(text) for name, text in programs.items()}, remedy)
+        jobs.require_same(programs, remedy)
     run = RunFolder(workdir, writes=jobs.is_first())
     patience = 2.0 * peers.timeout if peers else None
     with contextlib.ExitStack() as stack:
@@ -95,9 +95,9 @@ def train(
         jobs.meet("checked the checkpoints")
         spent = {"imports": entered - started, "data": time.monotonic() - entered}
         job, state, clock, evaluated, waiting = build(config, target, run, parts, checkpoints, started, spent)
-        same = {"the config": digest_of_config(config), "the data": digest_of(parts.sha256)}
+        same = {"the data (sha256)": parts.sha256[:12], **compared(config)}
         remedy = "give all of them the same config and data, and a --workdir on a disk that all of them see"
-        jobs.require_same({"the step": int(state.step), "the evaluation": evaluated, **same}, remedy)
+        jobs.require_same({"the step": f"{state.step}", "the evaluation": f"{evaluated}", **same}, remedy)
         with stop.deferred():
             state = _loop(job, state, evaluated, waiting, clock, checkpoints, stop, watchdog)
         return _finish(job, state, checkpoints, clock, _check(stop, watchdog))

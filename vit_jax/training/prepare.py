@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import time
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,15 +171,14 @@ def say_split(state: TrainState, mesh: Mesh) -> None:
     )
 
 
-def digest_of_config(config: Config) -> int:
-    """A number below 2**31 that tells configs apart, but not where the data lie on this machine."""
+def compared(config: Config) -> dict[str, str]:
+    """All of a config by its keys that processes of a job share: all but where the data lie on their machines."""
     here = dataclasses.replace(config, data=dataclasses.replace(config.data, dir=None, cache_dir=None))
-    return digest_of(json.dumps(to_dict(here)))
-
-
-def digest_of(text: str) -> int:
-    """A number below 2**31 that tells texts apart."""
-    return zlib.crc32(text.encode()) >> 1
+    found: dict[str, str] = {}
+    for name, value in to_dict(here).items():
+        inside = {f".{key}": one for key, one in value.items()} if isinstance(value, dict) else {"": value}
+        found |= {f"config.{name}{key}": json.dumps(one) for key, one in inside.items()}
+    return found
 
 
 def meta_of(total: int, parts: Parts, clock: Clock, evaluated: bool, waiting: Waiting) -> dict[str, Any]:
