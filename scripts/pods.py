@@ -3,8 +3,9 @@
 python scripts/pods.py --json=runs/pods.json --chart=docs/pods.png
 python scripts/pods.py --models=B/16 --targets=v5e-16 --images=32
 
-Each model on each target, its state whole on every device and shared by all (config.train.mesh), blocks in a loop and
-recomputed (config.model.scan, remat), bfloat16, AdamW, 224 pixels. Nothing is run. Of the first target of each
+Each model on each target, its state whole on every device, shared by all, and by neighbours (config.train.mesh): the
+GPUs of a machine, a side of a TPU slice's grid. Blocks are in a loop and recomputed (config.model.scan, remat),
+bfloat16, AdamW, 224 pixels. Nothing is run. Of the first target of each
 generation also with other numbers of images a device, for how memory grows with them, and with other image sizes. It
 needs what `vit-jax compile` needs (docs/compile.md), which also keeps the figures: a second call compiles nothing.
 """
@@ -41,7 +42,7 @@ Row = dict[str, Any]
 class Case:
     model: str
     target: str
-    state: str  # whole | shared
+    state: str  # whole | by all | by neighbours
     images: int  # of a step on each device
     pixels: int = PIXELS
 
@@ -49,13 +50,28 @@ class Case:
 def cases_of(models: list[str], targets: list[str], images: list[int], sizes: tuple[int, ...]) -> list[Case]:
     """All models on all targets, and of the first of each generation how they grow."""
     first = {generation_of(target): target for target in reversed(targets)}.values()
-    states = ("whole", "shared")
-    found = [Case(model, target, state, images[0]) for model in models for target in targets for state in states]
-    for state in states:
-        for target in first:
+    found = [
+        Case(model, target, state, images[0]) for model in models for target in targets for state in states_of(target)
+    ]
+    for target in first:
+        for state in states_of(target):
             found += [Case(model, target, state, count) for count in images[1:] for model in models]
-            found += [Case(models[0], target, state, images[0], pixels) for pixels in sizes]
+            if state != "by neighbours":
+                found += [Case(models[0], target, state, images[0], pixels) for pixels in sizes]
     return list(dict.fromkeys(found))
+
+
+def neighbours(one: Machine) -> int:
+    """Devices between which sending is fastest: a machine's GPUs; along one side of a TPU slice's grid.
+
+    Of a reduce-scatter over more of a slice, XLA makes an all-reduce.
+    """
+    return min(8, one.devices) if one.platform == "gpu" else int(one.description.split("x")[-1])
+
+
+def states_of(target: str) -> list[str]:
+    one = machine(target)
+    return ["whole", "by all"] + ["by neighbours"] * (neighbours(one) < one.devices)
 
 
 def generation_of(target: str) -> str:
@@ -63,13 +79,14 @@ def generation_of(target: str) -> str:
     return target.split("-")[0].split("x")[0]
 
 
-def config_of(case: Case, devices: int) -> Config:
+def config_of(case: Case, one: Machine) -> Config:
     """A run of CIFAR-10, of which the shapes alone count."""
+    sharers = {"whole": 1, "by all": one.devices, "by neighbours": neighbours(one)}[case.state]
     config = base_config()
     config.model.variant, config.model.image_size = case.model, case.pixels
     config.model.scan = config.model.remat = True
-    config.train.mesh = f"fsdp={devices}" if case.state == "shared" else None
-    config.train.batch_size = config.eval.batch_size = case.images * devices
+    config.train.mesh = None if sharers == 1 else f"data={one.devices // sharers},fsdp={sharers}"
+    config.train.batch_size = config.eval.batch_size = case.images * one.devices
     config.train.length = "100 steps"
     return from_config_dict(config)
 
@@ -77,12 +94,12 @@ def config_of(case: Case, devices: int) -> Config:
 def row_of(case: Case) -> Row:
     """What the step needs; sizes in GiB, of one device."""
     one = machine(case.target)
-    run = run_on(config_of(case, one.devices), one)
+    run = run_on(config_of(case, one), one)
     run = dataclasses.replace(run, programs=tuple(program for program in run.programs if program.steps))
     print(f"{case} ...", file=sys.stderr, flush=True)
     step = largest_step(forecast(run, figures_of))
     received = {
-        kind: ring(kind, size, one.devices) / GIB
+        kind: ring(kind, size, one, case.state) / GIB
         for kind, size in step.figures.collectives.items()
         if kind.endswith(" bytes")
     }
@@ -102,8 +119,12 @@ def row_of(case: Case) -> Row:
     }
 
 
-def ring(kind: str, size: int, n: int) -> float:
-    """Bytes that each of n devices receives in a collective to which it brings `size`, done around a ring."""
+def ring(kind: str, size: int, one: Machine, state: str) -> float:
+    """Bytes that each device receives in a collective to which it brings `size`, done around a ring.
+
+    Parameters are gathered, and their gradients scattered, by those that share them; sums are of all devices.
+    """
+    n = neighbours(one) if state == "by neighbours" and kind != "all-reduce bytes" else one.devices
     return size * {"all-gather bytes": n - 1, "all-reduce bytes": 2 * (n - 1) / n}.get(kind, (n - 1) / n)
 
 
@@ -175,7 +196,7 @@ def growth(rows: list[Row]) -> str:
     }
     lines = ["| with | on | state | " + " | ".join(ofs) + " |", "|" + "---|" * (3 + len(ofs))]
     for along in ("devices", "parameters", "pixels"):
-        for state in ("whole", "shared"):
+        for state in ("whole", "by all"):
             for where in dict.fromkeys(
                 row["target"] if along != "devices" else generation_of(row["target"]) for row in rows
             ):
@@ -196,46 +217,30 @@ def draw(rows: list[Row], path: Path) -> None:
     """Memory that a device needs, by devices, parameters and pixels; a row of charts for each generation."""
     from matplotlib.figure import Figure
 
-    base, names = rows[0]["images"], {"v5e": "TPU v5e", "h100": "H100"}
-    generations = list(dict.fromkeys(generation_of(row["target"]) for row in rows))
+    base, titles = rows[0]["images"], {"v5e": "TPU v5e", "h100": "H100"}
+    model, generations = rows[0]["model"], list(dict.fromkeys(generation_of(row["target"]) for row in rows))
     figure = Figure(figsize=(9, 2.9 * len(generations)), layout="constrained")
+    figure.suptitle("Memory of a device, computed. Dashed: state whole, solid: shared by all, dotted: by neighbours")
     axes = figure.subplots(len(generations), 3, sharey="row", squeeze=False)
-    models = list(dict.fromkeys(row["model"] for row in rows))
     for i, generation in enumerate(generations):
         own = [row for row in rows if generation_of(row["target"]) == generation and row["images"] == base]
         plain = [row for row in own if row["pixels"] == PIXELS]
-        lines = [
-            ("devices", [(model, [row for row in plain if row["model"] == model]) for model in models]),
-            (
-                "parameters",
-                [
-                    (target, [row for row in plain if row["target"] == target])
-                    for target in dict.fromkeys(r["target"] for r in own)
-                ],
-            ),
-            ("pixels", [(models[0], [r for r in own if r["model"] == models[0] and r["target"] == own[0]["target"]])]),
-        ]
-        for axis, (along, series) in zip(axes[i], lines, strict=True):
-            for j, (name, found) in enumerate(series):
-                for state, style in (("whole", "--"), ("shared", "-")):
-                    points = sorted((r[along], r["needed_gib"]) for r in found if r["state"] == state)
-                    axis.plot(
-                        *zip(*points, strict=True),
-                        style,
-                        color=f"C{j}",
-                        marker="o",
-                        markersize=4,
-                        label=f"{name}, {state}",
-                    )
+        sized = [row for row in own if (row["model"], row["target"]) == (model, own[0]["target"])]
+        charts = [("devices", "model", plain), ("parameters", "target", plain), ("pixels", "model", sized)]
+        for axis, (along, by, found) in zip(axes[i], charts, strict=True):
+            for j, name in enumerate(dict.fromkeys(row[by] for row in found)):
+                for state, style in (("whole", "--"), ("by all", "-"), ("by neighbours", ":")):
+                    points = sorted((r[along], r["needed_gib"]) for r in found if (r[by], r["state"]) == (name, state))
+                    x, y = [x for x, _ in points], [y for _, y in points]
+                    label = name if state == "by all" else None
+                    axis.plot(x, y, style, color=f"C{j}", marker="o", markersize=4, label=label)
             axis.axhline(own[0]["capacity_gib"], color="grey", linewidth=0.8)
             axis.set(xscale="log", yscale="log", xlabel=along)
             axis.minorticks_off()
-            values = sorted({row[along] for _, found in series for row in found})
-            axis.set_xticks(
-                values, [f"{value / 1e6:,.0f} M" if along == "parameters" else f"{value}" for value in values]
-            )
-            axis.legend(fontsize=6)
-        axes[i, 0].set(ylabel="GiB that a step needs on each", title=f"{names.get(generation, generation)}, computed")
+            values = sorted({row[along] for row in found})
+            axis.set_xticks(values, [f"{x / 1e6:,.0f} M" if along == "parameters" else f"{x}" for x in values])
+            axis.legend(fontsize=7)
+        axes[i, 0].set(ylabel="GiB", title=titles.get(generation, generation))
     figure.savefig(path, dpi=150)
 
 

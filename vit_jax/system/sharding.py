@@ -21,9 +21,7 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1) -> Mes
     shape, names = ((count,), ("data",)) if fsdp == 1 else ((count // fsdp, fsdp), ("data", FSDP))
     # JAX's default axis type, Explicit, asks for shardings of intermediates that linen modules don't give.
     types = (AxisType.Auto,) * len(names)
-    if devices is None:
-        return jax.make_mesh(shape, names, axis_types=types)
-    return Mesh(np.array(devices).reshape(shape), names, axis_types=types)
+    return jax.make_mesh(shape, names, axis_types=types, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

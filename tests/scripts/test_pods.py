@@ -1,0 +1,70 @@
+"""What scripts/pods.py makes of compiled programs' figures: these are made up."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vit_jax.aot.machines import GIB, machine
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+import pods  # noqa: E402 - after the path
+
+PARAMETERS = {"B/16": 1e8, "L/16": 4e8}
+
+
+def rows():
+    """State of 12 bytes a parameter; an image takes 8 bytes a parameter's root; gradients are summed by all."""
+    found = []
+    for case in pods.cases_of(["B/16", "L/16"], ["v5e-16", "v5e-256"], [32, 128], (112, 448)):
+        one, count = machine(case.target), PARAMETERS[case.model]
+        sharers = {"whole": 1, "by all": one.devices, "by neighbours": pods.neighbours(one)}[case.state]
+        state = 12 * count / sharers / GIB
+        needed = state + case.images * (case.pixels / 224) ** 2 * count**0.5 * 1000 / GIB
+        received = {"all-reduce": pods.ring("all-reduce bytes", int(4 * count), one, case.state) / GIB}
+        row = {"devices": one.devices, "parameters": count, "state_gib": state, "needed_gib": needed}
+        row |= {"capacity_gib": 16.0, "fits": needed < 16, "flops_ms": 1.0, "memory_ms": 2.0}
+        found.append({**vars(case), **row, "received_gib": received, "wires_ms": 3.0})
+    return found
+
+
+def test_what_is_compiled():
+    cases = pods.cases_of(["B/16", "g/14"], ["v5e-16", "v5e-256", "h100x8"], [32, 128], (112, 224))
+    assert len(cases) == len(set(cases))
+    assert {case.target for case in cases if case.images == 128} == {"v5e-16", "h100x8"}
+    assert {case.target for case in cases if case.pixels == 112} == {"v5e-16", "h100x8"}
+    assert {case.state for case in cases if case.target == "h100x8"} == {"whole", "by all"}  # they all are neighbours
+    config = pods.config_of(pods.Case("L/16", "v5e-256", "by neighbours", 32), machine("v5e-256"))
+    assert (config.train.mesh, config.train.batch_size) == ("data=16,fsdp=16", 32 * 256)
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "expected"),
+    [("all-gather", "by all", 15), ("all-gather", "by neighbours", 3), ("all-reduce", "by neighbours", 2 * 15 / 16)]
+    + [("reduce-scatter", "by all", 15 / 16), ("reduce-scatter", "by neighbours", 3 / 4)],
+)
+def test_what_a_device_receives_around_a_ring(kind, state, expected):
+    assert pods.ring(f"{kind} bytes", 100, machine("v5e-16"), state) == pytest.approx(100 * expected)
+
+
+def test_growth_and_what_fits():
+    found = rows()
+    by_devices = [row for row in found if row["model"] == "B/16" and row["images"] == 32 and row["pixels"] == 224]
+    shared = [row for row in by_devices if row["state"] == "by all"]
+    assert pods.exponent(shared, "devices", lambda row: row["state_gib"]) == pytest.approx(-1)
+    assert pods.exponent(shared[:1], "devices", lambda row: row["state_gib"]) is None
+    fit = pods.largest_batches(found)
+    whole = (16 * GIB - 12 * 1e8) / (1e4 * 1000)
+    assert fit[pods.Case("B/16", "v5e-256", "whole", 32)] == int(whole) // 8 * 8
+    table, growth = pods.table(found), pods.growth(found)
+    assert f"| B/16 | v5e-256 | whole | 224 | 32 | 1.12 | 1.4 of 16.0 | {int(whole) // 8 * 8:,} |" in table
+    assert "| devices | v5e | by all | -1.00 |" in growth
+    assert "| parameters | v5e-16 | whole | 1.00 |" in growth and "| pixels | v5e-16 | whole | 0.00 |" in growth
+
+
+def test_the_chart(tmp_path):
+    pods.draw(rows(), tmp_path / "pods.png")
+    with Image.open(tmp_path / "pods.png") as image:
+        assert image.size[0] > image.size[1]
