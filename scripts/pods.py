@@ -47,18 +47,19 @@ class Case:
     pixels: int = PIXELS
 
 
-def cases_of(models: list[str], targets: list[str], images: list[int], sizes: tuple[int, ...]) -> list[Case]:
-    """All models on all targets, and of the first of each generation how they grow."""
-    first = {generation_of(target): target for target in reversed(targets)}.values()
-    found = [
-        Case(model, target, state, images[0]) for model in models for target in targets for state in states_of(target)
-    ]
-    for target in first:
-        for state in states_of(target):
-            found += [Case(model, target, state, count) for count in images[1:] for model in models]
-            if state != "by neighbours":
-                found += [Case(models[0], target, state, images[0], pixels) for pixels in sizes]
-    return list(dict.fromkeys(found))
+def cases_of(models: list[str], targets: list[str], images: int) -> list[Case]:
+    """All models on all targets."""
+    return [Case(model, target, state, images) for model in models for target in targets for state in states_of(target)]
+
+
+def growth_cases(rows: list[Row], images: list[int], sizes: tuple[int, ...]) -> list[Case]:
+    """Of the first target of each generation: with more images what fits with fewer, the first model in other sizes."""
+    cases = [case_of(row) for row in rows if row["fits"]]
+    first = {generation_of(case.target): case.target for case in reversed(cases)}.values()
+    cases, model = [case for case in cases if case.target in first], rows[0]["model"]
+    more = [dataclasses.replace(case, images=count) for case in cases for count in images]
+    sized = [case for case in cases if case.model == model and case.state != "by neighbours"]
+    return more + [dataclasses.replace(case, pixels=size) for case in sized for size in sizes if size != PIXELS]
 
 
 def neighbours(one: Machine) -> int:
@@ -71,7 +72,7 @@ def neighbours(one: Machine) -> int:
 
 def states_of(target: str) -> list[str]:
     one = machine(target)
-    return ["whole", "by all"] + ["by neighbours"] * (neighbours(one) < one.devices)
+    return ["whole", "by all"] + ["by neighbours"] * (1 < neighbours(one) < one.devices)
 
 
 def generation_of(target: str) -> str:
@@ -99,10 +100,12 @@ def row_of(case: Case) -> Row:
     print(f"{case} ...", file=sys.stderr, flush=True)
     step = largest_step(forecast(run, figures_of))
     received = {
-        kind: ring(kind, size, one, case.state) / GIB
+        kind.removesuffix(" received"): size
         for kind, size in step.figures.collectives.items()
-        if kind.endswith(" bytes")
+        if kind.endswith(" received")
     }
+    rates = {kind: wires(kind, one, case.state) for kind in received}
+    seconds = sum(size / (rates[kind] or 1.0) for kind, size in received.items())
     return {
         **dataclasses.asdict(case),
         "devices": one.devices,
@@ -114,29 +117,25 @@ def row_of(case: Case) -> Row:
         "fits": step.fits,
         "flops_ms": step.seconds_by_flops and 1e3 * step.seconds_by_flops,
         "memory_ms": step.seconds_by_bytes and 1e3 * step.seconds_by_bytes,
-        "received_gib": {kind.removesuffix(" bytes"): size for kind, size in received.items()},
-        "wires_ms": 1e3 * sum(received.values()) * GIB / wires(one) if step.fits else None,
+        "received_gib": {kind: size / GIB for kind, size in received.items()},
+        "wires_ms": 1e3 * seconds if step.fits and None not in rates.values() else None,
     }
 
 
-def ring(kind: str, size: int, one: Machine, state: str) -> float:
-    """Bytes that each device receives in a collective to which it brings `size`, done around a ring.
+def wires(kind: str, one: Machine, state: str) -> float | None:
+    """Bytes/s that a device receives at most in a collective, by the makers' data sheets; None where unknown here.
 
-    Parameters are gathered, and their gradients scattered, by those that share them; sums are of all devices.
+    A v5e chip's four links together have 1,600 Gbit/s, those along one side of the grid half of it. An H100's NVLink
+    has 450 GB/s in each direction. Between machines of eight H100s there are eight links of 400 Gbit/s: what comes over
+    them goes around inside, 400 GB/s for each GPU, but 50 GB/s where each has numbers of its own to sum.
     """
-    n = neighbours(one) if state == "by neighbours" and kind != "all-reduce bytes" else one.devices
-    return size * {"all-gather bytes": n - 1, "all-reduce bytes": 2 * (n - 1) / n}.get(kind, (n - 1) / n)
-
-
-def wires(one: Machine) -> float:
-    """Bytes/s that a device receives at most, by the makers' data sheets.
-
-    A v5e chip's links together 1,600 Gbit/s; an H100's NVLink 450 GB/s in each direction. Between machines of eight
-    H100s there are eight links of 400 Gbit/s, and what a machine has got it hands on inside: 400 GB/s.
-    """
-    if one.platform == "tpu":
-        return 2e11
-    return 4.5e11 if one.devices <= 8 else 4e11
+    generation, by_side = generation_of(one.name), state == "by neighbours"
+    if generation == "v5e":
+        return 1e11 if by_side else 2e11
+    if generation == "h100":
+        outside = 5e10 if by_side else 4e11
+        return 4.5e11 if one.devices <= 8 or (by_side and kind != "all-reduce") else outside
+    return None
 
 
 def exponent(rows: list[Row], along: str, of: Callable[[Row], float | None]) -> float | None:
@@ -154,13 +153,21 @@ def largest_batches(rows: list[Row]) -> dict[Case, int]:
     for case, row in by.items():
         if (case.images, case.pixels) != (base, PIXELS):
             continue
-        alike = (case.model, case.state, generation_of(case.target))
-        for more in by:
-            if more.images > base and (more.model, more.state, generation_of(more.target)) == alike:
-                less = by[dataclasses.replace(more, images=base)]
-                slope = (by[more]["needed_gib"] - less["needed_gib"]) / (more.images - base)
-                most = base + (row["capacity_gib"] - row["needed_gib"]) / slope
-                found[case] = max(int(most) // 8 * 8, 0)
+        for state in (case.state, "by all"):  # an image takes as much whoever shares the state
+            alike = (case.model, state, generation_of(case.target))
+            more = [
+                one
+                for one in by
+                if one.images > base and (one.model, one.state, generation_of(one.target)) == alike and by[one]["fits"]
+            ]
+            if more:
+                most = max(more, key=lambda one: one.images)
+                less = by[dataclasses.replace(most, images=base)]
+                slope = (by[most]["needed_gib"] - less["needed_gib"]) / (most.images - base)
+                room = row["capacity_gib"] - row["needed_gib"]
+                if slope > 0:
+                    found[case] = max(int(base + room / slope) // 8 * 8, 0)
+                break
     return found
 
 
@@ -208,7 +215,7 @@ def growth(rows: list[Row]) -> str:
                     own = [row for row in own if row["model"] == rows[0]["model"]]
                 found = [exponent(own, along, of) for of in ofs.values()]
                 if any(k is not None for k in found):
-                    cells = ["-" if k is None else f"{k + 0.0:.2f}" for k in found]
+                    cells = ["-" if k is None else f"{round(k, 2) + 0.0:.2f}" for k in found]  # no "-0.00"
                     lines.append(f"| {along} | {where} | {state} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -254,10 +261,9 @@ def main() -> int:
     args = parser.parse_args()
     targets = args.targets.split(",")
     settle_environment([machine(name) for name in targets])
-    rows = [
-        row_of(case)
-        for case in cases_of(args.models.split(","), targets, [int(n) for n in args.images.split(",")], SIZES)
-    ]
+    fewest, *more = [int(count) for count in args.images.split(",")]
+    rows = [row_of(case) for case in cases_of(args.models.split(","), targets, fewest)]
+    rows += [row_of(case) for case in growth_cases(rows, more, SIZES)]
     print(f"{table(rows)}\n\n{growth(rows)}")
     if args.json:
         Path(args.json).write_text(json.dumps(rows, indent=1) + "\n")

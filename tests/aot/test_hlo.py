@@ -87,11 +87,56 @@ def test_turns_of_a_loop_that_says_them_in_its_condition():
 
 
 def test_collectives():
-    assert hlo.collectives(hlo.parse(PROGRAM)) == {"all-reduce": 1, "all-reduce bytes": 1600}
+    """Of two devices in the program's text, of all four where it names no group."""
+    once = {"all-reduce": 1, "all-reduce bytes": 1600, "all-reduce received": 1600}
+    assert hlo.collectives(hlo.parse(PROGRAM), 4) == once
     inside = PROGRAM.replace(
         "ROOT %result = (s32[]", "%sum = f32[100,4]{1,0} all-reduce(%all)\n  ROOT %result = (s32[]"
     )
-    assert hlo.collectives(hlo.parse(inside)) == {"all-reduce": 8, "all-reduce bytes": 8 * 1600}  # in a loop of 7
+    looped = {"all-reduce": 8, "all-reduce bytes": 8 * 1600, "all-reduce received": 1600 + 7 * 2400}
+    assert hlo.collectives(hlo.parse(inside), 4) == looped
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ("replica_groups={{0,1,2},{3,4,5}}", 3),
+        ("replica_groups=[2,4]<=[8]", 4),
+        ("replica_groups=[2,4]<=[4,2]T(1,0)", 4),
+        ("replica_groups=mesh['data'=4,'fsdp'=2] {'fsdp'}", 2),
+        ("replica_groups=mesh['data'=4,'fsdp'=2] {'data','fsdp'}", 8),
+        ("replica_groups={}", 16),
+    ],
+)
+def test_what_the_devices_of_a_group_receive(groups, expected):
+    text = f"""ENTRY %main (a: f32[16]) -> f32[256] {{
+  %a = f32[16]{{0}} parameter(0)
+  ROOT %all = f32[256]{{0}} all-gather(%a), channel_id=1, {groups}, dimensions={{0}}
+}}
+"""
+    assert hlo.collectives(hlo.parse(text), 16)["all-gather received"] == 64 * (expected - 1)
+
+
+def test_a_tpus_fused_reduce_scatter():
+    text = """%all-reduce-scatter.1 (a: f32[64,4], b: s32[]) -> f32[16,4] {
+  %a = f32[64,4]{1,0} parameter(0)
+  %b = s32[] parameter(1)
+  %sum = f32[64,4]{1,0} all-reduce(%a), replica_groups=[4,4]<=[16], to_apply=%add
+  ROOT %own = f32[16,4]{1,0} dynamic-slice(%sum, %b), dynamic_slice_sizes={16,4}
+}
+
+ENTRY %main (a: f32[64,4]) -> f32[16,4] {
+  %a = f32[64,4]{1,0} parameter(0)
+  %zero = s32[] constant(0)
+  ROOT %own = f32[16,4]{1,0} fusion(%a, %zero), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""
+    found = hlo.collectives(hlo.parse(text), 16)
+    assert found == {
+        "reduce-scatter": 1,
+        "reduce-scatter bytes": 64 * 16 + 4,
+        "reduce-scatter received": (64 * 16 + 4) * 3 / 4,
+    }
 
 
 @pytest.mark.parametrize(

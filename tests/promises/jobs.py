@@ -30,7 +30,8 @@ def job(bench: Bench, stack: ExitStack, *args: str, timeout: int = 60, faults: d
 def p28(bench: Bench) -> Iterator[str]:
     """A process that fails, is killed, stuck or missing ends the others in time, with our message or JAX's."""
     cases = [("killed", 1), ("killed", 0), ("failing", 0), ("stuck", 1), ("missing", 1), ("killed", 1), ("killed", 0)]
-    cases += [("left by its disk", 0), ("told by its disk that it is lost", 0)]
+    lost = ("left by its disk", "told by its disk that it is lost")
+    cases += [(what, 0) for what in lost]
     for what, who in cases if bench.full else cases[:1]:
         workdir, other = bench.new(), 1 - who
         args = [*RUN, f"--workdir={workdir}"]
@@ -39,9 +40,9 @@ def p28(bench: Bench) -> Iterator[str]:
             faults[who] = Faults(hang={"step": 7})
         if what == "failing":
             faults[who] = Faults(slow={"step": 0.3}, fail={"sealing": (28, 3)})
-        if what == "left by its disk":  # the save of step 8 never ends
+        if what == lost[0]:  # the save of step 8 never ends
             faults[who] = Faults(slow={"step": 0.3}, hang={"writing": 3})
-        if what == "told by its disk that it is lost":
+        if what == lost[1]:
             faults[who] = Faults(slow={"step": 0.3}, fail={"writing": (errno.ESTALE, 3)})
         with ExitStack() as stack:
             children = job(bench, stack, *args, timeout=10, faults=faults)
@@ -49,7 +50,7 @@ def p28(bench: Bench) -> Iterator[str]:
                 children[who].process.kill()
             else:
                 begun = children[other].wait_until(lambda w=workdir: len(rows(w)) >= 5)
-                require(begun or who == 0, children[other].tail())
+                require(begun or what in ("failing", *lost), children[other].tail())
             if what == "killed":
                 children[who].send(signal.SIGKILL)
             since = time.monotonic()
@@ -60,10 +61,10 @@ def p28(bench: Bench) -> Iterator[str]:
                 re.search("error: |detected fatal errors", printed), f"{what}: no message: {children[other].tail()}"
             )
             require("Traceback" not in printed, f"{what}: {children[other].tail()}")
-            if "disk" in what:
+            if what in lost:
                 require(children[who].wait(150) == 1, f"{what}: it goes on")
                 said = children[who].printed()
-                named = "checkpoint 8 in" if what.startswith("left") else "Stale file handle"
+                named = "checkpoint 8 in" if what == lost[0] else "Stale file handle"
                 require(named in said and "Traceback" not in said, f"{what}: {said[-600:]}")
             if what == "stuck":
                 require("most recent call first" in printed, "the threads' stacks are missing")

@@ -16,37 +16,45 @@ PARAMETERS = {"B/16": 1e8, "L/16": 4e8}
 
 
 def rows():
-    """State of 12 bytes a parameter; an image takes 8 bytes a parameter's root; gradients are summed by all."""
-    found = []
-    for case in pods.cases_of(["B/16", "L/16"], ["v5e-16", "v5e-256"], [32, 128], (112, 448)):
-        one, count = machine(case.target), PARAMETERS[case.model]
-        sharers = {"whole": 1, "by all": one.devices, "by neighbours": pods.neighbours(one)}[case.state]
-        state = 12 * count / sharers / GIB
-        needed = state + case.images * (case.pixels / 224) ** 2 * count**0.5 * 1000 / GIB
-        received = {"all-reduce": pods.ring("all-reduce bytes", int(4 * count), one, case.state) / GIB}
-        row = {"devices": one.devices, "parameters": count, "state_gib": state, "needed_gib": needed}
-        row |= {"capacity_gib": 16.0, "fits": needed < 16, "flops_ms": 1.0, "memory_ms": 2.0}
-        found.append({**vars(case), **row, "received_gib": received, "wires_ms": 3.0})
-    return found
+    found = [row(case) for case in pods.cases_of(["B/16", "L/16"], ["v5e-16", "v5e-256"], 32)]
+    return found + [row(case) for case in pods.growth_cases(found, [128], (112, 448))]
+
+
+def row(case):
+    """State of 12 bytes a parameter; an image takes 1,000 bytes for the root of their number."""
+    one, count = machine(case.target), PARAMETERS[case.model]
+    sharers = {"whole": 1, "by all": one.devices, "by neighbours": pods.neighbours(one)}[case.state]
+    state = 12 * count / sharers / GIB
+    needed = state + case.images * (case.pixels / 224) ** 2 * count**0.5 * 1000 / GIB
+    figures = {"devices": one.devices, "parameters": count, "state_gib": state, "needed_gib": needed}
+    figures |= {"capacity_gib": 16.0, "fits": needed < 16, "flops_ms": 1.0, "memory_ms": 2.0, "wires_ms": 3.0}
+    return {**vars(case), **figures, "received_gib": {"all-reduce": 8 * count / GIB}}
 
 
 def test_what_is_compiled():
-    cases = pods.cases_of(["B/16", "g/14"], ["v5e-16", "v5e-256", "h100x8"], [32, 128], (112, 224))
-    assert len(cases) == len(set(cases))
-    assert {case.target for case in cases if case.images == 128} == {"v5e-16", "h100x8"}
-    assert {case.target for case in cases if case.pixels == 112} == {"v5e-16", "h100x8"}
+    targets = ["v5e-16", "v5e-256", "h100x8"]
+    cases = pods.cases_of(["B/16", "L/16"], targets, 32)
     assert {case.state for case in cases if case.target == "h100x8"} == {"whole", "by all"}  # they all are neighbours
+    more = pods.growth_cases([row(case) for case in cases], [128], (112, 224))
+    assert len({*cases, *more}) == len(cases) + len(more)
+    assert {case.target for case in more} == {"v5e-16", "h100x8"}
+    assert {case.model for case in more if case.pixels == 112} == {"B/16"}
+    full = [row(case) | {"fits": case.model == "B/16" or case.state != "whole"} for case in cases]
+    fitting = pods.growth_cases(full, [128], (112, 224))
+    assert {(c.model, c.state, c.target) for c in {*more} - {*fitting}} == {("L/16", "whole", t) for t in targets[::2]}
     config = pods.config_of(pods.Case("L/16", "v5e-256", "by neighbours", 32), machine("v5e-256"))
     assert (config.train.mesh, config.train.batch_size) == ("data=16,fsdp=16", 32 * 256)
 
 
 @pytest.mark.parametrize(
-    ("kind", "state", "expected"),
-    [("all-gather", "by all", 15), ("all-gather", "by neighbours", 3), ("all-reduce", "by neighbours", 2 * 15 / 16)]
-    + [("reduce-scatter", "by all", 15 / 16), ("reduce-scatter", "by neighbours", 3 / 4)],
+    ("target", "state", "kind", "expected"),
+    [("v5e-16", "by all", "all-gather", 2e11), ("v5e-16", "by neighbours", "all-gather", 1e11)]
+    + [("h100x8", "by all", "all-reduce", 4.5e11), ("h100x64", "whole", "all-reduce", 4e11)]
+    + [("h100x64", "by neighbours", "all-gather", 4.5e11), ("h100x64", "by neighbours", "all-reduce", 5e10)]
+    + [("v5p-16", "by all", "all-gather", None)],
 )
-def test_what_a_device_receives_around_a_ring(kind, state, expected):
-    assert pods.ring(f"{kind} bytes", 100, machine("v5e-16"), state) == pytest.approx(100 * expected)
+def test_how_fast_devices_receive(target, state, kind, expected):
+    assert pods.wires(kind, machine(target), state) == expected
 
 
 def test_growth_and_what_fits():

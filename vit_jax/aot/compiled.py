@@ -53,7 +53,7 @@ def figures_of(program: Traced, machine: Machine, cache_dir: str | None = None) 
     try:
         lowered = program.trace().lower()
         kept = cache_root(cache_dir) / "aot" / f"{_key(lowered.as_text(), machine)}.json"
-        found = _kept(kept) or _compile(lowered)
+        found = _kept(kept) or _compile(lowered, machine.devices)
     except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
         said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise RunError(f"{machine.name}: XLA can't compile the {program.name}: {said[:300]}") from error
@@ -65,7 +65,7 @@ def figures_of(program: Traced, machine: Machine, cache_dir: str | None = None) 
     return found
 
 
-_VERSION = 3  # of what is counted
+_VERSION = 4  # of what is counted
 
 
 def _key(text: str, machine: Machine) -> str:
@@ -85,7 +85,7 @@ def _kept(path: Path) -> Figures | None:
         return None
 
 
-def _compile(lowered: Any) -> Figures:
+def _compile(lowered: Any, devices: int) -> Figures:
     before = time.monotonic()
     try:
         compiled = lowered.compile()
@@ -105,7 +105,7 @@ def _compile(lowered: Any) -> Figures:
         temporaries=memory.temp_size_in_bytes,
         traffic=sum(parts.values()),
         parts=parts,
-        collectives=dict(hlo.collectives(program)),
+        collectives=dict(hlo.collectives(program, devices)),
         xla_flops=cost.get("flops"),
         xla_bytes=cost.get("bytes accessed"),
     )

@@ -42,6 +42,8 @@ class Traffic:
     size: int
     times: int = 1  # it is done: the turns of its loops; counted in `size`
     taken: int = 0  # bytes of its operands, each time
+    collective: str = ""  # its kind, where devices take part in it together
+    group: int = 0  # so many of them; 0: all
 
 
 Program = dict[str, list[Instruction]]  # computations by name; "" is the entry
@@ -121,7 +123,7 @@ def _traffic(program: Program, body: list[Instruction], times: int) -> Iterator[
         else:
             taken = sum(anywhere.get(name, 0) for name in one.operands)
             size = times * _touched(program, one, sizes)
-            yield Traffic(one.name, kind, _scope_of(one, users), size, times, taken)
+            yield Traffic(one.name, kind, _scope_of(one, users), size, times, taken, *_collective_of(program, one))
 
 
 def _turns(program: Program, loop: Instruction) -> int:
@@ -200,17 +202,49 @@ def _written_of(body: list[Instruction], size: int) -> int:
     return size
 
 
-def collectives(program: Program) -> Counter[str]:
-    """How often each collective operation is done, and the bytes of what the devices take part with, in all.
+def collectives(program: Program, devices: int) -> Counter[str]:
+    """How often each collective operation is done, with how many bytes, in all, and how many each device receives.
 
-    As "all-reduce" and "all-reduce bytes".
+    As "all-reduce", "all-reduce bytes" and "all-reduce received"; the last around a ring (`ring`).
     """
     found: Counter[str] = Counter()
     for one in traffic(program):
-        if (kind := one.kind.removesuffix("-start")) in COLLECTIVES:
+        if kind := one.collective:
             found[kind] += one.times
             found[f"{kind} bytes"] += one.times * one.taken
+            found[f"{kind} received"] += one.times * ring(kind, one.taken, one.group or devices)
     return found
+
+
+def ring(kind: str, size: int, n: int) -> int:
+    """Bytes that each of n devices receives in a collective to which it brings `size`, done around a ring."""
+    shares = {"all-gather": n - 1, "all-reduce": 2 * (n - 1) / n, "reduce-scatter": (n - 1) / n}
+    return round(size * {**shares, "all-to-all": (n - 1) / n}.get(kind, 1))
+
+
+def _collective_of(program: Program, one: Instruction) -> tuple[str, int]:
+    """Kind and size of the group of a collective; of others "" and 0."""
+    kind = one.kind.removesuffix("-start")
+    if kind in COLLECTIVES:
+        return kind, _group_of(one.rest)
+    # A TPU's reduce-scatter is an all-reduce of which each device keeps a slice, fused.
+    for name in _called(one.rest) if kind == "fusion" and "all-reduce-scatter" in one.rest else ():
+        for inside in program.get(name, []):
+            if inside.kind in ("all-reduce", "reduce-scatter"):
+                return "reduce-scatter", _group_of(inside.rest)
+    return "", 0
+
+
+def _group_of(rest: str) -> int:
+    """The devices of a group: of "{{0,1},{2,3}}", "[2,2]<=[4]" and "mesh['data'=4,'fsdp'=2] {'fsdp'}" there are 2."""
+    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", rest):
+        sides = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
+        return math.prod(sides[name] for name in re.findall(r"'([^']+)'", mesh[2]))
+    if tiled := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
+        return int(tiled[1])
+    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
+        return len(listed[1].split(","))
+    return 0
 
 
 def by_part(program: Program, part_of: Callable[[Traffic], str]) -> dict[str, float]:

@@ -103,7 +103,7 @@ def _say(run: Run, found: list[Forecast], searched: bool) -> None:
         parts = [f"{name} {percent(size / figures.traffic)}" for name, size in list(figures.parts.items())[:6]]
         say(f"What moves most in the {step.program}: {', '.join(parts)}.")
     if figures.collectives:
-        kinds = [(kind, n) for kind, n in figures.collectives.items() if not kind.endswith(" bytes")]
+        kinds = [(kind, n) for kind, n in figures.collectives.items() if " " not in kind]
         told = ", ".join(f"{n} {kind} ({figures.collectives[f'{kind} bytes'] / 2**20:,.1f} MiB)" for kind, n in kinds)
         say(f"Collectives of the {step.program}: {told}.")
     if figures.xla_flops and figures.xla_bytes:

@@ -24,7 +24,7 @@ from vit_jax.runs import manifest, stored
 from vit_jax.runs.keeping import kept, ranked
 from vit_jax.steps.state import TrainState
 from vit_jax.system import jobs
-from vit_jax.system.disk import sync_folder
+from vit_jax.system.disk import size_of, sync_folder
 from vit_jax.system.sharding import on_host
 
 _STATE, _META = "state", "meta.json"
@@ -275,15 +275,16 @@ class Checkpoints:
 
 
 def under_way(workdir: Path) -> tuple[str, int] | None:
-    """The save that is being written there, in words, and the bytes that it has by now; None where there is none."""
+    """The save that is being written there, in words, and the bytes that it has by now; None where there is none.
+
+    Raises OSError where the disk does.
+    """
     root = Path(workdir).absolute() / "checkpoints"
-    size, name = 0, ""
-    for folder in root.glob(f"{_SAVING}*"):
-        for path in folder.rglob("*"):
-            with contextlib.suppress(OSError):  # renamed since
-                size += path.lstat().st_size
-        name = folder.name.removeprefix(_SAVING)
-    return (f"checkpoint {name} in {root}", size) if name else None
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(root):
+            if name.startswith(_SAVING):
+                return f"checkpoint {name.removeprefix(_SAVING)} in {root}", size_of(root / name)
+    return None
 
 
 def _first_line(error: Exception) -> str:

@@ -10,16 +10,18 @@ NAME = "SHA256SUMS"
 
 
 def seal(folder: Path) -> None:
-    """Writes the manifest of all files in `folder`; they, the folders and the manifest are on the disk afterwards."""
-    lines = []
-    for file in _files(folder):
-        with file.open("rb+") as stream:
-            lines.append(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {file.relative_to(folder)}\n")
-            os.fsync(stream.fileno())
-    with (folder / NAME).open("w") as stream:
-        stream.write("".join(lines))
-        stream.flush()
-        os.fsync(stream.fileno())
+    """Writes the manifest of all files in `folder`; they, the folders and the manifest are on the disk afterwards.
+
+    It grows line by line: on a slow disk one sees how far it is.
+    """
+    files = _files(folder)
+    with (folder / NAME).open("w") as lines:
+        for file in files:
+            with file.open("rb+") as stream:
+                lines.write(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {file.relative_to(folder)}\n")
+                lines.flush()
+                os.fsync(stream.fileno())
+        os.fsync(lines.fileno())
     for path in (*(p for p in folder.rglob("*") if p.is_dir()), folder):
         sync_folder(path)
 

@@ -60,7 +60,9 @@ class MetricsFile:
             raise RunError(f"{self._path} can't be written ({error.strerror}); make room or mend that") from error
 
     def close(self) -> None:
-        self._file.close()
+        """Closes the file; raises RunError where what is left of it can't be written."""
+        with self._explained():
+            self._file.close()
 
 
 def read(workdir: Path) -> list[dict[str, Any]]:

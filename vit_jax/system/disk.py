@@ -41,6 +41,15 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def size_of(folder: Path) -> int:
+    """Bytes of the files in a folder, some of which may be renamed meanwhile. Raises OSError where the disk does."""
+    total = 0
+    with contextlib.suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            total += size_of(path) if path.is_dir() else path.lstat().st_size
+    return total
+
+
 @contextlib.contextmanager
 def locked(folder: Path, how: int) -> Iterator[bool]:
     """Holds a lock on a folder (fcntl.LOCK_SH, LOCK_EX | LOCK_NB). Gives whether it does: not all disks have locks.

@@ -16,6 +16,7 @@ from vit_jax.system.sharding import batch_sharding, make_mesh, put_local
 _SLOWER = 1.5  # times the others' median: then a process is named
 _WAITING = 0.2  # of the time for its images, and the others half of that at most: likewise
 _REPEATS = 5  # of the trial, of which the median counts
+_LONG = 0.05  # seconds of each: what the host's threads do beside it should be little
 _NAME = 64  # bytes of a host's name
 
 
@@ -82,21 +83,19 @@ def slow_ones(figures: np.ndarray) -> dict[tuple[int, str], str]:
 
 
 def _trial() -> Callable[[], float]:
-    """Gives the seconds that the slowest device of this process takes for some products of its own."""
+    """Gives the seconds that the slowest device of this process takes for a product of its own."""
     devices = jax.local_devices()
-    side, turns, dtype = (512, 8, jnp.float32) if devices[0].platform == "cpu" else (2048, 64, jnp.bfloat16)
+    side, dtype = (512, jnp.float32) if devices[0].platform == "cpu" else (2048, jnp.bfloat16)
     # Random numbers, as zeros cost a device less power, and their products neither vanish nor explode.
     one = np.random.RandomState(0).normal(scale=side**-0.5, size=(1, side, side)).astype(dtype)
     x = put_local(np.repeat(one, len(devices), axis=0), batch_sharding(make_mesh(devices)))
-    step = jax.jit(lambda x: jax.lax.fori_loop(0, turns, lambda _, y: y @ x, x))
-    step(x).block_until_ready()
+    products = jax.jit(lambda x, turns: jax.lax.fori_loop(0, turns, lambda _, y: y @ x, x))
 
-    def seconds() -> float:
-        times = []
-        for _ in range(_REPEATS):
-            began = time.monotonic()
-            step(x).block_until_ready()
-            times.append(time.monotonic() - began)
-        return statistics.median(times)
+    def seconds(turns: int) -> float:
+        began = time.monotonic()
+        products(x, turns).block_until_ready()
+        return (time.monotonic() - began) / turns
 
-    return seconds
+    seconds(8)  # compiles
+    turns = max(int(_LONG / seconds(8)), 8)
+    return lambda: statistics.median(seconds(turns) for _ in range(_REPEATS))

@@ -1,6 +1,5 @@
 """Noticing that a job of several processes has come no further: a peer that is stuck, a disk that is lost."""
 
-import contextlib
 import faulthandler
 import math
 import os
@@ -33,8 +32,10 @@ class Watchdog:
         self._begun = False
         self._intervals: list[float] = []
         self._done = threading.Event()
-        self._writing, self._asking = writing, False
+        self._writing = writing
         self._seen: tuple[str, int] | None = None
+        self._asked: float | None = None  # since when the disk owes an answer
+        self._refused = ""  # what it answered in its place
 
     def __enter__(self) -> "Watchdog":
         if self._patience < math.inf:
@@ -66,10 +67,12 @@ class Watchdog:
             if time.monotonic() - self._last < self._patience / 4:
                 self._seen = None
                 continue
-            before, self._asking = self._seen, True
-            with contextlib.suppress(OSError):  # that is for those to tell who use the disk
+            before, self._asked, self._refused = self._seen, time.monotonic(), ""
+            try:
                 self._seen = self._writing()
-            self._asking = False
+            except OSError as error:
+                self._refused = f"{error.strerror}: {error.filename}"
+            self._asked = None
             if before and self._seen != before:
                 self._last = time.monotonic()
 
@@ -86,7 +89,9 @@ class Watchdog:
                 os._exit(1)
 
     def _reason(self) -> str:
-        if self._asking:
+        if self._refused:
+            return f"its disk fails ({self._refused})"
+        if self._asked is not None and time.monotonic() - self._asked > self._patience / 4:
             return "the disk that it writes to doesn't answer"
         if self._seen:
             return f"{self._seen[0]} is begun and doesn't grow, its disk or the process that writes it may be stuck"

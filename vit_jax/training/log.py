@@ -42,10 +42,10 @@ class Log:
 
     def __exit__(self, kind: type | None, *_: Any) -> None:
         self._bar.close()
-        if self._file:
-            self._file.close()
         if self._board:
             self._board.close(timeout=5 if kind else None)
+        if self._file:
+            self._file.close()
 
     def put(self, step: int, figures: dict[str, jax.Array], dispatched: float, flops_per_image: int) -> None:
         """Takes the figures of the call just dispatched, () each or (steps,), and reads those of the one before.

@@ -89,15 +89,16 @@ def train(
         stack.enter_context(run.lock())
         with doing("Reading the data"):
             config, parts = resolve_config(config, run, target)
+        # Before they compute anything together that depends on it.
+        remedy = "give all of them the same config and data, and a --workdir on a disk that all of them see"
+        jobs.require_same({"the data (sha256)": parts.sha256[:12], **compared(config)}, remedy)
         checkpoints = stack.enter_context(Checkpoints(run.path, config.checkpoint if run.writes else None))
         with doing("Checking the checkpoints"):
             set_damaged_aside(run, checkpoints)
         jobs.meet("checked the checkpoints")
         spent = {"imports": entered - started, "data": time.monotonic() - entered}
         job, state, clock, evaluated, waiting = build(config, target, run, parts, checkpoints, started, spent)
-        same = {"the data (sha256)": parts.sha256[:12], **compared(config)}
-        remedy = "give all of them the same config and data, and a --workdir on a disk that all of them see"
-        jobs.require_same({"the step": f"{state.step}", "the evaluation": f"{evaluated}", **same}, remedy)
+        jobs.require_same({"the step": f"{state.step}", "the evaluation": f"{evaluated}"}, remedy)
         with stop.deferred():
             state = _loop(job, state, evaluated, waiting, clock, checkpoints, stop, watchdog)
         return _finish(job, state, checkpoints, clock, _check(stop, watchdog))
@@ -149,6 +150,8 @@ def _loop(
                 if (ended or step in job.due["eval"]) and not evaluated:
                     log.flush()
                     clock.pause()
+                    if jax.process_count() > 1:
+                        checkpoints.wait()  # else the first process is slow by its writing
                     for line in laggards.compare():
                         say(line)
                     scores = _evaluate(job, state, step, log, _check(stop, watchdog))
