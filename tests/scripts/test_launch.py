@@ -72,6 +72,8 @@ RAY = {  # as much of it as the file uses, with one worker of three
     "ray/__init__.py": "class util:\n    get_node_ip_address = staticmethod(lambda: '10.0.0.1')\n",
     "ray/train/__init__.py": """
 FailureConfig = RunConfig = ScalingConfig = dict
+reported = {}
+report = reported.update
 class get_context:
     get_world_rank, get_world_size = (lambda self: 1), (lambda self: 3)
 """,
@@ -80,27 +82,36 @@ class get_context:
 class JaxTrainer:
     def __init__(self, work, train_loop_config, jax_config, scaling_config, run_config):
         assert scaling_config == {"num_workers": 3} and run_config["failure_config"]["max_failures"] > 1
-        self.fit = lambda: work(train_loop_config)
+        self.work, self.job = work, train_loop_config
+    def fit(self):
+        import os, ray.train
+        os.chdir("/")  # as Ray does
+        self.work(self.job)
+        self.metrics = ray.train.reported
+        return self
 """,
     "ray/train/v2/jax/config.py": "JaxConfig = object\n",
 }
 
 
-@pytest.mark.parametrize(("code", "fails"), [(0, False), (1, True), (-9, True), (2, False), (143, False)])
-def test_a_worker_of_ray_is_one_process_of_the_job(tmp_path, code, fails):
+@pytest.mark.parametrize(("code", "again"), [(0, False), (1, True), (-9, True), (2, False), (143, True), (138, False)])
+def test_a_worker_of_ray_is_one_process_of_the_job(tmp_path, code, again):
     for name, text in RAY.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     end = "kill -9 $$" if code == -9 else f"exit {code}"
-    program(tmp_path / "bin", "setpriv", f'printf "%s|" "$@"; {end}')
+    program(tmp_path / "bin", "setpriv", f'printf "%s|" "$PWD" "$@"; {end}')
     environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "PYTHONPATH": str(tmp_path)}
     script = [sys.executable, LAUNCH / "ray_train.py", '{"num_workers": 3}', "--config=debug", "--workdir=a b"]
-    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=60)
+    given = {"env": environment, "cwd": tmp_path, "capture_output": True, "text": True, "timeout": 60}
+    done = subprocess.run(script, **given)
     peers = "--coordinator_address=10.0.0.9:4567|--num_processes=3|--process_id=1|"
-    assert done.stdout.endswith(f"|-m|vit_jax.main|--config=debug|--workdir=a b|{peers}"), done.stdout + done.stderr
-    assert (done.returncode != 0) == fails
-    bare = subprocess.run([*script[:2], "--config=debug"], env=environment, capture_output=True, text=True, timeout=60)
-    assert bare.returncode == 1 and bare.stderr.startswith("error: Ray's ScalingConfig as JSON")
+    assert done.stdout.startswith(f"{tmp_path}|--pdeathsig=KILL|"), done.stdout + done.stderr
+    assert done.stdout.endswith(f"|-m|vit_jax.main|--config=debug|--workdir=a b|{peers}")
+    assert ("RuntimeError: process 1 of 3 ended with" in done.stderr) == again  # on which Ray starts all again
+    assert again or done.returncode == code
+    bare = subprocess.run([*script[:2], "--config=debug"], **given)
+    assert bare.returncode == 2 and bare.stderr.startswith("error: Ray's ScalingConfig as JSON")
 
 
 def test_pods_find_each_other_by_the_names_that_kubernetes_gives_them():
