@@ -22,7 +22,7 @@ from ray.train.v2.jax import JaxTrainer
 from ray.train.v2.jax.config import JaxConfig
 
 RESTARTS = 100
-# Done, a mistake in what was asked, stopped by Ctrl-C or SIGUSR1 (docs/promises.md). After SIGTERM, as of a machine that
+# Done, a mistake in what was asked, stopped by Ctrl-C or SIGUSR1 (docs/promises.md). After SIGTERM, as when a machine
 # is taken away, the job goes on.
 ENDS = (0, 2, 130, 138)
 
