@@ -1,9 +1,12 @@
 """P31: a state that two processes share, each with a part of it that the other doesn't have."""
 
+import dataclasses
+import errno
 import json
+import re
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,21 +22,9 @@ def p31(bench: Bench) -> Iterator[str]:
     """Processes that share a state save it together, or not at all; any number of them goes on; any damage is found."""
     cases = [("writing", 1), ("writing", 0), ("sealing", 0), ("renaming", 0)]
     for phase, who in cases if bench.full else cases[:1]:
-        workdir, events = bench.new(), [bench.new(f"events of {i}") for i in range(2)]
-        for file in events:
-            file.parent.mkdir(parents=True)
-        faults = {i: Faults(events=str(events[i]), slow={phase: 0.5, "step": 0.05}) for i in range(2)}
-        with ExitStack() as stack:
-            children = job(bench, stack, *RUN, *_SHARED, f"--workdir={workdir}", timeout=10, faults=faults)
-            begun = children[who].wait_until(lambda e=events[who], p=phase: _begun(e, p) >= 3)
-            require(begun, children[who].tail())
-            children[who].send(signal.SIGKILL)
-            code, printed = children[1 - who].wait(150), children[1 - who].printed()
-            require(code not in (0, None) and "Traceback" not in printed, f"{code}: {children[1 - who].tail()}")
-        require(latest(workdir) == 4, f"{phase} of step 8 by process {who}: left is {latest(workdir)}")
+        workdir = yield from _ended(bench, "killed", phase, who)
         parts = [p for p in (workdir / "checkpoints" / "4").rglob("*") if p.is_file() and "process_1" in str(p)]
         require(parts, "process 1 has written nothing")
-        yield f"process {who} killed at its {phase}"
         for how in ("flip", "cut", "delete", "of another step") if bench.full else ("flip",):
             copy = bench.new()
             shutil.copytree(workdir, copy)
@@ -43,6 +34,37 @@ def p31(bench: Bench) -> Iterator[str]:
             yield f"a part of process 1: {how}"
         _goes_on(bench, workdir, alone=who == 1)
         yield "one process goes on" if who == 1 else "two processes go on"
+    disks = [("failed by its disk", 1), ("failed by its disk", 0), ("left by its disk", 1)]
+    for what, who in disks if bench.full else ():
+        yield from _ended(bench, what, "writing", who)
+
+
+def _ended(bench: Bench, what: str, phase: str, who: int) -> Generator[str, None, Path]:
+    """A workdir in which the save of step 8 has ended both processes: one at the beginning of a phase of it."""
+    workdir, events = bench.new(), [bench.new(f"events of {i}") for i in range(2)]
+    for file in events:
+        file.parent.mkdir(parents=True)
+    slow = {phase: 0.5, "step": 0.05}
+    faults = {i: Faults(events=str(events[i]), slow=slow) for i in range(2)}
+    if what == "failed by its disk":
+        faults[who] = dataclasses.replace(faults[who], fail={phase: (errno.EIO, 3)})
+    if what == "left by its disk":
+        faults[who] = dataclasses.replace(faults[who], hang={phase: 3})
+    with ExitStack() as stack:
+        children = job(bench, stack, *RUN, *_SHARED, f"--workdir={workdir}", timeout=10, faults=faults)
+        begun = children[who].wait_until(lambda: _begun(events[who], phase) >= 3)
+        require(begun, children[who].tail())
+        if what == "killed":
+            children[who].send(signal.SIGKILL)
+        for i in (0, 1) if what != "killed" else (1 - who,):
+            code, printed = children[i].wait(150), children[i].printed()
+            told = re.search("error: |detected fatal errors", printed) and "Traceback" not in printed
+            require(code not in (0, None) and told, f"{what}, process {i}: {code}: {printed[-600:]}")
+        reason = {"failed by its disk": "Input/output error", "left by its disk": "checkpoint 8 in"}.get(what, "")
+        require(reason in children[who].printed(), f"{what}: {children[who].printed()[-600:]}")
+    require(latest(workdir) == 4, f"{phase} of step 8 by process {who}: left is {latest(workdir)}")
+    yield f"process {who} {what} at its {phase}"
+    return workdir
 
 
 def _begun(events: Path, phase: str) -> int:
