@@ -101,7 +101,7 @@ class Child:
     def printed(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def wait_until(self, condition: Callable[[], Any], seconds: float = 60.0) -> bool:
+    def wait_until(self, condition: Callable[[], Any], seconds: float = 150.0) -> bool:
         """Returns when the condition holds, the process has ended, or time is up: whether it holds."""
         end = time.monotonic() + seconds
         while not (holds := bool(condition())) and self.process.poll() is None and time.monotonic() < end:
@@ -111,7 +111,7 @@ class Child:
     def send(self, signum: int) -> None:
         self.process.send_signal(signum)
 
-    def wait(self, seconds: float = 120.0) -> int:
+    def wait(self, seconds: float = 200.0) -> int:
         """The exit code; Broken if there is none in time."""
         try:
             return self.process.wait(seconds)
