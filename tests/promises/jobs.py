@@ -66,8 +66,9 @@ def p28(bench: Bench) -> Iterator[str]:
                 said = children[who].printed()
                 named = "checkpoint 8 in" if what == lost[0] else "Stale file handle"
                 require(named in said and "Traceback" not in said, f"{what}: {said[-600:]}")
-            if what == "stuck":
-                require("most recent call first" in printed, "the threads' stacks are missing")
+            if what == "stuck":  # whichever of the two is the first to have waited for too long
+                both = printed + children[who].printed()
+                require("most recent call first" in both, f"the threads' stacks are missing: {both[-600:]}")
         if what != "missing":
             require(latest(workdir) >= 0, f"{what}: no checkpoint is whole")
         yield f"{what} {who}: the other ended after {seconds:.1f} s"
