@@ -220,6 +220,29 @@ def growth(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def largest_models(rows: list[Row]) -> str:
+    """Which models fit at the fewest images, and how many parameters would, as Markdown.
+
+    The latter along the line, in logarithms, of the two largest models: beyond these it is extrapolated.
+    """
+    base, fit = rows[0]["images"], largest_batches(rows)
+    lines = ["| on | state | largest that fits | its images a device | parameters that fit, about |", "|" + "---|" * 5]
+    plain = [row for row in rows if (row["images"], row["pixels"]) == (base, PIXELS)]
+    for target, state in dict.fromkeys((row["target"], row["state"]) for row in plain):
+        own = sorted(
+            (row for row in plain if (row["target"], row["state"]) == (target, state)),
+            key=lambda row: row["parameters"],
+        )
+        fitting = [row for row in own if row["fits"]]
+        k = exponent(own[-2:], "parameters", lambda row: row["needed_gib"])
+        if fitting and k:
+            most = own[-1]["parameters"] * (own[-1]["capacity_gib"] / own[-1]["needed_gib"]) ** (1 / k)
+            told = f"{most / 1e9:,.1f} billion{', extrapolated' if fitting[-1] is own[-1] else ''}"
+            cells = [target, state, fitting[-1]["model"], f"{fit.get(case_of(fitting[-1]), base):,}", told]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def draw(rows: list[Row], path: Path) -> None:
     """Memory that a device needs, by devices, parameters and pixels; a row of charts for each generation."""
     from matplotlib.figure import Figure
@@ -233,6 +256,7 @@ def draw(rows: list[Row], path: Path) -> None:
         own = [row for row in rows if generation_of(row["target"]) == generation and row["images"] == base]
         plain = [row for row in own if row["pixels"] == PIXELS]
         sized = [row for row in own if (row["model"], row["target"]) == (model, own[0]["target"])]
+        sized = [row for row in sized if row["state"] != "by neighbours"]  # of which there is one size
         charts = [("devices", "model", plain), ("parameters", "target", plain), ("pixels", "model", sized)]
         for axis, (along, by, found) in zip(axes[i], charts, strict=True):
             for j, name in enumerate(dict.fromkeys(row[by] for row in found)):
@@ -244,6 +268,7 @@ def draw(rows: list[Row], path: Path) -> None:
             axis.axhline(own[0]["capacity_gib"], color="grey", linewidth=0.8)
             axis.set(xscale="log", yscale="log", xlabel=along)
             axis.minorticks_off()
+            axis.margins(x=0.15)
             values = sorted({row[along] for row in found})
             axis.set_xticks(values, [f"{x / 1e6:,.0f} M" if along == "parameters" else f"{x}" for x in values])
             axis.legend(fontsize=7)
@@ -264,7 +289,7 @@ def main() -> int:
     fewest, *more = [int(count) for count in args.images.split(",")]
     rows = [row_of(case) for case in cases_of(args.models.split(","), targets, fewest)]
     rows += [row_of(case) for case in growth_cases(rows, more, SIZES)]
-    print(f"{table(rows)}\n\n{growth(rows)}")
+    print(f"{table(rows)}\n\n{largest_models(rows)}\n\n{growth(rows)}")
     if args.json:
         Path(args.json).write_text(json.dumps(rows, indent=1) + "\n")
     if args.chart:
