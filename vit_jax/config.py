@@ -111,7 +111,7 @@ class ModelConfig:
         "auto"  # xla: plain | recomputed: weights not kept | chunked: few examples at a time | cudnn: fused | auto
     )
     remat: bool = False  # recompute each block in the backward pass: less memory, more time
-    scan: bool = False  # the blocks as a loop over their parameters, stacked: a program that does not grow with depth
+    scan: bool = False  # the blocks as a loop over their parameters, stacked: a smaller program (docs/scale.md)
     init: str = "vit"  # initial values: vit | keras2 | cct (models/inits.py)
     dtype: str = "auto"  # of the computation: float32 | bfloat16 | auto: bfloat16 on accelerators and on CPUs with AMX
 
