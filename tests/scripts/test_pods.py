@@ -70,7 +70,7 @@ def test_growth_and_what_fits():
     assert f"| B/16 | v5e-256 | whole | 224 | 32 | 1.12 | 1.4 of 16.0 | {int(whole) // 8 * 8:,} |" in table
     assert "| devices | v5e | by all | -1.00 |" in growth
     models = pods.largest_models(found)
-    assert "| v5e-16 | whole | L/16 |" in models and "1.3 billion, extrapolated |" in models
+    assert "| v5e-16 | whole | L/16 |" in models and "| 1.4 billion, extrapolated |" in models
     assert "| parameters | v5e-16 | whole | 1.00 |" in growth and "| pixels | v5e-16 | whole | 0.00 |" in growth
 
 
