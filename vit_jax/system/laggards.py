@@ -43,7 +43,7 @@ class Laggards:
     def compare(self) -> list[str]:
         """A line for each process that has become slow, at training since `resume`; all processes call this together.
 
-        Each counts how long it has waited for images, and times a product of its own devices' own. One that is slow
+        Each counts how long it has waited for images, and times a product on its own devices. One that is slow
         once may have had something else to do: it is named the second time in a row, and once.
         """
         if jax.process_count() == 1:

@@ -22,7 +22,7 @@ class Watchdog:
     while data are read and steps compiled, 6 times the patience. None is for ever: a process that is alone and that
     someone has paused is left in peace.
 
-    What is `writing` and grows is progress: a slow disk gets all the time that it needs, a lost one doesn't.
+    What is `writing` and grows is progress: a slow disk is waited for, unless one file takes it longer than that.
     """
 
     _TIMES, _STARTUP = 20, 6
