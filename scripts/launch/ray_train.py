@@ -16,7 +16,7 @@ import subprocess
 import sys
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context, report
+from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.v2.jax import JaxTrainer
 from ray.train.v2.jax.config import JaxConfig
@@ -27,8 +27,8 @@ RESTARTS = 100
 ENDS = (0, 2, 130, 138)
 
 
-def work(job: dict) -> None:
-    """One of the job's processes. Raises RuntimeError where all have to start again: Ray sees to it."""
+def work(job: dict) -> int:
+    """One of the job's processes, its exit code. Raises RuntimeError where all have to start again: Ray sees to it."""
     rank, count = get_context().get_world_rank(), get_context().get_world_size()
     with socket.socket() as probe:
         probe.bind(("", 0))
@@ -40,7 +40,7 @@ def work(job: dict) -> None:
     code = subprocess.run([*program, *job["args"], *peers], cwd=job["folder"]).returncode
     if code not in ENDS:
         raise RuntimeError(f"process {rank} of {count} ended with {code}; what it printed says why")
-    report({"code": code})
+    return code
 
 
 def main() -> int:
@@ -56,7 +56,7 @@ def main() -> int:
         scaling_config=ScalingConfig(**json.loads(sys.argv[1])),
         run_config=RunConfig(failure_config=FailureConfig(max_failures=RESTARTS)),
     )
-    return trainer.fit().metrics["code"]
+    return trainer.fit().return_value  # of the first worker
 
 
 if __name__ == "__main__":

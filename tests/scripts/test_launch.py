@@ -72,8 +72,6 @@ RAY = {  # as much of it as the file uses, with one worker of three
     "ray/__init__.py": "class util:\n    get_node_ip_address = staticmethod(lambda: '10.0.0.1')\n",
     "ray/train/__init__.py": """
 FailureConfig = RunConfig = ScalingConfig = dict
-reported = {}
-report = reported.update
 class get_context:
     get_world_rank, get_world_size = (lambda self: 1), (lambda self: 3)
 """,
@@ -84,10 +82,9 @@ class JaxTrainer:
         assert scaling_config == {"num_workers": 3} and run_config["failure_config"]["max_failures"] > 1
         self.work, self.job = work, train_loop_config
     def fit(self):
-        import os, ray.train
+        import os
         os.chdir("/")  # as Ray does
-        self.work(self.job)
-        self.metrics = ray.train.reported
+        self.return_value = self.work(self.job)
         return self
 """,
     "ray/train/v2/jax/config.py": "JaxConfig = object\n",
