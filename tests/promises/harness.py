@@ -9,6 +9,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -40,6 +41,13 @@ RUN = (
 TOTAL = 30  # steps
 CLOCKED = ("images_per_second", "tflops_per_second", "time_to/", "wall_to/")  # how figures begin that the clock gives
 SAVES = (0, 4, 8, 10, 12, 16, 20, 24, 28, 30)  # steps after which the run saves: the first, every 4th, evaluations
+
+
+def free_address() -> str:
+    """An address of this machine that is free: for the processes of a job to meet at."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return f"localhost:{probe.getsockname()[1]}"
 
 
 class Broken(Exception):

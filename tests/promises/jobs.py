@@ -4,21 +4,17 @@ import errno
 import json
 import re
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 from promises.faults import Faults
-from promises.harness import RUN, TOTAL, Bench, Child, latest, require, rows
+from promises.harness import RUN, TOTAL, Bench, Child, free_address, latest, require, rows
 
 
 def job(bench: Bench, stack: ExitStack, *args: str, timeout: int = 60, faults: dict[int, Faults] | None = None) -> list:
     """Two processes that train together, one device each."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        address = f"localhost:{probe.getsockname()[1]}"
-    common = [f"--coordinator_address={address}", "--num_processes=2", f"--peer_timeout={timeout}"]
+    common = [f"--coordinator_address={free_address()}", "--num_processes=2", f"--peer_timeout={timeout}"]
     return [
         stack.enter_context(
             Child(*args, *common, f"--process_id={i}", faults=(faults or {}).get(i), log=bench.new(f"process {i}"))

@@ -10,7 +10,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from promises.harness import REPOSITORY, RUN, Child, arrays, latest, rows
+from promises.harness import REPOSITORY, RUN, Child, arrays, free_address, latest, rows
 
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue")
 _PATH = f"{os.environ['PATH']}:/usr/sbin"
@@ -137,9 +137,7 @@ def test_a_job_that_is_preempted_goes_on_bit_for_bit(slurm, tmp_path, monkeypatc
     assert "JobState=CANCELLED" in state()
 
     straight = tmp_path / "straight"
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        address = f"--coordinator_address=localhost:{probe.getsockname()[1]}"
+    address = f"--coordinator_address={free_address()}"
     args = [*RUN, *SHARED, f"--workdir={straight}", address, "--num_processes=2"]
     with Child(*args, "--process_id=0", log=tmp_path / "0") as one, Child(*args, "--process_id=1", log=tmp_path / "1"):
         assert one.wait() == 0, one.tail()

@@ -4,13 +4,12 @@ Batches are the resident ones: see data/test_streaming.py. scripts/torture.py ki
 """
 
 import signal
-import socket
 
 import numpy as np
 import pytest
 from promises import streamed
 from promises.faults import Faults
-from promises.harness import Child, arrays, call, require_same, rows, stopping_after
+from promises.harness import Child, arrays, call, free_address, require_same, rows, stopping_after
 
 pytestmark = [pytest.mark.slow]
 
@@ -43,11 +42,8 @@ def test_a_stop_in_mid_epoch_leaves_the_straight_run(pictures, straight, command
 
 
 def test_two_processes_and_then_one_train_as_one(pictures, straight, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        address = f"localhost:{probe.getsockname()[1]}"
     args = args_of(pictures, "decoded", tmp_path / "run")
-    peers = [f"--coordinator_address={address}", "--num_processes=2", "--peer_timeout=100"]
+    peers = [f"--coordinator_address={free_address()}", "--num_processes=2", "--peer_timeout=100"]
     slow = Faults(slow={"step": 0.1})
     with (
         Child(*args, *peers, "--process_id=0", faults=slow, log=tmp_path / "0") as one,
