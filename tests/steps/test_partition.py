@@ -14,6 +14,7 @@ from vit_jax.config import AugmentConfig, CheckpointConfig, Config, ModelConfig,
 from vit_jax.data.dataset import Examples
 from vit_jax.data.pipeline import DevicePipeline
 from vit_jax.errors import UserError
+from vit_jax.models import encoder
 from vit_jax.models.backend import target_at_hand
 from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.steps import optim
@@ -103,12 +104,13 @@ def test_sharing_the_state_changes_nothing(name):
     assert len(losses) == 20 * len(sizes)
     np.testing.assert_allclose(same, losses, atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(on_host(a), on_host(b), atol=1e-5), shared, alone)
-    kernel = shared.params["block_01"]["mlp"]["dense_0"]["kernel"]
-    rule = "every parameter" in name
-    assert kernel.sharding.spec == (P(None, "fsdp") if rule or kernel.shape[1] > kernel.shape[0] else P("fsdp"))
-    assert ("fsdp" in shared.params["block_00"]["norm_0"]["scale"].sharding.spec) == rule
+    loop, rule = config.model.scan, "every parameter" in name
+    block = shared.params["blocks" if loop else "block_01"]
+    kernel = block["mlp"]["dense_0"]["kernel"]  # (64, 128), or (2, 64, 128) of the loop's blocks
+    assert kernel.sharding.spec == (P(None, None, "fsdp") if loop else P(None, "fsdp"))
+    assert ("fsdp" in block["norm_0"]["scale"].sharding.spec) == rule
     owned = [x for x in jax.tree.leaves(shared.opt_state) if x.shape == kernel.shape and x.sharding == kernel.sharding]
-    assert len(owned) >= 2  # the moments of both blocks' kernels lie as these do
+    assert len(owned) >= (1 if loop else 2)  # the moments lie as the kernels do
 
 
 @pytest.mark.slow
@@ -116,9 +118,8 @@ def test_the_loop_computes_what_the_blocks_written_out_do():
     looped, losses = trained(changed(model={"scan": True}), steps=3)
     unrolled, same = trained(CONFIG, steps=3)
     np.testing.assert_allclose(same, losses, atol=1e-6)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(on_host(a), on_host(b), atol=1e-6), looped.params, unrolled.params
-    )
+    one_by_one = encoder.unstacked(jax.tree.map(on_host, looped.params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, on_host(b), atol=1e-6), one_by_one, unrolled.params)
 
 
 @pytest.mark.slow
@@ -152,6 +153,44 @@ def test_a_checkpoint_goes_onto_any_mesh(tmp_path):
         assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a.sharding == b.sharding, found, target)))
     alone = Checkpoints(tmp_path).restore(0, {"params": states.abstract_params(MODULE)}, make_mesh(jax.devices()[:1]))
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, on_host(b)), alone["params"], saved.params)
+
+
+@pytest.mark.parametrize("mesh", [None, "data=2,fsdp=4"])
+def test_a_run_goes_on_with_its_blocks_in_a_loop_or_written_out(tmp_path, mesh):
+    def first(scan):
+        return pieces(changed(model={"scan": scan}, train={"mesh": mesh, "ema": 0.9}, optim={"name": "muon"}))[0]
+
+    other = {True: encoder.unstacked, False: encoder.stacked}
+    for scan in (True, False):
+        saved, target = first(scan), first(not scan)
+        assert encoder.is_stacked(saved) == scan
+        blank = jax.tree.map(lambda x: jax.device_put(jnp.zeros_like(x), x.sharding), target)
+        (folder := tmp_path / str(scan)).mkdir()
+        with Checkpoints(folder, CheckpointConfig()) as checkpoints:
+            checkpoints.save(saved, {}, None)
+        found = Checkpoints(folder).restore(0, blank, mesh_for(TrainConfig(mesh=mesh)))
+        expected = other[scan](jax.tree.map(on_host, saved))
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(on_host(a), b), found, expected)
+        assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a.sharding == b.sharding, found, target)))
+
+
+def test_a_step_of_looped_blocks_is_a_program_that_depth_does_not_lengthen():
+    lines = {
+        scan: [
+            len(pieces(changed(model={"scan": scan, "depth": depth}))[2](8).lower().as_text().splitlines())
+            for depth in (3, 5)
+        ]
+        for scan in (True, False)
+    }
+    assert lines[True][0] == lines[True][1] < lines[False][0] < lines[False][1]
+
+
+def test_rules_that_take_blocks_apart_are_refused_with_a_loop():
+    rates = ((r"block_00/.*", 0.5), (".*", 1.0))
+    optim.optimizer(dataclasses.replace(CONFIG.optim, rate_rules=rates), states.abstract_params(MODULE), jnp.float32)
+    looped = states.abstract_params(models.create(changed(model={"scan": True}).model))
+    with pytest.raises(UserError, match=r"rate_rules: 0.5 for block_00/.*, 1.0 for block_01/.*model.scan=True"):
+        optim.optimizer(dataclasses.replace(CONFIG.optim, rate_rules=rates), looped, jnp.float32)
 
 
 def test_a_mesh_is_of_the_devices_that_train_not_of_those_that_evaluate(monkeypatch):

@@ -62,7 +62,7 @@ def say_all(image_size: int, num_classes: int) -> None:
 
 def parameters(model: ModelConfig) -> int:
     """How many parameters a resolved model has, from their shapes; its blocks are alike, so that one is looked at."""
-    shapes = state.abstract_params(VisionTransformer(dataclasses.replace(model, depth=1), Compute()))
+    shapes = state.abstract_params(VisionTransformer(dataclasses.replace(model, depth=1, scan=False), Compute()))
     return state.count(shapes) + (model.depth - 1) * state.count(shapes["block_00"])
 
 

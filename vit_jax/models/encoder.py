@@ -1,11 +1,12 @@
 """The encoder's blocks, each with parameters of its own: written out one after the other, or as a loop over them.
 
-Both compute the same from the same parameters. The loop is a program that doesn't grow with depth; it stacks the
-parameters of all blocks first, in every step.
+Both compute the same from the same parameters. Of a tree of parameters each block's are an entry, "block_00" and so
+on, or those of all blocks are one, "blocks", stacked: (depth, ...) each. The loop takes the latter, a program that
+doesn't grow with depth, and neither does the optimizer's for them; it is also given the former, and stacks them first.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import flax.linen as nn
 import jax
@@ -15,11 +16,82 @@ import numpy as np
 from vit_jax.models.layers import Block
 from vit_jax.system.sharding import gathered
 
+STACKED = "blocks/"  # how the paths of stacked parameters begin
+
+
+def is_of_blocks(path: str) -> bool:
+    """Whether a parameter is a block's, or stacked of all."""
+    return path.startswith(("block_", STACKED))
+
+
+def paths_in_blocks(path: str, shape: Sequence[int]) -> list[str]:
+    """A parameter's path; of one that is stacked those of its parts, "block_00/..." and so on."""
+    if not path.startswith(STACKED):
+        return [path]
+    return [f"{_name(i)}/{path.removeprefix(STACKED)}" for i in range(shape[0])]
+
+
+def stacked(tree: Any) -> Any:
+    """A tree of arrays or shapes with parameters (a state, say) in which the blocks' become one entry, stacked.
+
+    Host arrays stay on the host.
+    """
+
+    def entry(node: Any) -> Any:
+        if not _has(node, _name(0)):
+            return node
+        depth = sum(name.startswith("block_") for name in node)
+        blocks = jax.tree.map(lambda *each: _stack(each), *(node[_name(i)] for i in range(depth)))
+        return {name: x for name, x in node.items() if not name.startswith("block_")} | {"blocks": blocks}
+
+    return jax.tree.map(entry, tree, is_leaf=lambda node: _has(node, _name(0)))
+
+
+def unstacked(tree: Any) -> Any:
+    """The reverse of `stacked`."""
+
+    def entry(node: Any) -> Any:
+        if not _has(node, "blocks"):
+            return node
+        rest, leaves = {name: x for name, x in node.items() if name != "blocks"}, jax.tree.leaves(node["blocks"])
+        depth = leaves[0].shape[0] if leaves else 0
+        return rest | {_name(i): jax.tree.map(lambda x, i=i: _part(x, i), node["blocks"]) for i in range(depth)}
+
+    return jax.tree.map(entry, tree, is_leaf=lambda node: _has(node, "blocks"))
+
+
+def is_stacked(tree: Any) -> bool:
+    """Whether there are stacked parameters in a tree."""
+    return any(_has(node, "blocks") for node in jax.tree.leaves(tree, is_leaf=lambda node: _has(node, "blocks")))
+
+
+def _has(node: Any, name: str) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(node, Mapping) and name in node
+
+
+def _name(i: int) -> str:
+    return f"block_{i:02d}"
+
+
+def _stack(each: Sequence[Any]) -> Any:
+    if isinstance(each[0], jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct((len(each), *each[0].shape), each[0].dtype)
+    return np.stack(each) if isinstance(each[0], np.ndarray) else jnp.stack(each)
+
+
+def _part(x: Any, i: int) -> Any:
+    return jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x[i]
+
 
 def of_block(split: Sequence[tuple[str, int]], i: int) -> dict[str, int]:
     """Of (path, axis) of parameters that are split those of one block, by their paths within it."""
-    name = f"block_{i:02d}/"
+    name = f"{_name(i)}/"
     return {path.removeprefix(name): axis for path, axis in split if path.startswith(name)}
+
+
+def of_loop(split: Sequence[tuple[str, int]]) -> dict[str, int]:
+    """Likewise of one turn of the loop: of stacked parameters the first axis is the blocks'."""
+    return {path.removeprefix(STACKED): axis - 1 for path, axis in split if path.startswith(STACKED)}
 
 
 def written_out(remat: bool, split: Mapping[str, int]) -> type[nn.Module]:
@@ -32,7 +104,7 @@ def written_out(remat: bool, split: Mapping[str, int]) -> type[nn.Module]:
 
 def looped(
     block: Block,
-    params: Sequence[Any],
+    params: Any,
     x: jax.Array,
     angles: np.ndarray | None,
     drop_path_share: float | jax.Array,
@@ -40,13 +112,12 @@ def looped(
     remat: bool,
     split: Mapping[str, int],
 ) -> jax.Array:
-    """x (B, N, D) -> (B, N, D) through a block with each of `params` in turn; `key` is of all dropout.
+    """x (B, N, D) -> (B, N, D) through a block with each of the stacked `params` in turn; `key` is of all dropout.
 
     The rate of stochastic depth grows linearly from 0 to the block's. Dropout's masks are others than where the blocks
     are written out.
     """
-    depth = len(params)
-    stacked = jax.tree.map(lambda *each: jnp.stack(each), *params)  # (L, ...) each
+    depth = jax.tree.leaves(params)[0].shape[0]
 
     def one(x: jax.Array, each: Any) -> tuple[jax.Array, None]:
         held, place, key = each
@@ -57,4 +128,4 @@ def looped(
     # What a loop computes is in no other place, so that nothing needs to be kept apart.
     one = jax.checkpoint(one, prevent_cse=False) if remat else one
     keys = None if key is None else jax.random.split(key, depth)
-    return jax.lax.scan(one, x, (stacked, jnp.arange(depth) / max(depth - 1, 1), keys))[0]
+    return jax.lax.scan(one, x, (params, jnp.arange(depth) / max(depth - 1, 1), keys))[0]

@@ -58,7 +58,7 @@ class VisionTransformer(nn.Module):
 
         Of the blocks' parameters it may hold parts alone: `split` says which, by path, and along which axis.
         """
-        held = tuple(sorted((path, axis) for path, axis in split.items() if path.startswith("block_")))
+        held = tuple(sorted((path, axis) for path, axis in split.items() if encoder.is_of_blocks(path)))
         return self.clone(compute=dataclasses.replace(self.compute, devices=1), split=held)
 
     @property
@@ -97,10 +97,10 @@ class VisionTransformer(nn.Module):
         x = aux["tokens"] = Dropout(cfg.token_dropout, train)(x)
 
         if cfg.scan and not self.is_initializing():
-            params = [self.variables["params"][f"block_{i:02d}"] for i in range(cfg.depth)]
+            params = encoder.stacked(self.variables["params"])["blocks"]
             block = Block(cfg, self.compute, train, cfg.drop_path, name="blocks", parent=None)
             key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
-            split = encoder.of_block(self.split, 0)
+            split = encoder.of_loop(self.split)
             x = encoder.looped(block, params, x, angles, drop_path_share, key, cfg.remat, split)
         else:
             for i in range(cfg.depth):

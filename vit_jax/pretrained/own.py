@@ -9,7 +9,7 @@ import jax
 
 from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
-from vit_jax.models import VisionTransformer, resolve
+from vit_jax.models import VisionTransformer, encoder, resolve
 from vit_jax.models.backend import Compute
 from vit_jax.models.checks import check_model
 from vit_jax.models.stems import grid_shape, image_shape
@@ -56,8 +56,9 @@ def layout(weights: Weights, model: Mapping[str, Any], given: Mapping[str, Any])
 
 
 def paths(module: VisionTransformer) -> dict[str, Shape]:
-    """Shapes of a module's parameters by path."""
-    return {path_of(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(states.abstract_params(module))}
+    """Shapes of a module's parameters by path, block by block."""
+    params = encoder.unstacked(states.abstract_params(module))
+    return {path_of(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(params)}
 
 
 def pieces(cfg: ModelConfig, shapes: dict[str, Shape], before: int, grid: Grid | None) -> list[Piece]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax.config import Config, ModelConfig
-from vit_jax.models import VisionTransformer, create, resolve
+from vit_jax.models import VisionTransformer, create, encoder, resolve
 from vit_jax.models.stems import image_shape
 from vit_jax.pretrained.load import Described, describe, fitting, params_for
 from vit_jax.pretrained.source import Normalisation
@@ -93,7 +93,8 @@ def params_of(config: Config, module: VisionTransformer) -> dict[str, Any]:
 
     Raises UserError as `check_start` does, before an array is read.
     """
-    return params_for(module, _describe(config, module))
+    params = params_for(module, _describe(config, module))
+    return encoder.stacked(params) if module.cfg.scan else params
 
 
 def _describe(config: Config, module: VisionTransformer) -> Described:

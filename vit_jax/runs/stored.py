@@ -9,6 +9,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from vit_jax.errors import UserError
+from vit_jax.models import encoder
 from vit_jax.steps.rules import path_of
 from vit_jax.system.sharding import put, replicated
 
@@ -37,8 +38,10 @@ def write(folder: Path, state: Any) -> None:
 def read(folder: Path, target: Any, mesh: Mesh, name: str) -> Any:
     """The whole state, or the part of it that `target` (arrays or shapes) names; of others' shards nothing is read.
 
-    It lies as the arrays of `target` do; shapes' are on every device of the mesh. Raises UserError, with every
-    difference in paths, shapes and dtypes, for one ("checkpoint 7") of another model, before anything is read.
+    It lies as the arrays of `target` do; shapes' are on every device of the mesh. Where the blocks' parameters are
+    stacked in one of the two alone (models/encoder.py), the host reads all and gives it the target's form. Raises
+    UserError, with every difference in paths, shapes and dtypes, for one ("checkpoint 7") of another model, before
+    anything is read.
     """
 
     def split(x: Any) -> bool:
@@ -53,11 +56,25 @@ def read(folder: Path, target: Any, mesh: Mesh, name: str) -> Any:
         target,
     )
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), target)
-    restore = ocp.args.PyTreeRestore(item=shapes, restore_args=restore_args, partial_restore=True)
     with _checkpointer(together=False) as checkpointer:
-        _check_fits(name, target, checkpointer.metadata(folder).item_metadata)
+        metadata = checkpointer.metadata(folder).item_metadata.tree
+        wanted = encoder.is_stacked(shapes)
+        converts = wanted != encoder.is_stacked(metadata)
+        if converts:
+            shapes = encoder.unstacked(shapes) if wanted else encoder.stacked(shapes)
+            restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+        _check_fits(name, shapes, metadata)
+        restore = ocp.args.PyTreeRestore(item=shapes, restore_args=restore_args, partial_restore=True)
         found = checkpointer.restore(folder, args=restore)
-    return jax.tree.map(lambda x, like: x if split(like) else put(x, replicated(mesh)), found, target)
+    if converts:
+        found = encoder.stacked(found) if wanted else encoder.unstacked(found)
+
+    def lying(x: Any, like: Any) -> jax.Array:
+        if isinstance(x, jax.Array):
+            return x
+        return put(x, like.sharding if split(like) else replicated(mesh))
+
+    return jax.tree.map(lying, found, target)
 
 
 def _check_fits(name: str, target: Any, metadata: Any) -> None:
@@ -65,7 +82,7 @@ def _check_fits(name: str, target: Any, metadata: Any) -> None:
         leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))[0]
         return {path_of(path): (tuple(x.shape), str(x.dtype)) for path, x in leaves}
 
-    ours, theirs = flat(target), flat(metadata.tree)
+    ours, theirs = flat(target), flat(metadata)
     tops = {path.split("/")[0] for path in ours}
     theirs = {path: value for path, value in theirs.items() if path.split("/")[0] in tops}
     lines = [

@@ -44,8 +44,9 @@ def load(workdir: str, name: str | None = None) -> Trained:
     with Checkpoints(run.path) as checkpoints:
         step = checkpoints.resolve(name or name_of(config))
         target = target_at_hand()
-        module = create(usable_on(target, config.model), target)
-        place = PARAMS[config.eval.params]
+        # Whoever looks into a model finds its blocks one by one, also where it was trained in a loop over them.
+        model = dataclasses.replace(usable_on(target, config.model), scan=False)
+        module, place = create(model, target), PARAMS[config.eval.params]
         params = checkpoints.restore(step, {place: states.abstract_params(module)}, make_mesh())[place]
     data = run.read("data.json")
     if not isinstance(data.get("classes"), list) or len(data["classes"]) != module.cfg.num_classes:

@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
+from vit_jax.models.encoder import STACKED
 from vit_jax.steps.rules import path_of
 from vit_jax.system.sharding import of_each_device
 
@@ -31,11 +32,11 @@ def muon(iterations: int, momentum: float, dtype: Any, mesh: Mesh | None = None)
     """
 
     def direction(key_path: tuple[Any, ...], average: jax.Array) -> jax.Array:
-        x = _as_matrices(key_path, average)  # (G, I, O)
-        rows, columns = x.shape[1:]
+        x = _as_matrices(key_path, average)  # (L, G, I, O)
+        rows, columns = x.shape[2:]
         # A matrix wider than high moves further, so that its outputs change as much (Jordan 2024).
-        x = orthogonalised(x, iterations, dtype) * math.sqrt(max(1.0, columns / rows))
-        return jnp.moveaxis(x, 0, 1).reshape(average.shape)
+        flat = orthogonalised(x.reshape(-1, rows, columns), iterations, dtype) * math.sqrt(max(1.0, columns / rows))
+        return jnp.moveaxis(flat.reshape(x.shape), 1, 2).reshape(average.shape)
 
     def directions(averages: Any, _: Any) -> Any:
         if mesh is None or mesh.size == 1:
@@ -70,8 +71,8 @@ def _shared_out(direction: Callable[[tuple[Any, ...], jax.Array], jax.Array], av
 
 def _work(key_path: tuple[Any, ...], kernel: jax.Array) -> float:
     """Multiply-adds of an iteration, up to a factor."""
-    count, *sides = _as_matrices(key_path, kernel).shape
-    return count * min(sides) ** 2 * (2 * max(sides) + min(sides))
+    blocks, count, *sides = _as_matrices(key_path, kernel).shape
+    return blocks * count * min(sides) ** 2 * (2 * max(sides) + min(sides))
 
 
 def _dealt(work: Sequence[float], hands: int) -> list[int]:
@@ -101,12 +102,13 @@ def orthogonalised(matrices: jax.Array, iterations: int, dtype: Any) -> jax.Arra
 
 
 def _as_matrices(key_path: tuple[Any, ...], kernel: jax.Array) -> jax.Array:
-    """(G, I, O): the matrices that a kernel consists of."""
-    if _TO_HEADS.search(path_of(key_path)):  # (D, K, E): one; (D, 3, K, E) to queries, keys and values: one each
-        inputs, *_ = kernel.shape
-        outputs = math.prod(kernel.shape[-2:])
-        return jnp.moveaxis(kernel.reshape(inputs, -1, outputs), 1, 0)
-    return kernel.reshape(1, -1, kernel.shape[-1])  # (D, F); of a convolution (H, W, I, O): (H*W*I, O)
+    """(L, G, I, O): the G matrices that a kernel consists of, in each of L blocks where it is stacked of theirs."""
+    path = path_of(key_path)
+    blocks, shape = (kernel.shape[0], kernel.shape[1:]) if path.startswith(STACKED) else (1, kernel.shape)
+    if _TO_HEADS.search(path):  # (D, K, E): one; (D, 3, K, E) to queries, keys and values: one each
+        inputs, outputs = shape[0], math.prod(shape[-2:])
+        return jnp.moveaxis(kernel.reshape(blocks, inputs, -1, outputs), 2, 1)
+    return kernel.reshape(blocks, 1, -1, shape[-1])  # (D, F); of a convolution (H, W, I, O): (H*W*I, O)
 
 
 def _whole(params: Any) -> Any:

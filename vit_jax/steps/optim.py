@@ -12,7 +12,7 @@ from vit_jax.errors import UserError
 from vit_jax.models.backend import Target
 from vit_jax.models.stems import WHITENING
 from vit_jax.steps.muon import muon
-from vit_jax.steps.rules import compiled_rule, match, path_of
+from vit_jax.steps.rules import compiled_rule, match, of_all_blocks, path_of
 
 NAMES = ("adamw", "muon", "lion", "sgd")
 
@@ -100,10 +100,13 @@ def _hidden(cfg: OptimConfig, params: Any) -> Any:
     """A tree like `params`: whether the named optimizer takes each one; only Muon leaves some to AdamW."""
     if cfg.name != "muon":
         return jax.tree.map(lambda _: True, params)
-    pattern = compiled_rule(cfg.muon, "config.optim.muon")
-    hidden = jax.tree_util.tree_map_with_path(
-        lambda path, _: path_of(path).endswith("/kernel") and bool(pattern.fullmatch(path_of(path))), params
-    )
+    key = "config.optim.muon"
+    pattern = compiled_rule(cfg.muon, key)
+
+    def taken(path: str) -> bool:
+        return path.endswith("/kernel") and bool(pattern.fullmatch(path))
+
+    hidden = jax.tree_util.tree_map_with_path(lambda path, x: of_all_blocks(taken, path, x.shape, key), params)
     if not any(jax.tree.leaves(hidden)):
         raise UserError(f"config.optim.muon={cfg.muon!r} matches no kernel of the model; write a regex over paths")
     return hidden

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from vit_jax.config import Config, TrainConfig
 from vit_jax.errors import UserError
+from vit_jax.models.encoder import STACKED
 from vit_jax.steps.rules import match, path_of
 from vit_jax.system.sharding import FSDP, make_mesh, replicated
 
@@ -66,17 +67,20 @@ def mesh_for(cfg: TrainConfig, devices: Sequence[jax.Device] | None = None) -> M
 def split_axes(cfg: TrainConfig, params: Any, count: int) -> dict[str, int]:
     """The parameters that `count` devices share, by path, and the axis of each along which it is split.
 
-    `auto` splits along the largest axis that the devices divide, the first of equals, and leaves small ones whole.
-    `params` may be shapes. Raises UserError for rules that don't fit them.
+    `auto` splits along the largest axis that the devices divide, the first of equals, and leaves small ones whole. Axes
+    are counted, and sizes taken, of one block's parameters, also where those of all blocks are stacked. `params` may be
+    shapes. Raises UserError for rules that don't fit them.
     """
     choices = match(cfg.split_rules, params, _RULES)
     axes = {}
     for (key_path, choice), x in zip(
         jax.tree_util.tree_leaves_with_path(choices), jax.tree.leaves(params), strict=True
     ):
-        axis = _axis(choice, path_of(key_path), x.shape, x.size, count)
+        path = path_of(key_path)
+        before = int(path.startswith(STACKED))  # the axis of the blocks, of which each turn of the loop takes one
+        axis = _axis(choice, path, x.shape[before:], count)
         if axis is not None and count > 1:
-            axes[path_of(key_path)] = axis
+            axes[path] = axis + before
     return axes
 
 
@@ -106,12 +110,12 @@ def _spec(axis: int | None) -> P:
     return P() if axis is None else P(*[None] * axis, FSDP)
 
 
-def _axis(choice: str, path: str, shape: tuple[int, ...], size: int, count: int) -> int | None:
+def _axis(choice: str, path: str, shape: tuple[int, ...], count: int) -> int | None:
     if choice == "whole":
         return None
     if choice == "auto":
         able = [axis for axis, n in enumerate(shape) if n % count == 0]
-        return max(able, key=lambda axis: shape[axis], default=None) if size >= _WHOLE_BELOW else None
+        return max(able, key=lambda axis: shape[axis], default=None) if math.prod(shape) >= _WHOLE_BELOW else None
     if not choice.isdecimal():
         raise UserError(f'{_RULES}: {choice!r} is neither "auto", "whole" nor the number of an axis, "0" the first')
     if int(choice) >= len(shape) or shape[int(choice)] % count:

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from vit_jax.models import VisionTransformer
+from vit_jax.models import VisionTransformer, encoder
 from vit_jax.models.stems import image_shape
 from vit_jax.steps.partition import shardings_of
 from vit_jax.steps.rules import path_of
@@ -108,8 +108,12 @@ def with_params(state: TrainState, params: Any) -> TrainState:
 
 @partial(jax.jit, static_argnums=0)
 def init_params(module: VisionTransformer, seed: jax.Array) -> Any:
-    """The module's parameters at the start. Equal modules are traced once: that takes as long as a forward pass."""
-    return module.init(keys(seed)[0], jnp.zeros((1, *image_shape(module.cfg))))["params"]
+    """The module's parameters at the start, stacked where its blocks are a loop: the same numbers.
+
+    Equal modules are traced once: that takes as long as a forward pass.
+    """
+    params = module.init(keys(seed)[0], jnp.zeros((1, *image_shape(module.cfg))))["params"]
+    return encoder.stacked(params) if module.cfg.scan else params
 
 
 def count(params: Any) -> int:

@@ -15,6 +15,7 @@ from vit_jax.data.geometry import enlarged
 from vit_jax.data.pipeline import Batch
 from vit_jax.data.targets import Targets
 from vit_jax.models import VisionTransformer
+from vit_jax.models.encoder import is_of_blocks
 from vit_jax.models.stems import image_shape
 from vit_jax.steps import state as states
 from vit_jax.steps.losses import mixed_cross_entropy, rank_of_label
@@ -79,7 +80,8 @@ def train_step(
     def loss_fn(params: Any, images: jax.Array, targets: Targets, key: jax.Array) -> tuple[jax.Array, dict]:
         # What isn't trained costs no backward pass, and is no part of the gradient's norm.
         params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen)
-        params = gathered(params, {path: axis for path, axis in split.items() if not path.startswith("block_")})
+        outside = {path: axis for path, axis in split.items() if not is_of_blocks(path)}
+        params = gathered(params, outside)  # blocks gather their own
         logits, _ = module.apply(
             {"params": params}, images, train=not overfit, drop_path_share=drop_path_share, rngs={"dropout": key}
         )

@@ -10,7 +10,6 @@ from vit_jax.errors import UserError
 from vit_jax.models import VisionTransformer, create
 from vit_jax.models.backend import Target
 from vit_jax.models.checks import one_of, positive
-from vit_jax.models.encoder import of_block
 from vit_jax.steps import durations, optim, partition
 from vit_jax.steps import state as states
 from vit_jax.steps.plan import plan_of, warmup_places
@@ -204,13 +203,7 @@ def _check_train(config: Config, device_count: int) -> None:
 
 def _check_mesh(config: Config, target: Target, module: VisionTransformer) -> None:
     fsdp = partition.sharers(config.train.mesh, target.devices)
-    split = tuple(partition.split_axes(config.train, states.abstract_params(module), fsdp).items())
-    for i in range(module.cfg.depth or 0) if module.cfg.scan else ():
-        if of_block(split, i) != of_block(split, 0):
-            raise UserError(
-                f"config.train.split_rules split block_{i:02d} in another way than block_00, and with "
-                "config.model.scan=True all blocks are one loop's; write rules that take all blocks alike"
-            )
+    partition.split_axes(config.train, states.abstract_params(module), fsdp)
 
 
 def _check_patience(config: Config) -> None:
