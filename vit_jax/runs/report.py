@@ -13,7 +13,7 @@ import numpy as np
 import vit_jax
 from vit_jax.config import Config
 from vit_jax.data.dataset import Parts
-from vit_jax.models import VisionTransformer, flops
+from vit_jax.models import VisionTransformer, encoder, flops
 from vit_jax.models.stems import image_shape
 from vit_jax.runs import metrics, pictures
 from vit_jax.runs.results import rows_of
@@ -40,7 +40,7 @@ def say_run(path: Path, config: Config, module: VisionTransformer, shapes: Any, 
     say(f"vit_jax {vit_jax.__version__} on {environment.device()}, JAX {jax.__version__}, in {path}")
     say(f"Data: {config.data.name}, {', '.join(counts)} {kind} of {h} x {w}, {cfg.num_classes} classes")
     rows: list[list] = []  # name, parameters, how many such
-    for name, tree in shapes.items():
+    for name, tree in encoder.unstacked(shapes).items():
         size = sum(x.size for x in jax.tree.leaves(tree))
         if rows and name.startswith("block_") and rows[-1][0].startswith("block_") and rows[-1][1] == size:
             rows[-1][2] += 1  # equal blocks share a line
