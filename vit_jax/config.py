@@ -77,7 +77,7 @@ class StemConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     variant: str | None = None  # "Ti/4": width, depth, heads, mlp_dim and patch_size of a preset
-    num_classes: int | None = None  # None: as many as the data set has
+    num_classes: int | None = None  # None: as many as the data set has; 0: the model gives features
     image_size: int = 32  # pixels of the square that the model sees; not set, with init_from: as its weights are for
     image_width: int | None = None  # of images that are image_size high and not square
     channels: int = 3  # of the images: 3 | 1, grey
@@ -89,14 +89,17 @@ class ModelConfig:
     mlp_dim: int | None = None
     token_mlp_dim: int | None = None  # MLP-Mixer: tokens are mixed by an MLP of this width, not by attention
     stem: StemConfig = field(default_factory=StemConfig)
-    posemb: str = "learned"  # learned | sincos2d | rope2d | none
-    pool: str = "mean"  # token | mean | map: attention | sequence: CCT's | flatten
+    posemb: str = "learned"  # learned | sincos2d | rope2d | rope2d_dinov3 | none
+    pool: str = "mean"  # token | mean | token_mean: both | map: attention | sequence: CCT's | flatten
     norm_after_pool: bool = False  # the last norm is of the pooled vector, not of every token
     registers: int = 0  # extra learned tokens that the pooling leaves out
+    distill_token: bool = False  # a second class token with a classifier of its own; logits are the mean of both (DeiT)
+    embed_norm: bool = False  # a norm of the tokens before the first block (CLIP)
     representation_dim: int | None = None  # width of a tanh layer before the head
     head_mlp: tuple[int, ...] = ()  # widths of dense layers before the classifier
     mlp_output_activation: bool = False  # activation after the MLP's second dense layer too
-    activation: str = "gelu"  # gelu: exact, with erf | gelu_tanh | relu | relu_squared
+    activation: str = "gelu"  # gelu: exact, with erf | gelu_tanh | gelu_quick | silu | relu | relu_squared
+    gated_mlp: bool = False  # in each block times a second dense layer; with silu this is SwiGLU
     norm_eps: float = 1e-6
     layer_scale: float | None = None  # initial value; None: no LayerScale
     qkv_bias: bool = True  # of the queries, keys and values in each block; attention pooling always has them

@@ -22,6 +22,7 @@ from vit_jax.steps import state as states
         {"pool": "map"},
         {"pool": "flatten", "head_mlp": (8,)},
         {"pool": "token", "registers": 1, "representation_dim": 9},
+        {"pool": "token", "distill_token": True, "gated_mlp": True},
     ]
     + [{"channels": 1, "image_width": 32}, {"channels": 1, "stem": StemConfig("resnet", widths=(64,)), "patch_size": 1}]
     + [{"stem": StemConfig("conv", widths=(4, 8), strides=(1, 2)), "patch_size": 2}]
@@ -49,6 +50,7 @@ def test_flops_are_xlas_but_for_the_elementwise(options):
         {},
         {"pool": "flatten", "head_mlp": (64, 32)},
         {"representation_dim": 24, "pool": "map"},
+        {"gated_mlp": True, "pool": "token_mean"},
         {"stem": StemConfig(kind="conv", widths=(64, 96), whiten=2), "patch_size": 2},
     ],
 )

@@ -102,6 +102,8 @@ OPTIONS = [
     {"stem": StemConfig("conv", widths=(4, 8), strides=(1, 2), norm="layer"), "patch_size": 2},
     {"stem": StemConfig("conv", widths=(32,), norm="group", activation="relu", pool=True), "patch_size": 2},
     {"stem": WHITENED, "patch_size": 2},
+    {"pool": "token", "distill_token": True, "registers": 1, "embed_norm": True, "activation": "gelu_quick"},
+    {"pool": "token_mean", "posemb": "rope2d_dinov3", "gated_mlp": True, "activation": "silu"},
 ]
 
 
@@ -127,7 +129,7 @@ def test_every_option_gives_float32_logits_and_gradients(options):
         assert np.isfinite(g).all(), path
         assert (np.abs(g).max() > 0) == ("whitening" not in str(path)), path
     cfg = module.cfg
-    prefix = cfg.registers + (cfg.pool == "token")
+    prefix = cfg.registers + cfg.pool.startswith("token") + cfg.distill_token
     assert aux["tokens"].shape == (3, prefix + math.prod(grid_shape(cfg)), 16)
     assert aux["block_00"]["attn_weights"].shape == (3, 2, *aux["tokens"].shape[1:2] * 2)
     np.testing.assert_allclose(aux["block_00"]["attn_weights"].sum(-1), 1, atol=1e-5)
@@ -181,6 +183,34 @@ def test_rotary_scores_depend_on_the_difference_of_places():
     np.testing.assert_allclose(scores[0, 0, 1, 2], scores[1, 1, 2, 3], atol=1e-5)
     np.testing.assert_allclose(scores[2, 1, 0, 0], scores[3, 2, 1, 1], atol=1e-5)
     assert abs(scores[0, 0, 1, 2] - scores[0, 0, 2, 1]) > 1e-4
+
+
+def test_dinov3s_places_go_from_minus_one_to_one_over_any_image():
+    for grid in ((4, 4), (2, 8)):
+        angles = posembs.rope2d_dinov3_angles(grid, 8, prefix=2, here=grid)
+        assert (angles[:2] == 0).all() and angles.shape == (2 + math.prod(grid), 4)
+        rows = angles[2 :: grid[1], 0] / (2 * np.pi)
+        np.testing.assert_allclose(rows, (np.arange(grid[0]) + 0.5) / grid[0] * 2 - 1, atol=1e-6)
+        np.testing.assert_allclose(angles[2:, 1], angles[2:, 0] * 100**-0.5, atol=1e-6)
+
+
+def test_without_classes_a_model_gives_features():
+    module, params = build(num_classes=0)
+    assert "head" not in params
+    features, aux = jax.jit(functools.partial(forward, module))(params)
+    assert features.shape == (3, 16) and features.dtype == jnp.float32
+    np.testing.assert_array_equal(features, aux["pre_logits"])
+
+
+def test_a_distillation_token_is_classified_beside_the_class_token():
+    module, params = build(pool="token", distill_token=True)
+    logits, aux = jax.jit(functools.partial(forward, module))(params)
+    np.testing.assert_allclose(logits, (aux["logits_token"] + aux["logits_distill"]) / 2, atol=1e-6)
+    head = params["head"]["logits_distill"]
+    expected = aux["encoded"][:, 1] @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(aux["logits_distill"], expected, atol=1e-5)
+    with pytest.raises(UserError, match="distill_token is classified beside"):
+        models.create(dataclasses.replace(TINY, distill_token=True))
 
 
 @pytest.mark.slow
@@ -275,7 +305,7 @@ def test_whitened_patches_are_uncorrelated_with_variance_one():
     np.testing.assert_allclose(out[:, 12:], -out[:, :12], atol=1e-4)
 
 
-@pytest.mark.parametrize("posemb", ["learned", "sincos2d", "rope2d", "none"])
+@pytest.mark.parametrize("posemb", ["learned", "sincos2d", "rope2d", "rope2d_dinov3", "none"])
 def test_the_same_parameters_take_images_of_another_size(posemb):
     module, params = build(posemb=posemb)
     same = logits_of(module.clone(input_size=16), params)

@@ -107,6 +107,8 @@ def test_what_all_examples_share_is_summed_in_float32(rows_alone):
 PLAIN = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_quick": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "silu": jax.nn.silu,
     "relu": lambda x: jnp.maximum(x, 0),
     "relu_squared": lambda x: jnp.where(x > 0, x * x, 0),
 }

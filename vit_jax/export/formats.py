@@ -3,6 +3,7 @@
 import importlib.util
 
 from vit_jax.config import ModelConfig
+from vit_jax.models.posembs import ROTARY
 from vit_jax.pretrained import timm
 
 # Of the formats that need more than this package does: what is imported for them, and how to get it.
@@ -21,10 +22,13 @@ def obstacles(format: str, cfg: ModelConfig) -> list[str]:
         return []
     checks = {
         f"stem.kind={cfg.stem.kind}": cfg.stem.kind != "patch",
-        f"posemb={cfg.posemb}": cfg.posemb == "rope2d",
+        f"posemb={cfg.posemb}": cfg.posemb in ROTARY,
         f"token_mlp_dim={cfg.token_mlp_dim}": cfg.token_mlp_dim is not None,
         f"representation_dim={cfg.representation_dim}": cfg.representation_dim is not None,
         f"head_mlp={cfg.head_mlp}": bool(cfg.head_mlp),
+        "distill_token=True": cfg.distill_token,
+        "embed_norm=True": cfg.embed_norm,
+        "gated_mlp=True": cfg.gated_mlp,
         "mlp_output_activation=True": cfg.mlp_output_activation,
         f"head_dim={cfg.head_dim}": cfg.token_mlp_dim is None and cfg.head_dim * cfg.heads != cfg.width,
     }

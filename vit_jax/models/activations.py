@@ -28,6 +28,16 @@ def gelu_tanh(x: jax.Array, compute: Compute) -> jax.Array:
     return _activation(x, _gelu_tanh, compute)
 
 
+def gelu_quick(x: jax.Array, compute: Compute) -> jax.Array:
+    """Their other one, by a logistic function: x * sigmoid(1.702 x), as CLIP has it."""
+    return _activation(x, _gelu_quick, compute)
+
+
+def silu(x: jax.Array, compute: Compute) -> jax.Array:
+    """x * sigmoid(x) (Elfwing et al. 2017; "swish" with beta 1)."""
+    return _activation(x, _silu, compute)
+
+
 def relu(x: jax.Array, compute: Compute) -> jax.Array:
     """max(x, 0), whose derivative at 0 is 0."""
     return _activation(x, _relu, compute)
@@ -41,6 +51,8 @@ def relu_squared(x: jax.Array, compute: Compute) -> jax.Array:
 ACTIVATIONS: dict[str, Callable[[jax.Array, Compute], jax.Array]] = {
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,
+    "gelu_quick": gelu_quick,
+    "silu": silu,
     "relu": relu,
     "relu_squared": relu_squared,
 }
@@ -58,6 +70,19 @@ def _gelu_tanh(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     share = jax.nn.sigmoid(factor * (x + cubic * x * x * x))
     slope = factor * (1 + 3 * cubic * x * x)
     return x * share, share + x * share * (1 - share) * slope
+
+
+def _gelu_quick(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _times_sigmoid(x, 1.702)
+
+
+def _silu(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _times_sigmoid(x, 1.0)
+
+
+def _times_sigmoid(x: jax.Array, steepness: float) -> tuple[jax.Array, jax.Array]:
+    share = jax.nn.sigmoid(steepness * x)
+    return x * share, share + steepness * x * share * (1 - share)
 
 
 def _relu(x: jax.Array) -> tuple[jax.Array, jax.Array]:

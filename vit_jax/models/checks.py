@@ -5,11 +5,12 @@ import math
 from vit_jax.config import ModelConfig, StemConfig
 from vit_jax.errors import UserError
 from vit_jax.models.activations import ACTIVATIONS
+from vit_jax.models.posembs import ROTARY
 from vit_jax.models.stems import conv_sides, image_shape, input_channels, patch_input_side, value_at
 
 _CHOICES = {
-    "posemb": ("learned", "sincos2d", "rope2d", "none"),
-    "pool": ("token", "mean", "map", "sequence", "flatten"),
+    "posemb": ("learned", "sincos2d", *ROTARY, "none"),
+    "pool": ("token", "mean", "token_mean", "map", "sequence", "flatten"),
     "drop_path_ramp": ("constant", "linear"),
     "init": ("vit", "keras2", "cct"),
     "activation": tuple(ACTIVATIONS),
@@ -41,8 +42,10 @@ def check_model(cfg: ModelConfig) -> None:
     at = "config.model"
     for key, allowed in _CHOICES.items():
         one_of(f"{at}.{key}", getattr(cfg, key), allowed)
-    for key in ("image_size", "patch_size", "width", "depth", "mlp_dim", "num_classes", "norm_eps"):
+    for key in ("image_size", "patch_size", "width", "depth", "mlp_dim", "norm_eps"):
         positive(f"{at}.{key}", getattr(cfg, key))
+    if cfg.num_classes < 0:
+        raise UserError(f"{at}.num_classes must not be negative; found {cfg.num_classes}")
     if cfg.channels not in (1, 3):
         raise UserError(f"{at}.channels is 3, or 1 for grey images; found {cfg.channels!r}")
     for key in ("image_width", "heads", "head_dim", "token_mlp_dim", "representation_dim"):
@@ -56,7 +59,12 @@ def check_model(cfg: ModelConfig) -> None:
         if not 0 <= getattr(cfg, key) < 1:
             raise UserError(f"{at}.{key} must be at least 0 and below 1; found {getattr(cfg, key)!r}")
     _check_stem(cfg)
-    of_attention = cfg.posemb == "rope2d" or not cfg.qkv_bias or cfg.qk_norm or cfg.attention_dropout
+    if cfg.distill_token and (cfg.pool != "token" or cfg.norm_after_pool or cfg.representation_dim or cfg.head_mlp):
+        raise UserError(
+            f"{at}.distill_token is classified beside the class token, as this is: it needs "
+            f'{at}.pool="token" and no norm_after_pool, representation_dim or head_mlp'
+        )
+    of_attention = cfg.posemb in ROTARY or not cfg.qkv_bias or cfg.qk_norm or cfg.attention_dropout
     if cfg.token_mlp_dim is not None and of_attention:
         raise UserError(
             f"{at}.token_mlp_dim={cfg.token_mlp_dim} puts an MLP in the place of attention; "
@@ -64,8 +72,10 @@ def check_model(cfg: ModelConfig) -> None:
         )
     if cfg.posemb == "sincos2d" and cfg.width % 4:
         raise UserError(f'{at}.posemb="sincos2d" needs a width that 4 divides; found {at}.width={cfg.width}')
-    if cfg.posemb == "rope2d" and cfg.head_dim % 4:
-        raise UserError(f'{at}.posemb="rope2d" needs a head_dim that 4 divides; found {at}.head_dim={cfg.head_dim}')
+    if cfg.posemb in ROTARY and cfg.head_dim % 4:
+        raise UserError(
+            f"{at}.posemb={cfg.posemb!r} needs a head_dim that 4 divides; found {at}.head_dim={cfg.head_dim}"
+        )
     if cfg.attention == "cudnn":
         if cfg.attention_dropout:
             raise UserError(f'{at}.attention="cudnn" has no dropout; set {at}.attention_dropout=0 or use "auto"')

@@ -6,7 +6,7 @@ import re
 
 from vit_jax.config import ModelConfig
 from vit_jax.models import resnet
-from vit_jax.models.stems import conv_sides, grid_shape, image_shape, input_channels
+from vit_jax.models.stems import conv_sides, grid_shape, image_shape, input_channels, prefix_tokens
 
 
 def forward(cfg: ModelConfig) -> int:
@@ -31,13 +31,13 @@ def forward(cfg: ModelConfig) -> int:
     if cfg.stem.project:
         macs += patches * cfg.patch_size**2 * channels * width
 
-    tokens = patches + cfg.registers + (cfg.pool == "token")
+    tokens = patches + prefix_tokens(cfg)
     if cfg.token_mlp_dim is None:
         inner = cfg.heads * cfg.head_dim
         macs += cfg.depth * tokens * (4 * width * inner + 2 * tokens * inner)
     else:
         macs += cfg.depth * 2 * tokens * width * cfg.token_mlp_dim
-    macs += cfg.depth * tokens * 2 * width * cfg.mlp_dim
+    macs += cfg.depth * tokens * (2 + cfg.gated_mlp) * width * cfg.mlp_dim
 
     if cfg.pool == "sequence":
         macs += 2 * patches * width
@@ -45,6 +45,8 @@ def forward(cfg: ModelConfig) -> int:
         inner = cfg.heads * cfg.head_dim
         macs += 2 * patches * width * inner + 2 * patches * inner + inner * width + 2 * width * cfg.mlp_dim
     macs += sum(a * b for a, b in itertools.pairwise(_head_widths(cfg)))
+    if cfg.distill_token:
+        macs += width * cfg.num_classes
     return 2 * macs
 
 
@@ -64,11 +66,12 @@ def kernel_entries(cfg: ModelConfig) -> int:
     head = sum(a * b for a, b in itertools.pairwise(_head_widths(cfg)))
     if cfg.pool == "map":
         head += 4 * cfg.width * cfg.heads * cfg.head_dim + 2 * cfg.width * cfg.mlp_dim
-    return stem + cfg.depth * (mixing + 2 * cfg.width * cfg.mlp_dim) + head
+    return stem + cfg.depth * (mixing + (2 + cfg.gated_mlp) * cfg.width * cfg.mlp_dim) + head
 
 
 def _head_widths(cfg: ModelConfig) -> list[int]:
-    widths = [cfg.width * math.prod(grid_shape(cfg)) if cfg.pool == "flatten" else cfg.width]
+    parts = {"flatten": math.prod(grid_shape(cfg)), "token_mean": 2}.get(cfg.pool, 1)
+    widths = [cfg.width * parts]
     widths += [cfg.representation_dim] if cfg.representation_dim is not None else []
     return [*widths, *cfg.head_mlp, cfg.num_classes]
 

@@ -57,7 +57,11 @@ class SequencePool(nn.Module):
 
 
 class Head(nn.Module):
-    """Pools, then classifies: (B, prefix + N, D) -> logits (B, C) float32, and the intermediates."""
+    """Pools, then classifies: (B, prefix + N, D) -> logits (B, C) float32, and the intermediates.
+
+    Without classes it gives what would be classified. With a distillation token (Touvron et al. 2021, DeiT) logits are
+    the mean of two classifiers', one of each token.
+    """
 
     cfg: ModelConfig
     compute: Compute
@@ -68,8 +72,11 @@ class Head(nn.Module):
     def __call__(self, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         cfg, aux = self.cfg, {}
         patches = x[:, self.prefix :]  # (B, N, D)
+        tokens = x
         if cfg.pool == "token":
             x = x[:, 0]
+        elif cfg.pool == "token_mean":  # DINOv2's (Oquab et al. 2023), of its linear classifiers
+            x = jnp.concatenate([x[:, 0], patches.mean(axis=1)], axis=-1)  # (B, 2*D)
         elif cfg.pool == "mean":
             x = patches.mean(axis=1)
         elif cfg.pool == "sequence":
@@ -89,6 +96,12 @@ class Head(nn.Module):
             x = ACTIVATIONS[cfg.activation](x, self.compute)
             x = Dropout(cfg.head_dropout, self.train)(x)
         aux["pre_logits"] = x
+        if not cfg.num_classes:
+            return x.astype(jnp.float32), aux
         exact = dataclasses.replace(self.compute, dtype=jnp.float32)
         logits = Dense((cfg.num_classes,), exact, inits.logits(cfg), name="logits")(x)
+        if cfg.distill_token:
+            second = Dense((cfg.num_classes,), exact, inits.logits(cfg), name="logits_distill")(tokens[:, 1])
+            aux |= {"logits_token": logits, "logits_distill": second}
+            logits = (logits + second) / 2
         return logits, aux

@@ -84,19 +84,28 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """x (B, N, D) -> (B, N, D) through F hidden channels, `hidden` or, without one, cfg.mlp_dim."""
+    """x (B, N, D) -> (B, N, D) through F hidden channels, `hidden` or, without one, cfg.mlp_dim.
+
+    `gated`: the activation is of a layer of its own, and multiplied with the hidden channels (Shazeer 2020, "GLU
+    Variants Improve Transformer").
+    """
 
     cfg: ModelConfig
     compute: Compute
     train: bool
     hidden: int | None = None
+    gated: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         cfg, width = self.cfg, x.shape[-1]
         activation = ACTIVATIONS[cfg.activation]
-        x = Dense((self.hidden or cfg.mlp_dim,), self.compute, inits.dense(cfg), name="dense_0")(x)  # (B, N, F)
-        x = activation(x, self.compute)
+        hidden = (self.hidden or cfg.mlp_dim,)
+        y = Dense(hidden, self.compute, inits.dense(cfg), name="dense_0")(x)  # (B, N, F)
+        if self.gated:
+            x = y * activation(Dense(hidden, self.compute, inits.dense(cfg), name="gate")(x), self.compute)
+        else:
+            x = activation(y, self.compute)
         x = Dropout(cfg.mlp_dropout, self.train)(x)
         x = Dense((width,), self.compute, inits.dense(cfg), name="dense_1")(x)
         if cfg.mlp_output_activation:
@@ -133,7 +142,7 @@ class Block(nn.Module):
         aux["attn"] = y
         x = x + self._branch(y, "scale_0", drop_path_share)
         y = LayerNorm(cfg.norm_eps, self.compute, name="norm_1")(x)
-        y = aux["mlp"] = Mlp(cfg, self.compute, self.train, name="mlp")(y)
+        y = aux["mlp"] = Mlp(cfg, self.compute, self.train, gated=cfg.gated_mlp, name="mlp")(y)
         x = aux["out"] = x + self._branch(y, "scale_1", drop_path_share)
         return x, aux
 

@@ -39,15 +39,32 @@ def sincos2d(grid: Grid, width: int, here: Grid | None = None, temperature: floa
 def rope2d_angles(
     grid: Grid, head_dim: int, prefix: int, here: Grid | None = None, temperature: float = 100.0
 ) -> np.ndarray:
-    """Rotation angles of axial rotary positions, (prefix + N, E/2) float32.
+    """Rotation angles of axial rotary positions, (prefix + N, E/2) float32, in units of a token's side.
 
     The first half of the pairs turns with the row, the second with the column (Heo et al. 2024, RoPE-ViT,
     section 3.2, with its temperature of 100). The `prefix` tokens (class, registers) have no place and aren't
     turned.
     """
+    return _turned(_places(grid, here), head_dim, prefix, temperature)
+
+
+def rope2d_dinov3_angles(
+    grid: Grid, head_dim: int, prefix: int, here: Grid | None = None, temperature: float = 100.0
+) -> np.ndarray:
+    """The same of DINOv3 (Simeoni et al. 2025), whose places go from -1 to 1 over the image, times 2 pi.
+
+    They depend on no size of an image that the model would be made for.
+    """
+    along = [(2 * np.arange(h) + 1) / h - 1 for h in here or grid]  # (H,), (W,)
+    places = np.stack(np.meshgrid(*along, indexing="ij")).reshape(2, -1, 1)
+    return _turned(2 * np.pi * places, head_dim, prefix, temperature)
+
+
+def _turned(places: np.ndarray, head_dim: int, prefix: int, temperature: float) -> np.ndarray:
+    """Angles (prefix + N, E/2) of rows and columns (2, N, 1)."""
     quarter = head_dim // 4
     omega = temperature ** -(np.arange(quarter) / quarter)  # (E/4,)
-    y, x = _places(grid, here)  # (N, 1) each
+    y, x = places  # (N, 1) each
     angles = np.concatenate([y * omega, x * omega], axis=1)  # (N, E/2)
     return np.concatenate([np.zeros((prefix, 2 * quarter)), angles]).astype(np.float32)
 
@@ -58,3 +75,6 @@ def rotate(x: jnp.ndarray, angles: np.ndarray) -> jnp.ndarray:
     sin = jnp.sin(angles)[None, :, None, :].astype(x.dtype)
     a, b = jnp.split(x, 2, axis=-1)  # (B, N, K, E/2) each
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
+
+
+ROTARY = {"rope2d": rope2d_angles, "rope2d_dinov3": rope2d_dinov3_angles}

@@ -72,6 +72,11 @@ def grid_shape(cfg: ModelConfig) -> tuple[int, int]:
     return height, width
 
 
+def prefix_tokens(cfg: ModelConfig) -> int:
+    """How many tokens come before those of patches: class token, DeiT's second one, registers."""
+    return (cfg.pool in ("token", "token_mean")) + cfg.distill_token + cfg.registers
+
+
 def patchify(images: Array, patch_size: int) -> Array:
     """Cuts (B, H, W, C) into (B, N, P*P*C): patches row by row; in each, rows, columns, then channels."""
     b, h, w, c = images.shape

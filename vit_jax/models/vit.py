@@ -23,12 +23,12 @@ from vit_jax.models.dropout import Dropout
 from vit_jax.models.heads import Head
 from vit_jax.models.layers import Block, LayerNorm
 from vit_jax.models.presets import resolve
-from vit_jax.models.stems import ConvStem, PatchStem, ResNetStem, grid_shape, image_shape
+from vit_jax.models.stems import ConvStem, PatchStem, ResNetStem, grid_shape, image_shape, prefix_tokens
 from vit_jax.schema import from_mapping
 
 
 class VisionTransformer(nn.Module):
-    """images (B, H, W, channels) float -> (logits (B, C) float32, aux).
+    """images (B, H, W, channels) float -> (logits (B, C) float32, aux); with no classes pre_logits in their place.
 
     `cfg` must be resolved (`presets.resolve`); `compute.dtype` is of the computation, params are float32. Training with
     any dropout needs an rng named "dropout", and `drop_path_share` of stochastic depth's rate is in force. The same
@@ -36,11 +36,12 @@ class VisionTransformer(nn.Module):
     `aux` names the intermediates:
 
         stem            (B, N, D)  patches, before positions
-        tokens          (B, prefix + N, D)  input of the first block; prefix: class token, then registers
+        tokens          (B, prefix + N, D)  input of the first block; prefix: class token, DeiT's second, registers
         block_00, ...   attn, mlp, out: (B, prefix + N, D); attn_weights (B, K, prefix + N, prefix + N), not with cudnn
                         and not of an MLP-Mixer; none of these with cfg.scan
         encoded         (B, prefix + N, D)  after the last norm, unless that comes after pooling
         pooled, pre_logits  (B, ...)  before and after the head's hidden layers
+        logits_token, logits_distill  (B, C)  with cfg.distill_token, of each token's classifier
     """
 
     cfg: ModelConfig
@@ -84,9 +85,9 @@ class VisionTransformer(nn.Module):
             x = (x + posembs.resized(table, grid, here)).astype(self.compute.dtype)
         elif cfg.posemb == "sincos2d":
             x = x + posembs.sincos2d(grid, cfg.width, here).astype(self.compute.dtype)
-        prefix = cfg.registers + (cfg.pool == "token")
-        if cfg.posemb == "rope2d":
-            angles = posembs.rope2d_angles(grid, cfg.head_dim, prefix, here)
+        prefix = prefix_tokens(cfg)
+        if cfg.posemb in posembs.ROTARY:
+            angles = posembs.ROTARY[cfg.posemb](grid, cfg.head_dim, prefix, here)
 
         # Class token and registers (Darcet et al. 2024) come after the positions: they have no place in the image.
         if prefix:
@@ -94,6 +95,8 @@ class VisionTransformer(nn.Module):
             extra = jnp.broadcast_to(extra, (x.shape[0], prefix, cfg.width))
             x = jnp.concatenate([extra.astype(self.compute.dtype), x], axis=1)  # (B, prefix + N, D)
         x = backend.in_rows(x, self.compute.rows_kept)
+        if cfg.embed_norm:  # Radford et al. 2021, CLIP
+            x = LayerNorm(cfg.norm_eps, self.compute, name="embed_norm")(x)
         x = aux["tokens"] = Dropout(cfg.token_dropout, train)(x)
 
         if cfg.scan and not self.is_initializing():
@@ -143,7 +146,7 @@ def create(
     dtype = backend.compute_dtype(model.dtype, target)
     if forward_mode:
         model = dataclasses.replace(model, attention="xla")
-    tokens = math.prod(grid_shape(model)) + model.registers + (model.pool == "token")
+    tokens = math.prod(grid_shape(model)) + prefix_tokens(model)
     model = dataclasses.replace(model, attention=backend.attention(model, dtype, target, tokens))
     return VisionTransformer(model, backend.compute_for(dtype, target, forward_mode))
 

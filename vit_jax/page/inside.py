@@ -10,7 +10,7 @@ from vit_jax.errors import UserError
 from vit_jax.evaluation import attention_maps, filters
 from vit_jax.evaluation.evaluate import Evaluator
 from vit_jax.evaluation.logits import confusion, probabilities, scorable
-from vit_jax.models.stems import grid_shape
+from vit_jax.models.stems import grid_shape, prefix_tokens
 from vit_jax.page import classes
 from vit_jax.page.html import Html, Section, element, join, paragraph, picture
 from vit_jax.page.runs import Entry, Run
@@ -184,7 +184,7 @@ def attention(model: Trained, seen: Seen) -> Html:
     chosen = np.unique(seen.examples.labels, return_index=True)[1][:_MAPS]
     images = np.asarray(seen.examples.images[np.sort(chosen)])
     weights = attention_maps.weights_of(model.module, model.params, images, model.config.augment)
-    prefix, by_token = cfg.registers + (cfg.pool == "token"), cfg.pool == "token"
+    prefix, by_token = prefix_tokens(cfg), cfg.pool == "token"
     grid = grid_shape(cfg)
     kinds = {
         "last block": attention_maps.seen_by_output(weights[-1], prefix, by_token),
