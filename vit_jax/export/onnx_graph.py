@@ -47,7 +47,7 @@ class Graph:
         self.images, self._batch, self._rules = Node(input_name, shape), shape[0], rules
 
     def run(self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Value]) -> list[Value]:
-        """Adds the equations of a jaxpr; gives its results.
+        """Adds the equations of a jaxpr, but for those that none of its results needs; gives these.
 
         Raises NotImplementedError for an operation without a rule.
         """
@@ -57,7 +57,7 @@ class Graph:
         def read(atom: Any) -> Value:
             return np.asarray(atom.val, atom.aval.dtype) if hasattr(atom, "val") else values[atom]
 
-        for eqn in jaxpr.eqns:
+        for eqn in _used(jaxpr):
             operands = [read(atom) for atom in eqn.invars]
             values |= dict(zip(eqn.outvars, self._equation(eqn, operands), strict=True))
         return [read(atom) for atom in jaxpr.outvars]
@@ -129,3 +129,13 @@ def broadcast(operands: Sequence[Value]) -> Shape:
 def ints(values: Sequence[int]) -> np.ndarray:
     """As ONNX takes axes, sizes and places."""
     return np.array(values, np.int64)
+
+
+def _used(jaxpr: Any) -> list[Any]:
+    """The equations on which the results depend, in their order."""
+    needed, used = {id(atom) for atom in jaxpr.outvars}, []
+    for eqn in reversed(jaxpr.eqns):
+        if not needed.isdisjoint(map(id, eqn.outvars)):
+            needed.update(map(id, eqn.invars))
+            used.append(eqn)
+    return used[::-1]

@@ -18,7 +18,7 @@ from vit_jax.export import formats
 from vit_jax.export.parity import require_same
 from vit_jax.models import VisionTransformer, posembs
 from vit_jax.models.backend import Compute
-from vit_jax.models.stems import grid_shape, image_shape
+from vit_jax.models.stems import grid_shape, image_shape, prefix_tokens
 from vit_jax.pretrained import huggingface, own, timm
 from vit_jax.pretrained.load import load
 from vit_jax.pretrained.pieces import Piece
@@ -146,8 +146,8 @@ def _with_learned_positions(cfg: ModelConfig, params: dict[str, Any]) -> tuple[M
 
 
 _PIECES: dict[str, Callable[[ModelConfig], list[Piece]]] = {
-    "huggingface": lambda cfg: huggingface.pieces(cfg, {}, 1, grid_shape(cfg)),
-    "timm": lambda cfg: timm.pieces(cfg, {}, cfg.registers + (cfg.pool == "token"), grid_shape(cfg)),
+    "huggingface": lambda cfg: huggingface.pieces(cfg, None, 1, grid_shape(cfg)),
+    "timm": lambda cfg: timm.pieces(cfg, None, prefix_tokens(cfg), grid_shape(cfg)),
 }
 
 

@@ -100,7 +100,9 @@ def layout(weights: Weights, model: Mapping[str, Any], given: Mapping[str, Any])
     table = "Transformer/posembed_input/pos_embedding"
     stored = pair(given.get("stored_image_size"))
     if table in shapes:
-        before, grid = grid_of(shapes[table][1], [int("cls" in shapes)], over(stored, pixels), None)
+        before, grid = grid_of(
+            shapes[table][1], [int("cls" in shapes)], over(stored, pixels), over(pair(given.get("image_size")), pixels)
+        )
         return Layout(before, grid, (grid[0] * pixels, grid[1] * pixels))
     if model.get("token_mlp_dim") is None:  # a table that is missing is told with all else that is
         size = stored or pair(given.get("image_size"))
@@ -113,8 +115,9 @@ def layout(weights: Weights, model: Mapping[str, Any], given: Mapping[str, Any])
     return Layout(0, None, size)
 
 
-def pieces(cfg: ModelConfig, shapes: dict[str, Shape], before: int, grid: Grid | None) -> list[Piece]:
+def pieces(cfg: ModelConfig, weights: Weights, before: int, grid: Grid | None) -> list[Piece]:
     """All of a model's; its positions are those of `grid`, before they are resized, after `before` rows."""
+    shapes = weights.shapes
     if cfg.token_mlp_dim is not None:
         return _mixer_pieces(cfg)
     channels = output_channels(cfg) if cfg.stem.kind == "resnet" else cfg.channels
@@ -228,6 +231,6 @@ def _mixer_pieces(cfg: ModelConfig) -> list[Piece]:
 
 SOURCE = Source(
     "google-research/vision_transformer",
-    *(recognises, fields, layout, pieces, bilinear_aligned, nothing),
+    *(recognises, fields, layout, pieces, lambda weights: bilinear_aligned, nothing),
     normalisation=lambda weights: TO_ONE,
 )

@@ -1,34 +1,35 @@
-"""Weights of transformers' ViTForImageClassification and ViTModel: a folder with model.safetensors and config.json.
+"""Weights of transformers' vision models: a folder with model.safetensors and config.json.
 
-Names are those of saved files ("vit.encoder.layer.0.attention.attention.query.weight") or those that version 5 has in
-memory ("vit.layers.0.attention.q_proj.weight"); without a classifier also without "vit.". The class token's output is
-classified.
+ViT, DeiT, ViT-MAE's encoder, ViT-MSN, DINOv2 (also with registers), DINOv3, and the image towers of CLIP and SigLIP.
 """
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
 from vit_jax.pretrained.files import Shape, Weights
+from vit_jax.pretrained.huggingface_names import FAMILIES, Family, first_of, has, name_of
 from vit_jax.pretrained.pieces import (
     Piece,
     norm,
     positions_table,
     prefix,
+    same,
     torch_dense,
+    torch_dense_rows,
     torch_dense_stack,
     torch_patches,
 )
-from vit_jax.pretrained.positions import Grid, bicubic, grid_of
+from vit_jax.pretrained.positions import Grid, Resize, grid_of
 from vit_jax.pretrained.source import (
-    TO_ONE,
     Layout,
     Normalisation,
     Source,
     channels_of,
-    first_shape,
     normalisation_of,
     not_more_than,
     over,
@@ -37,122 +38,257 @@ from vit_jax.pretrained.source import (
 )
 
 _NORM = (".weight", ".bias")
-_LAYER = re.compile(r"(?:vit\.)?(?:encoder\.layer|layers)\.(\d+)\.")
+_LAYER = re.compile(r"(?!text_model\.|decoder\.)(?:\w+\.)?(?:encoder\.layers?|layers?)\.(\d+)\.")
+_EMBEDS = re.compile(r"(?!text_model\.|decoder\.)(?:\w+\.)?embeddings\.")
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "gelu_quick",
+    "silu": "silu",
+    "swish": "silu",
     "relu": "relu",
     "relu2": "relu_squared",
 }
-# Of other tasks: masked images, features of ViTModel. A classifier uses neither.
-_UNUSED = re.compile(r"(vit\.)?(embeddings\.mask_token|pooler\.dense\.(weight|bias))")
+# Of other tasks: masked images, features of ViTModel, texts. A classifier uses none.
+_UNUSED = re.compile(
+    r"(\w+\.)?(embeddings\.(mask_token|position_ids)|pooler\.dense\.(weight|bias))"
+    r"|(decoder|text_model)\..*|text_projection\..*|logit_(scale|bias)"
+    r"|(vision_model\.)?head\..*"  # SigLIP's pooling, in a file with a classifier that takes the mean
+)
 
 
 def recognises(weights: Weights) -> bool:
-    embeds = any(name.startswith(("embeddings.", "vit.embeddings.")) for name in weights.shapes)
-    return embeds and any(_LAYER.match(name) for name in weights.shapes)
+    return any(map(_EMBEDS.match, weights.shapes)) and any(map(_LAYER.match, weights.shapes))
 
 
 def ignored(name: str) -> bool:
     return bool(_UNUSED.fullmatch(name))
 
 
+def family_of(weights: Weights) -> Family:
+    """As config.json says, else as the names tell; raises UserError for a model that isn't known here."""
+    said = weights.config.get("model_type")
+    if said in list(FAMILIES):
+        return FAMILIES[said]
+    if said is not None:
+        raise UserError(f"config.json says model_type={said!r}; what is read is {', '.join(FAMILIES)}")
+    return FAMILIES[_family_by_names(weights.shapes)]
+
+
+def _family_by_names(shapes: Mapping[str, Shape]) -> str:
+    for family, pattern in (
+        ("clip", r".*embeddings\.class_embedding"),
+        ("siglip", r".*self_attn\.q_proj\.weight"),
+        ("dinov3_vit", r"(model\.)?layer\.\d+\..*"),
+        ("dinov2_with_registers", r".*embeddings\.register_tokens"),
+        ("dinov2", r".*layer_scale1\.lambda1"),
+        ("deit", r".*embeddings\.distillation_token"),
+    ):
+        if any(re.fullmatch(pattern, name) for name in shapes):
+            return family
+    return "vit"
+
+
+def _said(weights: Weights, family: Family) -> dict[str, Any]:
+    """What config.json says of the image's model, what it leaves out included; {} without one."""
+    config = weights.config
+    return {**family.defaults, **config, **(config.get("vision_config") or {})} if config else {}
+
+
 def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a ModelConfig that config.json and the arrays' shapes say; the former is needed for some."""
-    shapes, config = weights.shapes, weights.config
-    if config and config.get("model_type") != "vit":
-        raise UserError(f'config.json says model_type={config.get("model_type")!r}; what is read is "vit"')
+    shapes, family = weights.shapes, family_of(weights)
+    config = _said(weights, family)
     act = config.get("hidden_act", "gelu")
     if act not in list(ACTIVATIONS):
         raise UserError(f"config.json says hidden_act={act!r}; what there is: {', '.join(ACTIVATIONS)}")
-    at = _prefix(shapes)
-    patch = shapes.get(f"{at}embeddings.patch_embeddings.projection.weight", (1, 3, 1, 1))
+    if float(config.get("rope_theta", 100.0)) != 100.0:
+        raise UserError(f"config.json says rope_theta={config['rope_theta']}; what there is: 100.0")
+    patch = first_of(family, shapes, "patches", "weight") or (1, 3, 1, 1)
     layers = [int(match[1]) for name in shapes if (match := _LAYER.match(name))]
-    hidden = first_shape(r".*\.(intermediate\.dense|mlp\.fc1)\.weight", shapes)
     found = {
-        "patch_size": patch[-1],
-        "channels": channels_of(patch, 1),
+        "patch_size": patch[-1] if len(patch) == 4 else config.get("patch_size"),
+        "channels": channels_of(patch, 1) if len(patch) == 4 else int(config.get("num_channels", 3)),
         "width": patch[0],
         "depth": not_more_than(int(config.get("num_hidden_layers", max(layers) + 1)), shapes),
-        "mlp_dim": (hidden or (config.get("intermediate_size", 1),))[0],
-        "pool": "token",
-        "posemb": "learned",
+        "mlp_dim": _mlp_dim(family, shapes, config),
+        "posemb": "learned"
+        if "positions" in family.names and family is not FAMILIES["dinov3_vit"]
+        else "rope2d_dinov3",
         "activation": ACTIVATIONS[act] if config else None,
-        "qkv_bias": _has_qkv_bias(shapes),
-        "norm_eps": float(config.get("layer_norm_eps", 1e-12)),
+        "gated_mlp": has(family, shapes, "gate") or has(family, shapes, "gate_up"),
+        "qkv_bias": any(_has_biases(family, shapes)),
+        "layer_scale": float(config.get("layerscale_value", 1.0)) if has(family, shapes, "scale1") else None,
+        "embed_norm": has(family, shapes, "embed_norm"),
+        "norm_eps": float(config.get("layer_norm_eps", family.defaults["layer_norm_eps"])),
     }
+    if has(family, shapes, "gate_up"):  # of DINOv2, whatever config.json says
+        found["activation"] = "silu"
     if "num_attention_heads" in config:
         found["heads"] = config["num_attention_heads"]
-    if "classifier.weight" in shapes:
-        found["num_classes"] = shapes["classifier.weight"][0]
+    return found | _head(family, shapes)
+
+
+def _mlp_dim(family: Family, shapes: Mapping[str, Shape], config: Mapping[str, Any]) -> int:
+    if packed := first_of(family, shapes, "gate_up", "weight"):
+        return packed[0] // 2
+    hidden = first_of(family, shapes, "gate", "weight") or first_of(family, shapes, "fc1", "weight")
+    return (hidden or (config.get("intermediate_size", 1),))[0]
+
+
+def _head(family: Family, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    """Pooling, tokens before the patches, classes."""
+    logits = first_of(family, shapes, "logits", "weight")
+    registers = (first_of(family, shapes, "registers") or (1, 0))[1]
+    found: dict[str, Any] = {"pool": family.pool, "registers": registers}
+    if has(family, shapes, "logits_distill"):
+        found["distill_token"] = True
+    elif has(family, shapes, "distillation"):  # it takes part, unclassified
+        found["registers"] = 1 + registers
+    if logits is not None:
+        found["num_classes"] = logits[0]
+        patches = first_of(family, shapes, "patches", "weight")
+        if patches and logits[1:] == (2 * patches[0],):
+            found["pool"] = "token_mean"
+        elif family.pool == "map" and "classifier.weight" in shapes:
+            found["pool"] = "mean"
+        elif "class_embedding" in str(family.names["token"]) and "classifier.weight" in shapes:
+            raise UserError("CLIPForImageClassification classifies tokens that no last norm has seen: not known here")
     return found
 
 
+def _has_biases(family: Family, shapes: Mapping[str, Shape]) -> tuple[bool, ...]:
+    """Of queries, keys and values."""
+    return tuple(first_of(family, shapes, kind, "bias") is not None for kind in "qkv")
+
+
 def layout(weights: Weights, model: Mapping[str, Any], given: Mapping[str, Any]) -> Layout:
-    rows = weights.shapes.get(f"{_prefix(weights.shapes)}embeddings.position_embeddings", (1, 0))[1]
-    stored, pixels = pair(given.get("stored_image_size", weights.config.get("image_size"))), pixels_of_a_patch(model)
-    if not rows:  # a table that is missing is told with all else that is
+    family, shapes = family_of(weights), weights.shapes
+    said = pair(_said(weights, family).get("image_size")) if "num_patches" not in weights.config else None
+    stored, pixels = pair(given.get("stored_image_size")) or said, pixels_of_a_patch(model)
+    before = _tokens_with_positions(family, shapes)
+    table = first_of(family, shapes, "positions")
+    if model["posemb"] != "learned":
+        return Layout(0, None, pair(given.get("image_size")) or stored)
+    if table is None:  # a table that is missing is told with all else that is
         size = stored or pair(given.get("image_size"))
-        return Layout(1, over(size, pixels), size)
-    before, grid = grid_of(rows, [1], over(stored, pixels), None)
+        return Layout(before, over(size, pixels), size)
+    before, grid = grid_of(table[-2], [before], over(stored, pixels), over(pair(given.get("image_size")), pixels))
     return Layout(before, grid, (grid[0] * pixels, grid[1] * pixels))
 
 
-def _prefix(shapes: dict[str, Shape]) -> str:
-    return "vit." if any(name.startswith("vit.") for name in shapes) else ""
+def _tokens_with_positions(family: Family, shapes: Mapping[str, Shape]) -> int:
+    """Class token and DeiT's second one; registers come after positions are added."""
+    return (family.pool != "map") + has(family, shapes, "distillation")
 
 
-def _has_qkv_bias(shapes: dict[str, Shape]) -> bool:
-    return first_shape(r".*\.(query|q_proj)\.bias", shapes) is not None
+def pieces(cfg: ModelConfig, weights: Weights | None, before: int, grid: Grid | None) -> list[Piece]:
+    """All of a model's; with no `weights`, those of ViT as they are saved."""
+    family, shapes = (FAMILIES["vit"], {}) if weights is None else (family_of(weights), weights.shapes)
+    d = cfg.width
 
+    def name(part: str, i: int = 0) -> str:
+        return name_of(family, shapes, part, i)
 
-def _layer_names(at: str, i: int, shapes: dict[str, Shape]) -> dict[str, str]:
-    """Names of the parts of layer i, as saved or as in memory."""
-    if any(name.startswith(f"{at}layers.") for name in shapes):
-        layer = f"{at}layers.{i}"
-        attention = {k: f"{layer}.attention.{k}_proj" for k in "qkvo"}
-        return {"layer": layer, **attention, "fc1": f"{layer}.mlp.fc1", "fc2": f"{layer}.mlp.fc2"}
-    layer = f"{at}encoder.layer.{i}"
-    attention = {
-        k: f"{layer}.attention.attention.{name}" for k, name in zip("qkv", ("query", "key", "value"), strict=True)
-    }
-    rest = {
-        "o": f"{layer}.attention.output.dense",
-        "fc1": f"{layer}.intermediate.dense",
-        "fc2": f"{layer}.output.dense",
-    }
-    return {"layer": layer, **attention, **rest}
-
-
-def pieces(cfg: ModelConfig, shapes: dict[str, Shape], before: int, grid: Grid | None) -> list[Piece]:
-    """All of a model's; with no `shapes`, as they are saved."""
-    at = _prefix(shapes) if shapes else "vit."
-    d, table = cfg.width, f"{at}embeddings.position_embeddings"
-    found = torch_patches("stem/proj", f"{at}embeddings.patch_embeddings.projection", cfg.patch_size, cfg.channels, d)
-    found.append(prefix({f"{at}embeddings.cls_token": 1}, table, before, grid, d))
-    found.append(positions_table(table, before, grid, d))
-    stored_bias = _has_qkv_bias(shapes) if shapes else cfg.qkv_bias
+    linear = len(first_of(family, shapes, "patches", "weight") or ()) == 2
+    found = _patches(cfg, name("patches"), linear, cfg.embed_norm)
+    table = name("positions") if grid is not None else None
+    leading = len(first_of(family, shapes, "positions") or (1, 0, 0)) == 3
+    tokens = _tokens(cfg, family, shapes)
+    if tokens:
+        found.append(prefix({name(part): n for part, n in tokens.items()}, table, before, grid, d, leading))
+    if table is not None and grid is not None:
+        found.append(positions_table(table, before, grid, d, leading))
+    if cfg.embed_norm:
+        found += norm("embed_norm", name("embed_norm"), d, _NORM)
+    biases = _has_biases(family, shapes) if shapes else (cfg.qkv_bias,) * 3
     for i in range(cfg.depth):
-        ours, names = f"block_{i:02d}", _layer_names(at, i, shapes)
-        heads, inner = (cfg.heads, cfg.head_dim), cfg.heads * cfg.head_dim
-        found += norm(f"{ours}/norm_0", f"{names['layer']}.layernorm_before", d, _NORM)
-        qkv = torch_dense_stack(f"{ours}/attention/qkv", [names[k] for k in "qkv"], d, heads, stored_bias)
-        found += qkv if cfg.qkv_bias else qkv[:1]
-        found += torch_dense(f"{ours}/attention/out", names["o"], (inner,), (d,))
-        found += norm(f"{ours}/norm_1", f"{names['layer']}.layernorm_after", d, _NORM)
-        found += torch_dense(f"{ours}/mlp/dense_0", names["fc1"], (d,), (cfg.mlp_dim,))
-        found += torch_dense(f"{ours}/mlp/dense_1", names["fc2"], (cfg.mlp_dim,), (d,))
-    found += norm("norm", f"{at}layernorm", d, _NORM)
-    return found + torch_dense("head/logits", "classifier", (d,), (cfg.num_classes,))
+        found += _block(cfg, f"block_{i:02d}", lambda part, i=i: name(part, i), biases, has(family, shapes, "gate_up"))
+    found += norm("norm", name("norm"), d, _NORM)
+    if cfg.pool == "map":
+        found += _attention_pool(cfg, name("pool"))
+    features = 2 * d if cfg.pool == "token_mean" else d
+    projected = name("logits").endswith("visual_projection")
+    found += torch_dense("head/logits", name("logits"), (features,), (cfg.num_classes,), not projected)
+    if cfg.distill_token:
+        found += torch_dense("head/logits_distill", name("logits_distill"), (d,), (cfg.num_classes,))
+    return found
+
+
+def _patches(cfg: ModelConfig, theirs: str, linear: bool, no_bias: bool) -> list[Piece]:
+    if linear:
+        return torch_dense("stem/proj", theirs, (cfg.patch_size**2 * cfg.channels,), (cfg.width,))
+    return torch_patches("stem/proj", theirs, cfg.patch_size, cfg.channels, cfg.width, not no_bias)
+
+
+def _tokens(cfg: ModelConfig, family: Family, shapes: Mapping[str, Shape]) -> dict[str, int]:
+    """Parts that are tokens before the patches, in our order, and how many each is."""
+    distillation = int(cfg.distill_token or has(family, shapes, "distillation"))
+    registers = cfg.registers - (distillation and not cfg.distill_token)
+    counts = {"token": int(family.pool == "token"), "distillation": distillation, "registers": registers}
+    return {part: count for part, count in counts.items() if count}
+
+
+def _block(cfg: ModelConfig, ours: str, name: Any, biases: tuple[bool, ...], packed: bool) -> list[Piece]:
+    d, heads, inner = cfg.width, (cfg.heads, cfg.head_dim), cfg.heads * cfg.head_dim
+    found = norm(f"{ours}/norm_0", name("norm1"), d, _NORM)
+    qkv = torch_dense_stack(f"{ours}/attention/qkv", [name(kind) for kind in "qkv"], d, heads, biases)
+    found += qkv if cfg.qkv_bias else qkv[:1]
+    found += torch_dense(f"{ours}/attention/out", name("o"), (inner,), (d,))
+    found += norm(f"{ours}/norm_1", name("norm2"), d, _NORM)
+    hidden = (cfg.mlp_dim,)
+    if not cfg.gated_mlp:
+        found += torch_dense(f"{ours}/mlp/dense_0", name("fc1"), (d,), hidden)
+        found += torch_dense(f"{ours}/mlp/dense_1", name("fc2"), hidden, (d,))
+    elif packed:
+        found += torch_dense_rows(f"{ours}/mlp", ("gate", "dense_0"), name("gate_up"), d, cfg.mlp_dim)
+        found += torch_dense(f"{ours}/mlp/dense_1", name("down"), hidden, (d,))
+    else:
+        for part, theirs in (("gate", "gate"), ("dense_0", "up")):
+            found += torch_dense(f"{ours}/mlp/{part}", name(theirs), (d,), hidden)
+        found += torch_dense(f"{ours}/mlp/dense_1", name("down"), hidden, (d,))
+    if cfg.layer_scale is not None:
+        found += [same(f"{ours}/scale_{i}", name(f"scale{i + 1}"), (d,)) for i in range(2)]
+    return found
+
+
+def _attention_pool(cfg: ModelConfig, theirs: str) -> list[Piece]:
+    """SigLIP's, around PyTorch's MultiheadAttention, whose rows are queries', then keys', then values'."""
+    d, heads, at = cfg.width, (cfg.heads, cfg.head_dim), "head/pool"
+    kernel, bias = f"{theirs}.attention.in_proj_weight", f"{theirs}.attention.in_proj_bias"
+    shapes = {kernel: (3 * d, d)}, {bias: (3 * d,)}
+
+    def rows(x: np.ndarray) -> np.ndarray:
+        return x.reshape(3, *heads, *x.shape[1:])  # (3, K, E, D) or (3, K, E)
+
+    return [
+        Piece(f"{at}/probe", {f"{theirs}.probe": (1, 1, d)}, lambda x: x[0], lambda x: {f"{theirs}.probe": x[None]}),
+        Piece(f"{at}/query/kernel", shapes[0], lambda w: np.moveaxis(rows(w)[0], -1, 0), _not_written),
+        Piece(f"{at}/query/bias", shapes[1], lambda b: rows(b)[0], _not_written),
+        Piece(f"{at}/kv/kernel", shapes[0], lambda w: np.moveaxis(rows(w)[1:], -1, 0), _not_written),
+        Piece(f"{at}/kv/bias", shapes[1], lambda b: rows(b)[1:], _not_written),
+        *torch_dense(f"{at}/out", f"{theirs}.attention.out_proj", (cfg.heads * cfg.head_dim,), (d,)),
+        *norm(f"{at}/norm", f"{theirs}.layernorm", d, _NORM),
+        *torch_dense(f"{at}/mlp/dense_0", f"{theirs}.mlp.fc1", (d,), (cfg.mlp_dim,)),
+        *torch_dense(f"{at}/mlp/dense_1", f"{theirs}.mlp.fc2", (cfg.mlp_dim,), (d,)),
+    ]
+
+
+def _not_written(x: np.ndarray) -> dict[str, np.ndarray]:
+    raise NotImplementedError("there is no export of this model for transformers")
 
 
 def normalisation(weights: Weights) -> Normalisation | None:
-    """As preprocessor_config.json says; without one, ViTImageProcessor's own."""
+    """As preprocessor_config.json says; without one, as the family's published models have it."""
     said = weights.beside("preprocessor_config.json")
     if said.get("do_normalize") is False:
         return Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    return normalisation_of(said, "image_mean", "image_std", TO_ONE)
+    return normalisation_of(said, "image_mean", "image_std", family_of(weights).normalisation)
 
 
-SOURCE = Source("Hugging Face's ViT", recognises, fields, layout, pieces, bicubic, ignored, normalisation)
+def resize(weights: Weights) -> Resize:
+    return family_of(weights).resize
+
+
+SOURCE = Source("Hugging Face's ViTs", recognises, fields, layout, pieces, resize, ignored, normalisation)

@@ -25,7 +25,7 @@ from vit_jax.system.disk import expanded
 from vit_jax.system.progress import say
 
 _SOURCES = (own.SOURCE, google.SOURCE, huggingface.SOURCE, timm.SOURCE)
-_LOGITS = "head/logits/"
+_LOGITS = ("head/logits/", "head/logits_distill/")
 _SIZES = ("image_size", "image_width", "stored_image_size")  # the first and the last may be height and width
 _FIRST = ("stem/proj/kernel", "stem/conv_0/kernel")  # what takes the pixels
 
@@ -116,11 +116,12 @@ def _described(weights: Weights, by_hand: dict[str, Any], given: Mapping[str, An
     model = found | by_hand
     not_more_than(model["depth"], weights.shapes)
     layout = source.layout(weights, model, given)
-    size = pair(given.get("image_size")) or layout.image_size
+    size, classes = pair(given.get("image_size")) or layout.image_size, model.get("num_classes")
     for key, value, what in (
         ("heads", model.get("heads") or model.get("token_mlp_dim"), "the number of attention heads: heads=12"),
-        ("activation", model.get("activation"), "the kind of GELU: activation='gelu' or 'gelu_tanh'"),
-        ("num_classes", model.get("num_classes"), "the number of classes, having no classifier: num_classes=10"),
+        ("activation", model.get("activation"), "the kind of GELU: activation='gelu', 'gelu_tanh' or 'gelu_quick'"),
+        ("norm_eps", model.get("norm_eps"), "the norms' epsilon: norm_eps=1e-5 (CLIP's) or 1e-6"),
+        ("num_classes", classes, "the number of classes, having no classifier: num_classes=10, or 0 for features"),
         ("image_size", size, "the size of the images: image_size=224"),
     ):
         if value is None:
@@ -151,7 +152,7 @@ def fitting(module: VisionTransformer, described: Described) -> list[Piece]:
     source, weights, cfg = described.source, described.weights, module.cfg
     before, grid, _ = described.layout
     stored = dataclasses.replace(cfg, channels=described.stored_channels)
-    pieces, wanted, replaced = source.pieces(stored, weights.shapes, before, grid), own.paths(module), set()
+    pieces, wanted, replaced = source.pieces(stored, weights, before, grid), own.paths(module), set()
     if stored != cfg:
         _check_summable(weights.path, cfg)
         pieces = [summed_over_colours(piece) if piece.ours in _FIRST else piece for piece in pieces]
@@ -187,12 +188,15 @@ def params_for(module: VisionTransformer, described: Described) -> dict[str, Any
     if described.stored_channels != cfg.channels:
         say("The first kernel is summed over the colours, for grey images.")
     if (grid := described.layout.grid) is not None and "posemb" in flat:
-        flat["posemb"] = _resized(flat["posemb"], grid, grid_shape(cfg), described.source.resize)
+        flat["posemb"] = _resized(flat["posemb"], grid, grid_shape(cfg), described.source.resize(described.weights))
     if _has_new_head(cfg, described):
         flat |= {path: np.zeros(shape, np.float32) for path, shape in shapes.items() if path.startswith(_LOGITS)}
         old = described.stored_classes
-        what = f"The head of {old} classes is replaced by" if old else "The file has no head: there is"
-        say(f"{what} a new one of {cfg.num_classes}, all zeros.")
+        if cfg.num_classes:
+            what = f"The head of {old} classes is replaced by" if old else "The file has no head: there is"
+            say(f"{what} a new one of {cfg.num_classes}, all zeros.")
+        elif old:
+            say(f"The head of {old} classes is left out: the model gives features.")
     return own.nested({path: flat[path] for path in shapes})
 
 

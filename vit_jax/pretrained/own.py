@@ -61,7 +61,7 @@ def paths(module: VisionTransformer) -> dict[str, Shape]:
     return {path_of(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(params)}
 
 
-def pieces(cfg: ModelConfig, shapes: dict[str, Shape], before: int, grid: Grid | None) -> list[Piece]:
+def pieces(cfg: ModelConfig, weights: Weights, before: int, grid: Grid | None) -> list[Piece]:
     """Each parameter is itself."""
     ours = paths(VisionTransformer(cfg, Compute()))
     found = [same(path, path, shape) for path, shape in ours.items() if path != "posemb"]
@@ -88,4 +88,4 @@ def normalisation(weights: Weights) -> Normalisation | None:
     return normalisation_of(said, "mean", "std", None)
 
 
-SOURCE = Source("vit_jax", recognises, fields, layout, pieces, bilinear, nothing, normalisation)
+SOURCE = Source("vit_jax", recognises, fields, layout, pieces, lambda weights: bilinear, nothing, normalisation)

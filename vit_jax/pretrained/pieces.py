@@ -4,7 +4,7 @@ P patch size, C channels, D width, K heads, E head dim, N patches, F any feature
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -56,15 +56,43 @@ def torch_dense(ours: str, theirs: str, ins: Shape, outs: Shape, bias: bool = Tr
     return [kernel, reshaped(f"{ours}/bias", f"{theirs}.bias", (n_out,), outs)]
 
 
-def torch_dense_stack(ours: str, theirs: list[str], n_in: int, outs: Shape, bias: bool) -> list[Piece]:
-    """Several torch.nn.Linear of outputs `outs` side by side in one of ours: kernel (n_in, len(theirs), *outs)."""
+def torch_dense_rows(ours: str, names: Sequence[str], theirs: str, n_in: int, n_out: int) -> list[Piece]:
+    """Layers of ours `names`, n_in to n_out each, whose outputs are one torch.nn.Linear's, one after the other."""
+    weight, bias, total = f"{theirs}.weight", f"{theirs}.bias", len(names) * n_out
+
+    def part(i: int) -> slice:
+        return slice(i * n_out, (i + 1) * n_out)
+
+    return [
+        piece
+        for i, name in enumerate(names)
+        for piece in (
+            Piece(f"{ours}/{name}/kernel", {weight: (total, n_in)}, lambda w, i=i: w[part(i)].T, _shared),
+            Piece(f"{ours}/{name}/bias", {bias: (total,)}, lambda b, i=i: b[part(i)], _shared),
+        )
+    ]
+
+
+def _shared(x: np.ndarray) -> dict[str, np.ndarray]:
+    raise NotImplementedError("no export writes arrays that several parameters share")
+
+
+def torch_dense_stack(ours: str, theirs: list[str], n_in: int, outs: Shape, bias: Sequence[bool]) -> list[Piece]:
+    """Several torch.nn.Linear of outputs `outs` side by side in one of ours: kernel (n_in, len(theirs), *outs).
+
+    `bias`: which of them have one.
+    """
     n_out, count = math.prod(outs), len(theirs)
 
     def kernels_out(x: np.ndarray) -> dict[str, np.ndarray]:
         return {f"{name}.weight": x[:, i].reshape(n_in, n_out).T for i, name in enumerate(theirs)}
 
     def biases_out(x: np.ndarray) -> dict[str, np.ndarray]:
-        return {f"{name}.bias": x[i].reshape(n_out) for i, name in enumerate(theirs)}
+        return {f"{name}.bias": x[i].reshape(n_out) for i, name in enumerate(theirs) if bias[i]}
+
+    def biases_in(*found: np.ndarray) -> np.ndarray:
+        known = iter(found)
+        return np.stack([(next(known) if has else np.zeros(n_out, np.float32)).reshape(outs) for has in bias])
 
     kernel = Piece(
         f"{ours}/kernel",
@@ -72,13 +100,13 @@ def torch_dense_stack(ours: str, theirs: list[str], n_in: int, outs: Shape, bias
         lambda *w: np.stack([one.T.reshape(n_in, *outs) for one in w], axis=1),
         kernels_out,
     )
-    if not bias:
+    if not any(bias):
         return [kernel, zeros(f"{ours}/bias", (count, *outs))]
-    names = {f"{name}.bias": (n_out,) for name in theirs}
-    return [kernel, Piece(f"{ours}/bias", names, lambda *b: np.stack([one.reshape(outs) for one in b]), biases_out)]
+    names = {f"{name}.bias": (n_out,) for name, has in zip(theirs, bias, strict=True) if has}
+    return [kernel, Piece(f"{ours}/bias", names, biases_in, biases_out)]
 
 
-def torch_patches(ours: str, theirs: str, patch: int, channels: int, width: int) -> list[Piece]:
+def torch_patches(ours: str, theirs: str, patch: int, channels: int, width: int, bias: bool = True) -> list[Piece]:
     """A torch.nn.Conv2d of stride P as linear patches: (D, C, P, P) there, (P*P*C, D) here."""
     kernel = Piece(
         f"{ours}/kernel",
@@ -86,7 +114,7 @@ def torch_patches(ours: str, theirs: str, patch: int, channels: int, width: int)
         lambda w: w.transpose(2, 3, 1, 0).reshape(patch * patch * channels, width),
         lambda x: {f"{theirs}.weight": x.reshape(patch, patch, channels, width).transpose(3, 2, 0, 1)},
     )
-    return [kernel, same(f"{ours}/bias", f"{theirs}.bias", (width,))]
+    return [kernel, same(f"{ours}/bias", f"{theirs}.bias", (width,)) if bias else zeros(f"{ours}/bias", (width,))]
 
 
 def summed_over_colours(kernel: Piece) -> Piece:
@@ -102,28 +130,40 @@ def summed_over_colours(kernel: Piece) -> Piece:
     return kernel._replace(into=into)
 
 
-def positions_table(theirs: str, before: int, grid: Grid, width: int) -> Piece:
-    """Learned positions (1, before + N, D) there, of which ours (N, D) are those of patches."""
+def positions_table(theirs: str, before: int, grid: Grid, width: int, leading: bool = True) -> Piece:
+    """Learned positions (1, before + N, D) there, of which ours (N, D) are those of patches.
+
+    Without `leading` their first axis isn't there.
+    """
+    rows = before + grid[0] * grid[1]
     return Piece(
         "posemb",
-        {theirs: (1, before + grid[0] * grid[1], width)},
-        lambda table: table[0, before:],
+        {theirs: (1, rows, width) if leading else (rows, width)},
+        lambda table: table.reshape(rows, width)[before:],
         lambda x: {theirs: np.concatenate([np.zeros((before, width), x.dtype), x])[None]},
     )
 
 
-def prefix(theirs: dict[str, int], table: str | None, before: int, grid: Grid, width: int) -> Piece:
-    """Class token and registers, (1, count, D) each there, ours (prefix, D).
+def prefix(
+    theirs: dict[str, int], table: str | None, before: int, grid: Grid | None, width: int, leading: bool = True
+) -> Piece:
+    """Class token, DeiT's second one and registers, (1, count, D) each there, ours (prefix, D).
 
-    Ours have no positions: the first `before` rows of the other's table are added to them once and for all.
+    Ours have no positions: the first `before` rows of the other's table are added to the first tokens once and for all.
+    Without `leading` it is (count + N, D), and the only token (D,).
     """
-    names = {name: (1, count, width) for name, count in theirs.items()}
-    if table and before:
-        names[table] = (1, before + grid[0] * grid[1], width)
+    names: dict[str, Shape] = {name: (1, count, width) if leading else (width,) for name, count in theirs.items()}
+    adds = table is not None and grid is not None and before > 0
+    if adds and table is not None and grid is not None:
+        rows = before + grid[0] * grid[1]
+        names[table] = (1, rows, width) if leading else (rows, width)
 
     def into(*arrays: np.ndarray) -> np.ndarray:
-        tokens = np.concatenate([array[0] for array in arrays[: len(theirs)]])
-        return tokens + arrays[-1][0, :before] if table and before else tokens
+        tokens = np.concatenate([array.reshape(-1, width) for array in arrays[: len(theirs)]])
+        if adds:
+            tokens = tokens.astype(np.float32)
+            tokens[:before] += arrays[-1].reshape(-1, width)[:before]
+        return tokens
 
     def out(x: np.ndarray) -> dict[str, np.ndarray]:
         ends = np.cumsum(list(theirs.values()))[:-1]

@@ -18,14 +18,14 @@ Resize = Callable[[np.ndarray, Grid], np.ndarray]  # (H, W, D), new grid -> (H',
 def grid_of(rows: int, before: Sequence[int], stored: Grid | None, asked: Grid | None) -> tuple[int, Grid]:
     """How many of a table's rows are of no patch, one of `before`, and the grid of the others.
 
-    The grid is `stored`, where that is known, else a square; raises UserError where that fits no or several ways.
-    `asked` is the grid that the table is wanted for: one that isn't square may be the file's own, too.
+    The grid is `stored`, where that is known, else a square; raises UserError where that fits no or several ways. One
+    that isn't square may be that which is `asked` for, but as well its transpose.
     """
     fits = set()
     for extra in before:
         patches = rows - extra
         side = math.isqrt(max(patches, 0))
-        grids = [stored] if stored else [(side, side), *([asked] if asked else [])]
+        grids = [stored] if stored else [(side, side), *([asked, asked[::-1]] if asked else [])]
         fits |= {(extra, grid) for grid in grids if math.prod(grid) == patches and min(grid) > 0}
     if len(fits) != 1:
         ways = " or ".join(f"{h} x {w} after {extra}" for extra, (h, w) in sorted(fits)) or "no square grid"

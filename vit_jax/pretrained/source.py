@@ -42,8 +42,8 @@ class Source(NamedTuple):
     # The keys of a ModelConfig that the weights say, but for the image's size; what is given by hand may decide.
     fields: Callable[[Weights, Mapping[str, Any]], dict[str, Any]]
     layout: Callable[[Weights, Mapping[str, Any], Mapping[str, Any]], Layout]  # of weights, model's keys, given
-    pieces: Callable[[ModelConfig, dict[str, Shape], int, Grid | None], list[Piece]]  # of cfg, shapes, before, grid
-    resize: Resize
+    pieces: Callable[[ModelConfig, Weights, int, Grid | None], list[Piece]]  # of cfg, weights, before, grid
+    resize: Callable[[Weights], Resize]
     ignored: Callable[[str], bool]  # whether an array's name says that a classifier doesn't use it
     normalisation: Callable[[Weights], Normalisation | None]  # None: the weights don't tell
 

@@ -1,15 +1,17 @@
 """Weights of timm's VisionTransformer: a state dict as .safetensors or .npz, or a folder with config.json, too.
 
 What a state dict doesn't say is read from such a config.json, or asked for by name: the number of heads and, where timm
-has both, with attention pooling, the kind of GELU. Epsilon is 1e-6, GELU is exact unless said otherwise.
+has several, with attention pooling or a norm before the blocks, the activation and epsilon. Else epsilon is 1e-6 and
+GELU exact.
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
+from vit_jax.models.stems import prefix_tokens
 from vit_jax.pretrained.files import Shape, Weights
 from vit_jax.pretrained.pieces import (
     Piece,
@@ -18,6 +20,7 @@ from vit_jax.pretrained.pieces import (
     prefix,
     same,
     torch_dense,
+    torch_dense_rows,
     torch_patches,
 )
 from vit_jax.pretrained.positions import Grid, bicubic_antialiased, grid_of
@@ -36,18 +39,52 @@ from vit_jax.pretrained.source import (
     pixels_of_a_patch,
 )
 
+T = TypeVar("T")
 _NORM = (".weight", ".bias")
 _POOLS = {"token": "token", "avg": "mean", "map": "map"}
-ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "relu": "relu"}
-# Of the named architectures: what their names say (timm/models/vision_transformer.py).
-_HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16}
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_tanh": "gelu_tanh",
+    "quick_gelu": "gelu_quick",
+    "silu": "silu",
+    "swish": "silu",
+    "relu": "relu",
+}
+# What names of architectures say (timm/models/vision_transformer.py and deit.py, 1.0.31): the first that matches.
+_HEADS = (
+    (r"vit_base_patch16_plus", 14),
+    (r"vit_base_patch16_gap_224|(vit|deit3?)_(large|huge|giantopt|gigantic|so400m|intern300m)_", 16),
+    (r"vit_giant_patch14_(reg\d_)?(dinov2|tipsv2)", 24),
+    (r"vit_giant_|eva_", 16),
+    *((rf"(vit|deit3?|flexivit)_{size}_", n) for size, n in {"tiny": 3, "small": 6, "base": 12, "large": 16}.items()),
+    *((rf"(vit|deit3?)_{size}_", n) for size, n in {"medium": 8, "mediumd": 8, "betwixt": 10, "xsmall": 4}.items()),
+    *((rf"vit_{size}_", n) for size, n in {"so150m": 14, "so150m2": 13, "d?little": 5, "d?wee": 4}.items()),
+)
+_ACTIVATIONS = (
+    (r".*quickgelu", "quick_gelu"),
+    (r"vit_(base_patch32|giantopt_patch16|so400m_patch16)_siglip|vit_large_patch16_siglip_(gap_)?512", "gelu_tanh"),
+    (r"vit_giant_patch14_(reg\d_)?(dinov2|tipsv2)", "silu"),
+    (r".+", "gelu"),
+)
+_EPSILONS = ((r".*_clip_", 1e-5), (r".+", 1e-6))
 # Arguments of its class that make no other model than what the arrays and the other arguments say.
 _ARGS = {
     *("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "num_classes", "class_token"),
     *("global_pool", "fc_norm", "reg_tokens", "qk_norm", "init_values", "act_layer", "no_embed_class", "pos_embed"),
     *("qkv_bias", "proj_bias", "dynamic_img_size", "dynamic_img_pad", "weight_init", "fix_init", "drop_rate"),
     *("pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate", "in_chans"),
+    "pre_norm",
 }
+# What timm's classes have and models here don't, by the names of arrays.
+_UNKNOWN = (
+    (r"patch_embed\.backbone\..*", "a convolutional network before the patches (a hybrid)"),
+    (r"patch_embed\.norm\..*", "a norm of the patches"),
+    (r".*\.(relative_position_bias_table|rel_pos_[hw])", "relative positions in attention"),
+    (r"blocks\.\d+\.(attn|mlp)\.norm\..*", "norms within attention or MLPs"),
+    (r"blocks\.\d+\.(gamma_1|attn\.q_proj\.weight|attn\.q_bias)", "blocks of timm's Eva or Beit"),
+    (r"blocks\.\d+\.(in_proj|attns|ls1\.\d+|attn_out_proj)\..*", "attention and MLP side by side in a block"),
+    (r"attn_pool\.(in_proj|norm_x)\..*", "another attention pooling"),
+)
 
 
 def recognises(weights: Weights) -> bool:
@@ -58,6 +95,7 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a ModelConfig that the arrays' shapes, config.json and the pooling that is `given` say."""
     shapes, config = weights.shapes, weights.config
     args, name = config.get("model_args") or {}, str(config.get("architecture", ""))
+    _refuse_unknown(shapes)
     if other := sorted(args.keys() - _ARGS) or ([name] if "rpn" in name else []):
         raise UserError(f"config.json says {', '.join(other)}: that makes a model of timm's that isn't known here")
     patch = shapes.get("patch_embed.proj.weight", (1,))
@@ -70,12 +108,19 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
         # timm's own default; a norm after pooling comes by default with the mean alone.
         pooling = "token" if "cls_token" in shapes and "fc_norm.weight" not in shapes else "avg"
     pool = given.get("pool", _POOLS[pooling])
+    hidden = first_shape(r"blocks\.\d+\.mlp\.fc1(_x)?\.weight", shapes) or (1,)
+    out = first_shape(r"blocks\.\d+\.mlp\.fc2\.weight", shapes)
+    packed = out is not None and hidden[0] == 2 * out[-1]
+    embed_norm = "norm_pre.weight" in shapes
     found = {
         "patch_size": patch[-1],
         "channels": channels_of(patch, 1),
         "width": width,
         "depth": not_more_than(max(int(m[1]) for n in shapes if (m := re.match(r"blocks\.(\d+)\.", n))) + 1, shapes),
-        "mlp_dim": (first_shape(r"blocks\.\d+\.mlp\.fc1\.weight", shapes) or (1,))[0],
+        "mlp_dim": hidden[0] // 2 if packed else hidden[0],
+        "gated_mlp": packed or first_shape(r"blocks\.\d+\.mlp\.fc1_x\.weight", shapes) is not None,
+        "embed_norm": embed_norm,
+        "distill_token": "head_dist.weight" in shapes,
         "pool": pool,
         "norm_after_pool": "fc_norm.weight" in shapes,
         # A class token that isn't pooled is as good as a register.
@@ -86,7 +131,6 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
         "layer_scale": float(args.get("init_values") or 1e-5)
         if first_shape(r"blocks\.\d+\.ls1\.gamma", shapes)
         else None,
-        "norm_eps": 1e-6,
     }
     if "head.weight" in shapes:
         found["num_classes"] = shapes["head.weight"][0]
@@ -94,14 +138,35 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
         found["heads"] = width // norm_of_a_head[0]
     elif "num_heads" in args:
         found["heads"] = args["num_heads"]
-    elif match := re.match(r"vit_(tiny|small|base|large)_patch", name):
-        found["heads"] = _HEADS[match[1]]
-    act = args.get("act_layer", None if pool == "map" or "siglip" in name else "gelu")
+    elif heads := _by_name(_HEADS, name):
+        found["heads"] = heads
+    # Without a name: what all have that have such parts, or nothing.
+    epsilon = _by_name(_EPSILONS, name) or (None if embed_norm else 1e-6)
+    if epsilon is not None:
+        found["norm_eps"] = epsilon
+    act = args.get("act_layer") or _by_name(_ACTIVATIONS, name)
+    if act is None and found["gated_mlp"]:
+        act = "silu"
+    elif act is None and not embed_norm and pool != "map":
+        act = "gelu"
     if act is not None:
         if act not in list(ACTIVATIONS):
             raise UserError(f"config.json says act_layer={act!r}; what there is: {', '.join(ACTIVATIONS)}")
         found["activation"] = ACTIVATIONS[act]
     return found
+
+
+def _by_name(rules: Sequence[tuple[str, T]], architecture: str) -> T | None:
+    return next((value for pattern, value in rules if re.match(pattern, architecture)), None)
+
+
+def _refuse_unknown(shapes: Mapping[str, Shape]) -> None:
+    for pattern, what in _UNKNOWN:
+        if name := next((name for name in shapes if re.fullmatch(pattern, name)), None):
+            raise UserError(f"these weights of timm's have {what} ({name}): there is no such model here")
+    scale, bias = (first_shape(rf"blocks\.\d+\.norm1\.{kind}", shapes) for kind in ("weight", "bias"))
+    if scale is not None and bias is None:
+        raise UserError("these weights of timm's have norms without biases (RMSNorm): there is no such model here")
 
 
 def _has_qkv_bias(shapes: dict[str, Shape]) -> bool:
@@ -114,7 +179,7 @@ def layout(weights: Weights, model: Mapping[str, Any], given: Mapping[str, Any])
     asked, stored = pair(given.get("image_size")), pair(given.get("stored_image_size") or _image_size(weights.config))
     if "pos_embed" not in shapes:
         return Layout(0, None, asked or stored)
-    before = int("cls_token" in shapes) + shapes.get("reg_token", (1, 0))[1]
+    before = sum(name in shapes for name in ("cls_token", "dist_token")) + shapes.get("reg_token", (1, 0))[1]
     ways = [before, 0] if before else [0]
     before, grid = grid_of(shapes["pos_embed"][1], ways, over(stored, pixels), over(asked, pixels))
     return Layout(before, grid, (grid[0] * pixels, grid[1] * pixels))
@@ -126,25 +191,35 @@ def _image_size(config: Mapping[str, Any]) -> int | list[int] | None:
     return size or (seen[1:] if seen else None)  # (C, H, W)
 
 
-def pieces(cfg: ModelConfig, shapes: dict[str, Shape], before: int, grid: Grid | None) -> list[Piece]:
-    """All of a model's; with no `shapes`, those that timm would save."""
+def pieces(cfg: ModelConfig, weights: Weights | None, before: int, grid: Grid | None) -> list[Piece]:
+    """All of a model's; with no `weights`, those that timm would save."""
+    shapes = weights.shapes if weights else {}
     d, table = cfg.width, "pos_embed" if cfg.posemb == "learned" else None
-    found = torch_patches("stem/proj", "patch_embed.proj", cfg.patch_size, cfg.channels, d)
+    found = torch_patches("stem/proj", "patch_embed.proj", cfg.patch_size, cfg.channels, d, not cfg.embed_norm)
     class_token = "cls_token" in shapes if shapes else cfg.pool == "token"
-    registers = cfg.registers + (cfg.pool == "token") - class_token
-    tokens = {"cls_token": int(class_token), "reg_token": registers}
+    second = "dist_token" in shapes if shapes else cfg.distill_token
+    registers = prefix_tokens(cfg) - class_token - second
+    tokens = {"cls_token": int(class_token), "dist_token": int(second), "reg_token": registers}
     if any(tokens.values()):
         found.append(prefix({k: n for k, n in tokens.items() if n}, table, before, grid, d))
-    if table:
+    if table and grid is not None:
         found.append(positions_table(table, before, grid, d))
+    if cfg.embed_norm:
+        found += norm("embed_norm", "norm_pre", d, _NORM)
     qkv_bias = _has_qkv_bias(shapes) if shapes else cfg.qkv_bias
     proj_bias = not shapes or first_shape(r"blocks\..*\.(attn\.proj|mlp\.fc1|mlp\.fc2)\.bias", shapes) is not None
     for i in range(cfg.depth):
         found += _block(cfg, f"block_{i:02d}", f"blocks.{i}", qkv_bias, proj_bias)
+        found += _mlp(
+            cfg, f"block_{i:02d}/mlp", f"blocks.{i}.mlp", proj_bias, "blocks.0.mlp.fc1_g.weight" not in shapes
+        )
     found += norm(*(("head/norm", "fc_norm") if cfg.norm_after_pool else ("norm", "norm")), d, _NORM)
     if cfg.pool == "map":
         found += _attention_pool(cfg)
-    return found + torch_dense("head/logits", "head", (d,), (cfg.num_classes,))
+    found += torch_dense("head/logits", "head", (d,), (cfg.num_classes,))
+    if cfg.distill_token:
+        found += torch_dense("head/logits_distill", "head_dist", (d,), (cfg.num_classes,))
+    return found
 
 
 def _block(cfg: ModelConfig, ours: str, theirs: str, qkv_bias: bool, proj_bias: bool) -> list[Piece]:
@@ -157,11 +232,21 @@ def _block(cfg: ModelConfig, ours: str, theirs: str, qkv_bias: bool, proj_bias: 
             found += norm(f"{ours}/attention/{kind}_norm", f"{theirs}.attn.{kind}_norm", cfg.head_dim, _NORM)
     found += torch_dense(f"{ours}/attention/out", f"{theirs}.attn.proj", (inner,), (d,), proj_bias)
     found += norm(f"{ours}/norm_1", f"{theirs}.norm2", d, _NORM)
-    found += torch_dense(f"{ours}/mlp/dense_0", f"{theirs}.mlp.fc1", (d,), (cfg.mlp_dim,), proj_bias)
-    found += torch_dense(f"{ours}/mlp/dense_1", f"{theirs}.mlp.fc2", (cfg.mlp_dim,), (d,), proj_bias)
     if cfg.layer_scale is not None:
         found += [same(f"{ours}/scale_{i}", f"{theirs}.ls{i + 1}.gamma", (d,)) for i in range(2)]
     return found
+
+
+def _mlp(cfg: ModelConfig, ours: str, theirs: str, bias: bool, packed: bool) -> list[Piece]:
+    """timm's Mlp, or its SwiGLU, whose two first layers are one, SwiGLUPacked, or two."""
+    d, hidden = cfg.width, (cfg.mlp_dim,)
+    second = torch_dense(f"{ours}/dense_1", f"{theirs}.fc2", hidden, (d,), bias)
+    if not cfg.gated_mlp:
+        return torch_dense(f"{ours}/dense_0", f"{theirs}.fc1", (d,), hidden, bias) + second
+    if packed:
+        return torch_dense_rows(ours, ("gate", "dense_0"), f"{theirs}.fc1", d, cfg.mlp_dim) + second
+    gate = torch_dense(f"{ours}/gate", f"{theirs}.fc1_g", (d,), hidden, bias)
+    return gate + torch_dense(f"{ours}/dense_0", f"{theirs}.fc1_x", (d,), hidden, bias) + second
 
 
 def _attention_pool(cfg: ModelConfig) -> list[Piece]:
@@ -185,4 +270,7 @@ def normalisation(weights: Weights) -> Normalisation | None:
     return normalisation_of(weights.config.get("pretrained_cfg"), "mean", "std", TO_ONE)
 
 
-SOURCE = Source("timm", recognises, fields, layout, pieces, bicubic_antialiased, nothing, normalisation)
+SOURCE = Source(
+    *("timm", recognises, fields, layout, pieces),
+    *(lambda weights: bicubic_antialiased, nothing, normalisation),
+)

@@ -1,0 +1,144 @@
+"""What transformers' vision models call their parts in files, and what is the same for all models of a family.
+
+A part's name is looked up with and without the model's own in front ("vit.", "vision_model."). Some files have the
+names that version 5 has in memory; where there are several ways, the first is that of saved files.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from vit_jax.pretrained.files import Shape
+from vit_jax.pretrained.positions import Resize, bicubic, bicubic_antialiased, bilinear
+from vit_jax.pretrained.source import TO_ONE, Normalisation, first_shape
+
+_IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_OPENAI = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+Names = Mapping[str, tuple[str, ...]]  # of parts; {i} is the layer's number
+
+
+class Family(NamedTuple):
+    model: str  # what names begin with in a model of which this one is a part
+    names: Names
+    defaults: Mapping[str, object]  # of config.json, which leaves out what is as transformers has it
+    pool: str
+    resize: Resize
+    normalisation: Normalisation  # where no file says it
+
+
+def _of_layers(at: str, **names: str) -> dict[str, tuple[str, ...]]:
+    return {part: (f"{at}.{{i}}.{name}",) for part, name in names.items()}
+
+
+def _joined(*ways: Names) -> Names:
+    """Several ways to name the same parts."""
+    parts = dict.fromkeys(part for way in ways for part in way)
+    return {part: tuple(name for way in ways for name in way.get(part, ())) for part in parts}
+
+
+_EMBEDDINGS: Names = {
+    "token": ("embeddings.cls_token",),
+    "distillation": ("embeddings.distillation_token",),
+    "registers": ("embeddings.register_tokens",),
+    "patches": ("embeddings.patch_embeddings.projection",),
+    "positions": ("embeddings.position_embeddings",),
+    "norm": ("layernorm",),
+    "logits": ("classifier", "cls_classifier"),
+    "logits_distill": ("distillation_classifier",),
+}
+_SAVED = {
+    **{"q": "attention.attention.query", "k": "attention.attention.key", "v": "attention.attention.value"},
+    "o": "attention.output.dense",
+}
+_IN_MEMORY = {kind: f"attention.{kind}_proj" for kind in "qkvo"}
+_MLP = {"fc1": "mlp.fc1", "fc2": "mlp.fc2"}
+_GATED = {"gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
+_NORMS = {"norm1": "layernorm_before", "norm2": "layernorm_after"}
+_SCALED = {"norm1": "norm1", "norm2": "norm2", "scale1": "layer_scale1.lambda1", "scale2": "layer_scale2.lambda1"}
+
+_VIT = _joined(
+    _EMBEDDINGS,
+    _of_layers("encoder.layer", **_NORMS, **_SAVED, fc1="intermediate.dense", fc2="output.dense"),
+    _of_layers("layers", **_NORMS, **_IN_MEMORY, **_MLP),
+)
+_DINOV2 = _joined(
+    _EMBEDDINGS,
+    _of_layers("encoder.layer", **_SCALED, **_SAVED, **_MLP, gate_up="mlp.weights_in", down="mlp.weights_out"),
+    _of_layers("encoder.layer", **_IN_MEMORY, **_GATED),
+)
+_DINOV3 = _joined(
+    {**_EMBEDDINGS, "patches": ("embeddings.patch_embeddings",), "norm": ("norm",)},
+    _of_layers("layer", **_SCALED, **_IN_MEMORY, **_GATED, fc1="mlp.up_proj", fc2="mlp.down_proj"),
+)
+_TOWER = _joined(
+    {
+        "token": ("embeddings.class_embedding",),
+        "patches": ("embeddings.patch_embedding",),
+        "positions": ("embeddings.position_embedding.weight",),
+        "embed_norm": ("pre_layrnorm",),
+        "norm": ("post_layernorm",),
+        "pool": ("head",),
+        "logits": ("classifier", "visual_projection"),
+    },
+    _of_layers(
+        "encoder.layers",
+        **{"norm1": "layer_norm1", "norm2": "layer_norm2", "o": "self_attn.out_proj"},
+        **{kind: f"self_attn.{kind}_proj" for kind in "qkv"},
+        **_MLP,
+    ),
+)
+
+_BASE = {"num_attention_heads": 12, "hidden_act": "gelu", "layer_norm_eps": 1e-6, "patch_size": 16, "image_size": 224}
+_SIGLIP = Family("vision_model.", _TOWER, {**_BASE, "hidden_act": "gelu_pytorch_tanh"}, "map", bicubic, TO_ONE)
+_CLIP = Family(
+    "vision_model.",
+    _TOWER,
+    {**_BASE, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "patch_size": 32},
+    *("token", bicubic, _OPENAI),
+)
+_VIT_FAMILY = Family("vit.", _VIT, {**_BASE, "layer_norm_eps": 1e-12}, "token", bicubic, TO_ONE)
+_DINOV2_FAMILY = Family("dinov2.", _DINOV2, {**_BASE, "patch_size": 14}, "token", bicubic, _IMAGENET)
+
+# By config.json's model_type; one with a text model beside it has its vision_config's.
+FAMILIES: dict[str, Family] = {
+    "vit": _VIT_FAMILY,
+    "vit_msn": _VIT_FAMILY._replace(defaults=_BASE, normalisation=_IMAGENET),
+    "vit_mae": _VIT_FAMILY._replace(normalisation=_IMAGENET),
+    "deit": _VIT_FAMILY._replace(model="deit.", normalisation=_IMAGENET),
+    "dinov2": _DINOV2_FAMILY,
+    "dinov2_with_registers": _DINOV2_FAMILY._replace(model="dinov2_with_registers.", resize=bicubic_antialiased),
+    "dinov3_vit": Family(
+        *("model.", _DINOV3, {**_BASE, "layer_norm_eps": 1e-5}, "token", bicubic, _IMAGENET),
+    ),
+    "siglip": _SIGLIP,
+    "siglip_vision_model": _SIGLIP,
+    "siglip2": _SIGLIP._replace(resize=bilinear),
+    "siglip2_vision_model": _SIGLIP._replace(resize=bilinear),
+    "clip": _CLIP,
+    "clip_vision_model": _CLIP,
+}
+
+
+def name_of(family: Family, shapes: Mapping[str, Shape], part: str, i: int = 0) -> str:
+    """The name of a part of layer i, without ".weight"; where the file has none, that which it should have."""
+    names = [name.format(i=i) for name in family.names[part]]
+    prefixes = (family.model, "")
+    for full in (f"{prefix}{name}" for name in names for prefix in prefixes):
+        if full in shapes or any(f"{full}.{kind}" in shapes for kind in ("weight", "bias")):
+            return full
+    of_classifier = part.startswith("logits")
+    alone = bool(shapes) and not any(name.startswith(family.model) for name in shapes)
+    return f"{'' if of_classifier or alone else family.model}{names[0]}"
+
+
+def has(family: Family, shapes: Mapping[str, Shape], part: str) -> bool:
+    """Whether a file has a part that not all models of a family have, in any layer."""
+    return first_of(family, shapes, part) is not None
+
+
+def first_of(family: Family, shapes: Mapping[str, Shape], part: str, kind: str = "") -> Shape | None:
+    """The shape of a part's weight or bias in the first layer that has it, or of a part that is one array."""
+    ways = "|".join(re.escape(name).replace(r"\{i\}", r"\d+") for name in family.names.get(part, ()))
+    ends = rf"\.{kind}" if kind else r"(?:\.weight|\.bias|\.probe)?"
+    return first_shape(rf"(?:{re.escape(family.model)})?(?:{ways}){ends}", shapes) if ways else None
