@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -64,6 +65,14 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(f"a test tried to reach {address}")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says to what weights of other projects were compared: with a library itself, or as recorded alone."""
+    reports = terminalreporter.getreports("passed")
+    found = Counter(value for r in reports for key, value in r.user_properties if key == "weights compared")
+    for with_what, count in sorted(found.items()):
+        terminalreporter.write_line(f"Weights compared with {with_what}: {count} models")
 
 
 @pytest.fixture(scope="session")

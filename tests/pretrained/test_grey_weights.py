@@ -67,6 +67,14 @@ def test_so_does_a_stem_of_convolutions(tmp_path):
     np.testing.assert_allclose(logits(module, params, wide), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("keys", [{}, {"stem": StemConfig(kind="conv", widths=(8,), strides=(2,))}])
+def test_weights_for_grey_images_take_the_mean_of_the_colours(keys, tmp_path, capsys):
+    folder = export(tmp_path / "export", channels=1, **keys)
+    found = logits(*pretrained.load(folder, channels=3), np.repeat(GREY, 3, axis=-1))
+    assert "The first kernel is spread over the colours, for RGB images." in capsys.readouterr().out
+    np.testing.assert_allclose(found, logits(*pretrained.load(folder), GREY), atol=1e-5)
+
+
 def test_grey_weights_come_back_as_they_are(tmp_path):
     module, params = pretrained.load(export(tmp_path / "export", channels=1), image_size=32, image_width=48)
     assert (module.cfg.channels, module.cfg.image_width) == (1, 48)
@@ -76,7 +84,7 @@ def test_grey_weights_come_back_as_they_are(tmp_path):
 @pytest.mark.parametrize(
     ("keys", "channels", "message"),
     [
-        ({"channels": 1}, 3, "these weights are for grey images; set channels=1"),
+        ({"channels": 1, "stem": StemConfig(kind="resnet", widths=(32,)), "patch_size": 1}, 3, "leave channels=1"),
         ({"stem": StemConfig(kind="conv", widths=(8,), whiten=2)}, 1, "begin with a whitening layer, can't become"),
         (
             {"stem": StemConfig(kind="resnet", widths=(32,)), "patch_size": 1},
@@ -110,12 +118,14 @@ def test_training_starts_grey_with_the_average_normalisation(tmp_path, capsys):
     np.testing.assert_allclose(params["stem"]["proj"]["kernel"], colours.reshape(-1, 3, colours.shape[1]).sum(axis=1))
 
 
-def test_the_model_follows_grey_weights_unless_the_config_says_colours(tmp_path):
+def test_the_model_follows_grey_weights_unless_the_config_says_colours(tmp_path, capsys):
     folder = export(tmp_path / "export", channels=1)
     config = start(folder)
     assert config.model.channels == 1 and config.augment.mean == (0.5,)
-    with pytest.raises(UserError, match="for grey images; set channels=1"):
-        check_start(start(folder, channels=3))
+    colours = start(folder, channels=3)
+    assert colours.augment.mean == (0.5,) * 3
+    check_start(colours)
+    assert "Images of 32 x 32 pixels" in capsys.readouterr().out
 
 
 def test_positions_of_squares_start_a_rectangle(capsys):

@@ -22,6 +22,7 @@ Shape = tuple[int, ...]
 
 _BOMB_BYTES, _BOMB_RATIO = 2**28, 4  # weights hardly compress: what grows more than that is no weights
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".tar")
+_COUNTS = (".position_ids", ".relative_position_index", ".num_batches_tracked")  # integers beside weights
 _FLOATS = ("F16", "BF16", "F32", "F64")
 
 
@@ -107,7 +108,7 @@ def _open_safetensors(path: Path, config: dict[str, Any]) -> Weights:
     with _reading(path), safetensors.safe_open(path, framework="numpy") as file:
         for name in file.keys():  # noqa: SIM118 (not a mapping)
             view = file.get_slice(name)
-            if view.get_dtype() not in _FLOATS:
+            if view.get_dtype() not in _FLOATS and not name.endswith(_COUNTS):
                 raise UserError(f"{path}: {name} is of type {view.get_dtype()}; weights are {', '.join(_FLOATS)}")
             shapes[name] = tuple(view.get_shape())
         metadata = file.metadata() or {}

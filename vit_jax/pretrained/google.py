@@ -1,7 +1,8 @@
-"""Weights of google-research/vision_transformer: ViT and its hybrids, MLP-Mixer, as .npz.
+"""Weights of google-research/vision_transformer and big_vision: ViT and its hybrids, MLP-Mixer, as .npz.
 
 The released files have the names of a library before Flax linen, a newly saved one has linen's; in the former, group
-norms are (1, 1, 1, C). GELU by tanh, epsilon 1e-6; the class token has a position, too.
+norms are (1, 1, 1, C). GELU by tanh, epsilon 1e-6. In vision_transformer the class token has a position, too; in
+big_vision, where it comes after them, it has none, and pooling may be by attention.
 """
 
 import math
@@ -31,6 +32,10 @@ from vit_jax.pretrained.source import (
 )
 
 _NORM = ("/scale", "/bias")
+_TABLES = (
+    "Transformer/posembed_input/pos_embedding",  # vision_transformer's; big_vision's, older and newer:
+    *("Transformer/pos_embedding", "pos_embedding"),
+)
 
 
 def recognises(weights: Weights) -> bool:
@@ -49,7 +54,7 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
         "channels": channels_of(shapes.get("conv_root/kernel", embedding), 2),
         "width": width,
         "depth": blocks,
-        "pool": "token" if "cls" in shapes else "mean",
+        "pool": "token" if "cls" in shapes else "map" if "MAPHead_0/probe" in shapes else "mean",
         "posemb": "learned",
         "activation": "gelu_tanh",
         "norm_eps": 1e-6,
@@ -97,12 +102,14 @@ def _count(pattern: str, shapes: dict[str, Shape], first: int = 0) -> int:
 def layout(weights: Weights, model: Mapping[str, Any], given: Mapping[str, Any]) -> Layout:
     """Grids are square unless the size that they are for is given."""
     shapes, pixels = weights.shapes, pixels_of_a_patch(model)
-    table = "Transformer/posembed_input/pos_embedding"
+    table, asked = _table(shapes), pair(given.get("image_size"))
+    if model["posemb"] == "sincos2d":  # big_vision's fixed positions, said by hand
+        return Layout(0, None, pair(given.get("stored_image_size")) or asked)
     stored = pair(given.get("stored_image_size"))
     if table in shapes:
-        before, grid = grid_of(
-            shapes[table][1], [int("cls" in shapes)], over(stored, pixels), over(pair(given.get("image_size")), pixels)
-        )
+        token = int("cls" in shapes)
+        ways = [token] if table == _TABLES[0] else sorted({0, token})
+        before, grid = grid_of(shapes[table][1], ways, over(stored, pixels), over(asked, pixels))
         return Layout(before, grid, (grid[0] * pixels, grid[1] * pixels))
     if model.get("token_mlp_dim") is None:  # a table that is missing is told with all else that is
         size = stored or pair(given.get("image_size"))
@@ -113,6 +120,11 @@ def layout(weights: Weights, model: Mapping[str, Any], given: Mapping[str, Any])
         _, (height, width) = grid_of(tokens, [0], None, None)
         size = height * pixels, width * pixels
     return Layout(0, None, size)
+
+
+def _table(shapes: Mapping[str, Shape]) -> str:
+    """The name of the learned positions; where there are none, that which they should have."""
+    return next((name for name in _TABLES if name in shapes), _TABLES[0])
 
 
 def pieces(cfg: ModelConfig, weights: Weights, before: int, grid: Grid | None) -> list[Piece]:
@@ -126,7 +138,7 @@ def pieces(cfg: ModelConfig, weights: Weights, before: int, grid: Grid | None) -
         *(_resnet_pieces(cfg, shapes) if cfg.stem.kind == "resnet" else []),
         *_patches(stem, "embedding", cfg, channels),
     ]
-    table = "Transformer/posembed_input/pos_embedding" if cfg.posemb == "learned" else None
+    table = _table(shapes) if cfg.posemb == "learned" else None
     if cfg.pool == "token":
         found.append(prefix({"cls": 1}, table, before, grid, cfg.width))
     if table:
@@ -136,6 +148,8 @@ def pieces(cfg: ModelConfig, weights: Weights, before: int, grid: Grid | None) -
         found += _block(f"block_{i:02d}", f"Transformer/encoderblock_{i}", cfg, released)
     found += norm("norm", "Transformer/encoder_norm", cfg.width, _NORM)
     width = cfg.width
+    if cfg.pool == "map":
+        found += _attention_pool(cfg)
     if cfg.representation_dim is not None:
         found += _dense("head/representation", "pre_logits", (width,), (cfg.representation_dim,))
         width = cfg.representation_dim
@@ -187,6 +201,28 @@ def _block(ours: str, theirs: str, cfg: ModelConfig, released: bool) -> list[Pie
     ]
 
 
+def _attention_pool(cfg: ModelConfig) -> list[Piece]:
+    d, k, e, ours = cfg.width, cfg.heads, cfg.head_dim, "head/pool"
+    at, kinds = "MAPHead_0/MultiHeadDotProductAttention_0", ("key", "value")
+
+    def split(part: str, axis: int) -> Any:
+        return lambda x: {f"{at}/{kind}/{part}": x.take(i, axis) for i, kind in enumerate(kinds)}
+
+    kernels = {f"{at}/{kind}/kernel": (d, k, e) for kind in kinds}
+    biases = {f"{at}/{kind}/bias": (k, e) for kind in kinds}
+    return [
+        reshaped(f"{ours}/probe", "MAPHead_0/probe", (1, 1, d), (1, d)),
+        *_dense(f"{ours}/query", f"{at}/query", (d,), (k, e)),
+        Piece(f"{ours}/kv/kernel", kernels, lambda *w: np.stack(w, axis=1), split("kernel", 1)),  # (D, 2, K, E)
+        Piece(f"{ours}/kv/bias", biases, lambda *b: np.stack(b), split("bias", 0)),  # (2, K, E)
+        reshaped(f"{ours}/out/kernel", f"{at}/out/kernel", (k, e, d), (k * e, d)),
+        same(f"{ours}/out/bias", f"{at}/out/bias", (d,)),
+        *norm(f"{ours}/norm", "MAPHead_0/LayerNorm_0", d, _NORM),
+        *_dense(f"{ours}/mlp/dense_0", "MAPHead_0/MlpBlock_0/Dense_0", (d,), (cfg.mlp_dim,)),
+        *_dense(f"{ours}/mlp/dense_1", "MAPHead_0/MlpBlock_0/Dense_1", (cfg.mlp_dim,), (d,)),
+    ]
+
+
 def _resnet_pieces(cfg: ModelConfig, shapes: dict[str, Shape]) -> list[Piece]:
     at, root = "stem/resnet", cfg.stem.widths[0]
     found = [same(f"{at}/root/kernel", "conv_root/kernel", (7, 7, cfg.channels, root))]
@@ -230,7 +266,7 @@ def _mixer_pieces(cfg: ModelConfig) -> list[Piece]:
 
 
 SOURCE = Source(
-    "google-research/vision_transformer",
+    "google-research's vision_transformer and big_vision",
     *(recognises, fields, layout, pieces, lambda weights: bilinear_aligned, nothing),
     normalisation=lambda weights: TO_ONE,
 )

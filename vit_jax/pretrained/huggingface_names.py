@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 from vit_jax.pretrained.files import Shape
 from vit_jax.pretrained.positions import Resize, bicubic, bicubic_antialiased, bilinear
-from vit_jax.pretrained.source import TO_ONE, Normalisation, first_shape
+from vit_jax.pretrained.source import IMAGENET, TO_ONE, Normalisation, first_shape
 
-_IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _OPENAI = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 Names = Mapping[str, tuple[str, ...]]  # of parts; {i} is the layer's number
@@ -98,18 +97,18 @@ _CLIP = Family(
     *("token", bicubic, _OPENAI),
 )
 _VIT_FAMILY = Family("vit.", _VIT, {**_BASE, "layer_norm_eps": 1e-12}, "token", bicubic, TO_ONE)
-_DINOV2_FAMILY = Family("dinov2.", _DINOV2, {**_BASE, "patch_size": 14}, "token", bicubic, _IMAGENET)
+_DINOV2_FAMILY = Family("dinov2.", _DINOV2, {**_BASE, "patch_size": 14}, "token", bicubic, IMAGENET)
 
 # By config.json's model_type; one with a text model beside it has its vision_config's.
 FAMILIES: dict[str, Family] = {
     "vit": _VIT_FAMILY,
-    "vit_msn": _VIT_FAMILY._replace(defaults=_BASE, normalisation=_IMAGENET),
-    "vit_mae": _VIT_FAMILY._replace(normalisation=_IMAGENET),
-    "deit": _VIT_FAMILY._replace(model="deit.", normalisation=_IMAGENET),
+    "vit_msn": _VIT_FAMILY._replace(defaults=_BASE, normalisation=IMAGENET),
+    "vit_mae": _VIT_FAMILY._replace(normalisation=IMAGENET),
+    "deit": _VIT_FAMILY._replace(model="deit.", normalisation=IMAGENET),
     "dinov2": _DINOV2_FAMILY,
     "dinov2_with_registers": _DINOV2_FAMILY._replace(model="dinov2_with_registers.", resize=bicubic_antialiased),
     "dinov3_vit": Family(
-        *("model.", _DINOV3, {**_BASE, "layer_norm_eps": 1e-5}, "token", bicubic, _IMAGENET),
+        *("model.", _DINOV3, {**_BASE, "layer_norm_eps": 1e-5}, "token", bicubic, IMAGENET),
     ),
     "siglip": _SIGLIP,
     "siglip_vision_model": _SIGLIP,

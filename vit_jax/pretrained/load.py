@@ -13,9 +13,9 @@ from vit_jax.errors import UserError
 from vit_jax.models import VisionTransformer, create, resolve
 from vit_jax.models.backend import target_at_hand
 from vit_jax.models.stems import grid_shape
-from vit_jax.pretrained import google, huggingface, own, timm
+from vit_jax.pretrained import google, huggingface, own, timm, torchvision, views
 from vit_jax.pretrained.files import Weights, open_weights
-from vit_jax.pretrained.pieces import Piece, check, convert, summed_over_colours
+from vit_jax.pretrained.pieces import Piece, check, convert, spread_over_colours, summed_over_colours
 from vit_jax.pretrained.positions import Grid, Resize
 from vit_jax.pretrained.source import Layout, Source, not_more_than, pair
 from vit_jax.runs import trained
@@ -24,7 +24,7 @@ from vit_jax.steps.rules import path_of
 from vit_jax.system.disk import expanded
 from vit_jax.system.progress import say
 
-_SOURCES = (own.SOURCE, google.SOURCE, huggingface.SOURCE, timm.SOURCE)
+_SOURCES = (own.SOURCE, google.SOURCE, huggingface.SOURCE, timm.SOURCE, torchvision.SOURCE)
 _LOGITS = ("head/logits/", "head/logits_distill/")
 _SIZES = ("image_size", "image_width", "stored_image_size")  # the first and the last may be height and width
 _FIRST = ("stem/proj/kernel", "stem/conv_0/kernel")  # what takes the pixels
@@ -50,9 +50,9 @@ def load(path: str | Path, **overrides: Any) -> tuple[VisionTransformer, dict[st
     dicts of timm's VisionTransformer (.safetensors, .npz), our own exports and workdirs. Epsilon, GELU and pooling
     follow it. `overrides` are keys of config.model: what a file doesn't tell (timm's `heads`), or what is wanted
     otherwise: `image_size` (a number, or height and width) resizes positions in the source's way, another `num_classes`
-    puts a new head of zeros in the place of the old one, and says so, `channels=1` sums the first kernel over the
-    colours, for grey images. `stored_image_size` tells the size that positions
-    are for where it can't be read off.
+    puts a new head of zeros in the place of the old one, and says so, 0 leaves it out, so that the module gives
+    features; `channels=1` sums the first kernel over the colours, for grey images, `channels=3` spreads one of grey
+    images over them. `stored_image_size` tells the size that positions are for where it can't be read off.
 
     Images (B, H, W, C) come as the source wants them: in [-1, 1] for Google's files. The computation is in float32
     unless `dtype` says otherwise; accelerators round the factors of float32 matmuls unless
@@ -105,14 +105,15 @@ def _by_hand(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _described(weights: Weights, by_hand: dict[str, Any], given: Mapping[str, Any]) -> Described:
-    source = next((source for source in _SOURCES if source.recognises(weights)), None)
-    if source is None:
+    known = views.known_by(weights, lambda view: _source_of(view) is not None)
+    source = None if known is None else _source_of(known)
+    if known is None or source is None:
         names = ", ".join(list(weights.shapes)[:4]) or "no array at all"
         raise UserError(
             f"{weights.path}: the names are of none of the projects that are known "
             f"({', '.join(source.name for source in _SOURCES)}); found {names}"
         )
-    found = source.fields(weights, given)
+    weights, found = known, source.fields(known, given)
     model = found | by_hand
     not_more_than(model["depth"], weights.shapes)
     layout = source.layout(weights, model, given)
@@ -131,6 +132,10 @@ def _described(weights: Weights, by_hand: dict[str, Any], given: Mapping[str, An
     drops = found.get("representation_dim") is not None and model["representation_dim"] is None
     without = ("pre_logits/", "head/representation/") if drops else ()
     return Described(source, weights, model, found.get("num_classes"), found["channels"], without, layout)
+
+
+def _source_of(weights: Weights) -> Source | None:
+    return next((source for source in _SOURCES if source.recognises(weights)), None)
 
 
 def _open(path: Path) -> Weights:
@@ -155,7 +160,8 @@ def fitting(module: VisionTransformer, described: Described) -> list[Piece]:
     pieces, wanted, replaced = source.pieces(stored, weights, before, grid), own.paths(module), set()
     if stored != cfg:
         _check_summable(weights.path, cfg)
-        pieces = [summed_over_colours(piece) if piece.ours in _FIRST else piece for piece in pieces]
+        change = summed_over_colours if cfg.channels == 1 else spread_over_colours
+        pieces = [change(piece) if piece.ours in _FIRST else piece for piece in pieces]
     if _has_new_head(cfg, described):
         replaced = {name for piece in pieces if piece.ours.startswith(_LOGITS) for name in piece.theirs}
         pieces = [piece for piece in pieces if not piece.ours.startswith(_LOGITS)]
@@ -168,12 +174,12 @@ def fitting(module: VisionTransformer, described: Described) -> list[Piece]:
 
 def _check_summable(path: Path, cfg: ModelConfig) -> None:
     """Raises UserError where weights for another number of channels than the model's can't become its own."""
-    if cfg.channels != 1:
-        raise UserError(f"{path}: these weights are for grey images; set channels=1 (--config.model.channels=1)")
     if cfg.stem.kind == "resnet" or cfg.stem.whiten:
         layer = "a ResNet, whose kernels are standardised" if cfg.stem.kind == "resnet" else "a whitening layer"
+        kind, other = ("grey images", "colours") if cfg.channels == 3 else ("colours", "grey images")
         raise UserError(
-            f"{path}: weights for colours that begin with {layer}, can't become those for grey images; leave channels=3"
+            f"{path}: weights for {kind} that begin with {layer}, can't become those for {other}; "
+            f"leave channels={4 - cfg.channels}"
         )
 
 
@@ -186,7 +192,8 @@ def params_for(module: VisionTransformer, described: Described) -> dict[str, Any
     pieces, shapes, cfg = fitting(module, described), own.paths(module), module.cfg
     flat = convert(described.weights, pieces)
     if described.stored_channels != cfg.channels:
-        say("The first kernel is summed over the colours, for grey images.")
+        what = "summed over the colours, for grey" if cfg.channels == 1 else "spread over the colours, for RGB"
+        say(f"The first kernel is {what} images.")
     if (grid := described.layout.grid) is not None and "posemb" in flat:
         flat["posemb"] = _resized(flat["posemb"], grid, grid_shape(cfg), described.source.resize(described.weights))
     if _has_new_head(cfg, described):

@@ -130,6 +130,21 @@ def summed_over_colours(kernel: Piece) -> Piece:
     return kernel._replace(into=into)
 
 
+def spread_over_colours(kernel: Piece) -> Piece:
+    """The reverse: for three channels, from one for grey images, a third of it each.
+
+    The colours' mean then gives what it gives the other as a grey image, normalised alike.
+    """
+
+    def into(*arrays: np.ndarray) -> np.ndarray:
+        grey = kernel.into(*arrays)  # (P*P, D) of linear patches, (P, P, 1, D) of a convolution
+        if grey.ndim == 2:
+            return np.repeat(grey / 3, 3, axis=0)
+        return np.repeat(grey / 3, 3, axis=-2)
+
+    return kernel._replace(into=into)
+
+
 def positions_table(theirs: str, before: int, grid: Grid, width: int, leading: bool = True) -> Piece:
     """Learned positions (1, before + N, D) there, of which ours (N, D) are those of patches.
 

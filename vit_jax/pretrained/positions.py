@@ -49,9 +49,19 @@ def bilinear_aligned(table: np.ndarray, grid: Grid) -> np.ndarray:
 
 def bicubic(table: np.ndarray, grid: Grid) -> np.ndarray:
     """Hugging Face's way: PyTorch's bicubic interpolation (Keys 1981, a = -0.75), borders repeated, no antialiasing."""
+    return _cubic(table, grid, lambda size, old: (np.arange(size) + 0.5) * (old / size) - 0.5)
+
+
+def bicubic_aligned(table: np.ndarray, grid: Grid) -> np.ndarray:
+    """torchvision's way: the same with the corners where they are (align_corners=True)."""
+    return _cubic(table, grid, lambda size, old: np.arange(size) * ((old - 1) / max(size - 1, 1)))
+
+
+def _cubic(table: np.ndarray, grid: Grid, places_of: Callable[[int, int], np.ndarray]) -> np.ndarray:
+    """Cubic convolution along both axes; `places_of` a new size and an old one, in units of the old table."""
     for axis, size in enumerate(grid):
         old = table.shape[axis]
-        places = (np.arange(size) + 0.5) * (old / size) - 0.5
+        places = places_of(size, old)
         first = np.floor(places).astype(int)
         weights = np.zeros((size, old))
         for tap in range(-1, 3):

@@ -27,12 +27,18 @@ class Normalisation(NamedTuple):
     std: tuple[float, ...]
 
     def of(self, channels: int) -> "Normalisation":
-        """For images of so many channels: a grey one is normalised with the average over the colours."""
+        """For images of so many channels: a grey one is normalised with the average over the colours.
+
+        Those of weights for grey images are every colour's.
+        """
         if channels == 1 and len(self.mean) == len(self.std) == 3:
             return Normalisation((sum(self.mean) / 3,), (sum(self.std) / 3,))
+        if channels == 3 and len(self.mean) == len(self.std) == 1:
+            return Normalisation(self.mean * 3, self.std * 3)
         return self
 
 
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 TO_ONE = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # to [-1, 1]
 
 

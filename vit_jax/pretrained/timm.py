@@ -6,8 +6,10 @@ GELU exact.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 
 from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
@@ -38,8 +40,8 @@ from vit_jax.pretrained.source import (
     pair,
     pixels_of_a_patch,
 )
+from vit_jax.pretrained.timm_names import EPSILONS, EVA, HEADS, NAMED_ACTIVATIONS, by_name, refuse_unknown
 
-T = TypeVar("T")
 _NORM = (".weight", ".bias")
 _POOLS = {"token": "token", "avg": "mean", "map": "map"}
 ACTIVATIONS = {
@@ -50,23 +52,6 @@ ACTIVATIONS = {
     "swish": "silu",
     "relu": "relu",
 }
-# What names of architectures say (timm/models/vision_transformer.py and deit.py, 1.0.31): the first that matches.
-_HEADS = (
-    (r"vit_base_patch16_plus", 14),
-    (r"vit_base_patch16_gap_224|(vit|deit3?)_(large|huge|giantopt|gigantic|so400m|intern300m)_", 16),
-    (r"vit_giant_patch14_(reg\d_)?(dinov2|tipsv2)", 24),
-    (r"vit_giant_|eva_", 16),
-    *((rf"(vit|deit3?|flexivit)_{size}_", n) for size, n in {"tiny": 3, "small": 6, "base": 12, "large": 16}.items()),
-    *((rf"(vit|deit3?)_{size}_", n) for size, n in {"medium": 8, "mediumd": 8, "betwixt": 10, "xsmall": 4}.items()),
-    *((rf"vit_{size}_", n) for size, n in {"so150m": 14, "so150m2": 13, "d?little": 5, "d?wee": 4}.items()),
-)
-_ACTIVATIONS = (
-    (r".*quickgelu", "quick_gelu"),
-    (r"vit_(base_patch32|giantopt_patch16|so400m_patch16)_siglip|vit_large_patch16_siglip_(gap_)?512", "gelu_tanh"),
-    (r"vit_giant_patch14_(reg\d_)?(dinov2|tipsv2)", "silu"),
-    (r".+", "gelu"),
-)
-_EPSILONS = ((r".*_clip_", 1e-5), (r".+", 1e-6))
 # Arguments of its class that make no other model than what the arrays and the other arguments say.
 _ARGS = {
     *("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "num_classes", "class_token"),
@@ -75,16 +60,6 @@ _ARGS = {
     *("pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate", "in_chans"),
     "pre_norm",
 }
-# What timm's classes have and models here don't, by the names of arrays.
-_UNKNOWN = (
-    (r"patch_embed\.backbone\..*", "a convolutional network before the patches (a hybrid)"),
-    (r"patch_embed\.norm\..*", "a norm of the patches"),
-    (r".*\.(relative_position_bias_table|rel_pos_[hw])", "relative positions in attention"),
-    (r"blocks\.\d+\.(attn|mlp)\.norm\..*", "norms within attention or MLPs"),
-    (r"blocks\.\d+\.(gamma_1|attn\.q_proj\.weight|attn\.q_bias)", "blocks of timm's Eva or Beit"),
-    (r"blocks\.\d+\.(in_proj|attns|ls1\.\d+|attn_out_proj)\..*", "attention and MLP side by side in a block"),
-    (r"attn_pool\.(in_proj|norm_x)\..*", "another attention pooling"),
-)
 
 
 def recognises(weights: Weights) -> bool:
@@ -95,18 +70,19 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a ModelConfig that the arrays' shapes, config.json and the pooling that is `given` say."""
     shapes, config = weights.shapes, weights.config
     args, name = config.get("model_args") or {}, str(config.get("architecture", ""))
-    _refuse_unknown(shapes)
+    refuse_unknown(shapes)
     if other := sorted(args.keys() - _ARGS) or ([name] if "rpn" in name else []):
         raise UserError(f"config.json says {', '.join(other)}: that makes a model of timm's that isn't known here")
     patch = shapes.get("patch_embed.proj.weight", (1,))
     width = patch[0]
+    is_eva = first_shape(EVA, shapes) is not None
     pooled = "map" if any(n.startswith("attn_pool.") for n in shapes) else None
     pooling = args.get("global_pool", config.get("global_pool", pooled))
     if pooling not in (None, *_POOLS):
         raise UserError(f"config.json says global_pool={pooling!r}; what there is: {', '.join(_POOLS)}")
     if pooling is None:
         # timm's own default; a norm after pooling comes by default with the mean alone.
-        pooling = "token" if "cls_token" in shapes and "fc_norm.weight" not in shapes else "avg"
+        pooling = "token" if "cls_token" in shapes and "fc_norm.weight" not in shapes and not is_eva else "avg"
     pool = given.get("pool", _POOLS[pooling])
     hidden = first_shape(r"blocks\.\d+\.mlp\.fc1(_x)?\.weight", shapes) or (1,)
     out = first_shape(r"blocks\.\d+\.mlp\.fc2\.weight", shapes)
@@ -125,11 +101,11 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
         "norm_after_pool": "fc_norm.weight" in shapes,
         # A class token that isn't pooled is as good as a register.
         "registers": shapes.get("reg_token", (1, 0))[1] + ("cls_token" in shapes and pool != "token"),
-        "posemb": "learned" if "pos_embed" in shapes else "none",
+        "posemb": "learned" if "pos_embed" in shapes else "rope2d_dinov3" if is_eva else "none",
         "qkv_bias": _has_qkv_bias(shapes),
         "qk_norm": (norm_of_a_head := first_shape(r"blocks\.\d+\.attn\.q_norm\.weight", shapes)) is not None,
         "layer_scale": float(args.get("init_values") or 1e-5)
-        if first_shape(r"blocks\.\d+\.ls1\.gamma", shapes)
+        if first_shape(r"blocks\.\d+\.(ls1\.gamma|gamma_1)", shapes)
         else None,
     }
     if "head.weight" in shapes:
@@ -138,13 +114,13 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
         found["heads"] = width // norm_of_a_head[0]
     elif "num_heads" in args:
         found["heads"] = args["num_heads"]
-    elif heads := _by_name(_HEADS, name):
+    elif heads := by_name(HEADS, name):
         found["heads"] = heads
     # Without a name: what all have that have such parts, or nothing.
-    epsilon = _by_name(_EPSILONS, name) or (None if embed_norm else 1e-6)
+    epsilon = 1e-5 if is_eva else by_name(EPSILONS, name) or (None if embed_norm else 1e-6)
     if epsilon is not None:
         found["norm_eps"] = epsilon
-    act = args.get("act_layer") or _by_name(_ACTIVATIONS, name)
+    act = args.get("act_layer") or by_name(NAMED_ACTIVATIONS, name)
     if act is None and found["gated_mlp"]:
         act = "silu"
     elif act is None and not embed_norm and pool != "map":
@@ -156,31 +132,18 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _by_name(rules: Sequence[tuple[str, T]], architecture: str) -> T | None:
-    return next((value for pattern, value in rules if re.match(pattern, architecture)), None)
-
-
-def _refuse_unknown(shapes: Mapping[str, Shape]) -> None:
-    for pattern, what in _UNKNOWN:
-        if name := next((name for name in shapes if re.fullmatch(pattern, name)), None):
-            raise UserError(f"these weights of timm's have {what} ({name}): there is no such model here")
-    scale, bias = (first_shape(rf"blocks\.\d+\.norm1\.{kind}", shapes) for kind in ("weight", "bias"))
-    if scale is not None and bias is None:
-        raise UserError("these weights of timm's have norms without biases (RMSNorm): there is no such model here")
-
-
 def _has_qkv_bias(shapes: dict[str, Shape]) -> bool:
-    return first_shape(r"blocks\..*\.attn\.qkv\.bias", shapes) is not None
+    return first_shape(r"blocks\..*\.attn\.(qkv\.|q_)bias", shapes) is not None
 
 
 def layout(weights: Weights, model: Mapping[str, Any], given: Mapping[str, Any]) -> Layout:
-    """With `no_embed_class` the table has no rows for class token and registers."""
     shapes, pixels = weights.shapes, pixels_of_a_patch(model)
     asked, stored = pair(given.get("image_size")), pair(given.get("stored_image_size") or _image_size(weights.config))
     if "pos_embed" not in shapes:
         return Layout(0, None, asked or stored)
     before = sum(name in shapes for name in ("cls_token", "dist_token")) + shapes.get("reg_token", (1, 0))[1]
-    ways = [before, 0] if before else [0]
+    # With `no_embed_class` the table has no rows for them; DeiT's distilled models always have.
+    ways = [before] if "dist_token" in shapes or not before else [before, 0]
     before, grid = grid_of(shapes["pos_embed"][1], ways, over(stored, pixels), over(asked, pixels))
     return Layout(before, grid, (grid[0] * pixels, grid[1] * pixels))
 
@@ -209,7 +172,7 @@ def pieces(cfg: ModelConfig, weights: Weights | None, before: int, grid: Grid | 
     qkv_bias = _has_qkv_bias(shapes) if shapes else cfg.qkv_bias
     proj_bias = not shapes or first_shape(r"blocks\..*\.(attn\.proj|mlp\.fc1|mlp\.fc2)\.bias", shapes) is not None
     for i in range(cfg.depth):
-        found += _block(cfg, f"block_{i:02d}", f"blocks.{i}", qkv_bias, proj_bias)
+        found += _block(cfg, f"block_{i:02d}", f"blocks.{i}", shapes, qkv_bias, proj_bias)
         found += _mlp(
             cfg, f"block_{i:02d}/mlp", f"blocks.{i}.mlp", proj_bias, "blocks.0.mlp.fc1_g.weight" not in shapes
         )
@@ -222,10 +185,14 @@ def pieces(cfg: ModelConfig, weights: Weights | None, before: int, grid: Grid | 
     return found
 
 
-def _block(cfg: ModelConfig, ours: str, theirs: str, qkv_bias: bool, proj_bias: bool) -> list[Piece]:
+def _block(
+    cfg: ModelConfig, ours: str, theirs: str, shapes: Mapping[str, Shape], qkv_bias: bool, proj_bias: bool
+) -> list[Piece]:
     d, inner = cfg.width, cfg.heads * cfg.head_dim
     found = norm(f"{ours}/norm_0", f"{theirs}.norm1", d, _NORM)
     qkv = torch_dense(f"{ours}/attention/qkv", f"{theirs}.attn.qkv", (d,), (3, cfg.heads, cfg.head_dim), qkv_bias)
+    if f"{theirs}.attn.q_bias" in shapes:
+        qkv[1] = _biases_without_keys(cfg, f"{ours}/attention/qkv/bias", f"{theirs}.attn")
     found += qkv if cfg.qkv_bias else qkv[:1]
     if cfg.qk_norm:
         for kind in "qk":
@@ -233,8 +200,23 @@ def _block(cfg: ModelConfig, ours: str, theirs: str, qkv_bias: bool, proj_bias: 
     found += torch_dense(f"{ours}/attention/out", f"{theirs}.attn.proj", (inner,), (d,), proj_bias)
     found += norm(f"{ours}/norm_1", f"{theirs}.norm2", d, _NORM)
     if cfg.layer_scale is not None:
-        found += [same(f"{ours}/scale_{i}", f"{theirs}.ls{i + 1}.gamma", (d,)) for i in range(2)]
+        name = "gamma_{}" if f"{theirs}.gamma_1" in shapes else "ls{}.gamma"
+        found += [same(f"{ours}/scale_{i}", f"{theirs}.{name.format(i + 1)}", (d,)) for i in range(2)]
     return found
+
+
+def _biases_without_keys(cfg: ModelConfig, ours: str, theirs: str) -> Piece:
+    """Of queries and values, (K*E,) each: those of keys would change no softmax (Eva)."""
+    shape = cfg.heads, cfg.head_dim
+    names = (f"{theirs}.q_bias", f"{theirs}.v_bias")
+
+    def into(q: np.ndarray, v: np.ndarray) -> np.ndarray:
+        return np.stack([q.reshape(shape), np.zeros(shape, np.float32), v.reshape(shape)])
+
+    def out(x: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(names, (x[0].reshape(-1), x[2].reshape(-1)), strict=True))
+
+    return Piece(ours, {name: (shape[0] * shape[1],) for name in names}, into, out)
 
 
 def _mlp(cfg: ModelConfig, ours: str, theirs: str, bias: bool, packed: bool) -> list[Piece]:

@@ -1,0 +1,118 @@
+"""Weights whose names have something before them, or whose blocks are stacked, and what isn't read, with the reason."""
+
+import importlib.util
+
+import jax
+import numpy as np
+import pytest
+from families import numbers
+from test_pretrained import FOLDER, LOGITS, TOLERANCE, arrays_of, logits_of, saved
+
+from vit_jax import pretrained
+from vit_jax.errors import UserError
+from vit_jax.pretrained.timm_names import EPSILONS, HEADS, NAMED_ACTIVATIONS, by_name
+
+
+@pytest.mark.parametrize("beginning", ["module.", "state_dict_ema.module._orig_mod.", "backbone."])
+def test_what_stands_before_all_names_is_taken_off_and_said(beginning, tmp_path, capsys):
+    arrays = {beginning + name: x for name, x in arrays_of("timm_token").items()}
+    _, params = pretrained.load(saved(tmp_path, arrays), heads=3)
+    assert f"begin with {beginning!r}, which is taken off." in capsys.readouterr().out
+    _, expected = pretrained.load(FOLDER / "timm_token.npz", heads=3)
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
+def test_names_of_which_some_alone_have_it_are_refused(tmp_path):
+    arrays = {("module." if i % 2 else "") + name: x for i, (name, x) in enumerate(arrays_of("timm_token").items())}
+    with pytest.raises(UserError, match="don't fit in .* places; nothing was loaded"):
+        pretrained.load(saved(tmp_path, arrays), heads=3, image_size=32)
+
+
+def test_a_wanted_size_is_never_taken_for_the_stored_one(tmp_path):
+    """Of a file for 32 x 64 pixels: its table of 4 x 8 patches has as many rows as one of 8 x 4."""
+    arrays = arrays_of("timm_token")
+    rows = arrays["pos_embed"][:, :33]
+    path = saved(tmp_path, {**arrays, "pos_embed": rows})
+    for wanted in ({"image_size": (64, 32)}, {"image_size": (32, 64)}, {}):
+        with pytest.raises(UserError, match="stored_image_size"):
+            pretrained.load(path, heads=3, **wanted)
+    pixels = 32 // 8
+    _, params = pretrained.load(path, heads=3, stored_image_size=(4 * pixels, 8 * pixels))
+    np.testing.assert_allclose(params["posemb"], rows[0, 1:])
+
+
+def test_without_classes_the_module_gives_features(tmp_path, capsys):
+    features = logits_of(FOLDER / "timm_token.npz", LOGITS["x"], heads=3, num_classes=0)
+    assert "is left out: the model gives features." in capsys.readouterr().out
+    head = arrays_of("timm_token")
+    np.testing.assert_allclose(
+        features @ head["head.weight"].T + head["head.bias"], LOGITS["timm_token"], atol=TOLERANCE
+    )
+    headless = {name: x for name, x in head.items() if not name.startswith("head.")}
+    path = saved(tmp_path, headless)
+    with pytest.raises(UserError, match="num_classes=10, or 0 for features"):
+        pretrained.load(path, heads=3)
+    np.testing.assert_array_equal(logits_of(path, LOGITS["x"], heads=3, num_classes=0), features)
+
+
+REFUSED = {
+    "patch_embed.backbone.conv.weight": "a convolutional network before the patches",
+    "patch_embed.norm.weight": "a norm of the patches",
+    "blocks.0.attn.rel_pos_h": "relative positions in attention",
+    "blocks.1.attn.rel_pos.mlp.fc1.weight": "relative positions in attention",
+    "blocks.0.mlp.norm.weight": "norms within attention or MLPs",
+    "blocks.0.attns.0.qkv.weight": "attention and MLP side by side",
+    "blocks.0.gamma_1": "blocks of its Eva, Beit or CaiT and learned positions",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_there_is_no_model_for_is_refused_with_the_reason(name, tmp_path):
+    arrays = {**arrays_of("timm_token"), name: np.zeros(16, np.float32)}
+    with pytest.raises(UserError, match=REFUSED[name]):
+        pretrained.load(saved(tmp_path, arrays), heads=3)
+
+
+def test_norms_without_biases_are_refused_with_the_reason(tmp_path):
+    arrays = {name: x for name, x in arrays_of("timm_token").items() if not name.endswith("norm1.bias")}
+    with pytest.raises(UserError, match="RMSNorm"):
+        pretrained.load(saved(tmp_path, arrays), heads=3)
+
+
+@pytest.mark.parametrize("depth", [0, 10**8])
+def test_stacked_blocks_that_can_not_be_are_refused(depth, tmp_path):
+    path = tmp_path / "stacked.npz"
+    np.savez(path, **{"Transformer/encoderblock/LayerNorm_0/scale": np.zeros((depth, 0), np.float32)})
+    with pytest.raises(UserError, match="are of none of the projects that are known"):
+        pretrained.load(path)
+
+
+def test_blocks_of_different_depth_are_refused(tmp_path):
+    names = {"LayerNorm_0/scale": (2, 4), "LayerNorm_0/bias": (3, 4)}
+    arrays = {f"Transformer/encoderblock/{name}": numbers(name, shape) for name, shape in names.items()}
+    with pytest.raises(UserError, match="are of none of the projects"):
+        pretrained.load(saved(tmp_path, arrays))
+
+
+@pytest.mark.slow
+def test_names_of_architectures_say_what_timm_makes_of_them():
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "timm")):
+        pytest.skip("timm or PyTorch isn't installed")
+    import timm
+    import torch
+    from timm.models.vision_transformer import Block, VisionTransformer
+
+    kinds, seen = {"QuickGELU": "quick_gelu", "SiLU": "silu", "GELUTanh": "gelu_tanh", "GELU": "gelu"}, 0
+    for name in timm.list_models(["vit_*", "deit*", "flexivit_*"], exclude_filters=["*_r*_s*", "*resnet*", "*_mci_*"]):
+        if timm.models.model_entrypoint(name).__module__.split(".")[-1] not in ("vision_transformer", "deit"):
+            continue
+        with torch.device("meta"):
+            model = timm.create_model(name)
+        block = model.blocks[0]
+        if not isinstance(model, VisionTransformer) or type(block) is not Block:
+            continue
+        act = kinds[type(block.mlp.act).__name__]
+        found = (by_name(HEADS, name), by_name(NAMED_ACTIVATIONS, name), by_name(EPSILONS, name))
+        assert found == (block.attn.num_heads, act, block.norm1.eps), name
+        seen += 1
+    assert seen > 140

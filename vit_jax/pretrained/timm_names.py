@@ -1,0 +1,67 @@
+"""What names of timm's architectures and arrays say: of what a state dict leaves open, and of what isn't known here."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from vit_jax.errors import UserError
+from vit_jax.pretrained.files import Shape
+from vit_jax.pretrained.source import first_shape
+
+T = TypeVar("T")
+
+# What names of architectures say (timm/models/vision_transformer.py and deit.py, 1.0.31): the first that matches.
+HEADS = (
+    (r"vit_base_patch(16|32)_plus", 14),
+    (r"vit_base_patch16_gap_224", 16),
+    (r"vit_giant_patch14_(reg\d_)?(dinov2|tipsv2)", 24),
+    (r"vit_huge_plus_patch16_dinov3", 20),
+    (r"vit_7b_", 32),
+    *(
+        (rf"(vit|deit3?|flexivit)_(?:{size})(_|$)", heads)
+        for size, heads in (
+            *(("tiny", 3), ("xsmall|d?wee", 4), ("d?little", 5), ("small", 6), ("mediumd?", 8), ("betwixt", 10)),
+            *(("base", 12), ("so150m2", 13), ("so150m", 14)),
+            ("large|huge|giant|giantopt|gigantic|so400m|intern300m", 16),
+        )
+    ),
+)
+NAMED_ACTIVATIONS = (
+    (r".*quickgelu", "quick_gelu"),
+    (r"vit_(base_patch32|giantopt_patch16|so400m_patch16)_siglip|vit_large_patch16_siglip_(gap_)?512", "gelu_tanh"),
+    (r"vit_giant_patch14_(reg\d_)?(dinov2|tipsv2)", "silu"),
+    (r".+", "gelu"),
+)
+EPSILONS = ((r".*_clip_", 1e-5), (r".+", 1e-6))
+
+# Of blocks of timm's Eva: a model with them that has no learned positions is DINOv3's.
+EVA = r"blocks\.\d+\.(gamma_1|attn\.q_bias)"
+# What timm's classes have and models here don't, by the names of arrays.
+_UNKNOWN = (
+    (r"patch_embed\.backbone\..*", "a convolutional network before the patches (a hybrid)"),
+    (r"patch_embed\.norm\..*", "a norm of the patches"),
+    (r".*\.(relative_position_bias_table|rel_pos_[hw]|rel_pos\..*)", "relative positions in attention"),
+    (r"blocks\.\d+\.(attn|mlp)\.norm\..*", "norms within attention or MLPs"),
+    (r"blocks\.\d+\.attn\.q_proj\.weight", "queries, keys and values in layers of their own"),
+    (r"blocks\.\d+\.(in_proj|attns|ls1\.\d+|attn_out_proj)\..*", "attention and MLP side by side in a block"),
+    (r"attn_pool\.(in_proj|norm_x)\..*", "another attention pooling"),
+)
+
+
+def by_name(rules: Sequence[tuple[str, T]], architecture: str) -> T | None:
+    """The value of the first rule that the beginning of a name matches; None for a name that isn't said."""
+    return next((value for pattern, value in rules if re.match(pattern, architecture)), None)
+
+
+def refuse_unknown(shapes: Mapping[str, Shape]) -> None:
+    """Raises UserError, with the reason, for weights of models of timm's that there aren't here."""
+    if "pos_embed" in shapes and first_shape(EVA, shapes):
+        raise UserError(
+            "these weights of timm's have blocks of its Eva, Beit or CaiT and learned positions: of such models "
+            "DINOv3 alone is known here, which has none"
+        )
+    for pattern, what in _UNKNOWN:
+        if name := next((name for name in shapes if re.fullmatch(pattern, name)), None):
+            raise UserError(f"these weights of timm's have {what} ({name}): there is no such model here")
+    if first_shape(r"blocks\.\d+\.norm1\.weight", shapes) and not any(name.endswith("norm1.bias") for name in shapes):
+        raise UserError("these weights of timm's have norms without biases (RMSNorm): there is no such model here")
