@@ -14,7 +14,7 @@ T = TypeVar("T")
 HEADS = (
     (r"vit_base_patch(16|32)_plus", 14),
     (r"vit_base_patch16_gap_224", 16),
-    (r"vit_giant_patch14_(reg\d_)?(dinov2|tipsv2)", 24),
+    (r"vit_giant_patch(14_(reg\d_)?(dinov2|tipsv2)|16_radio)", 24),
     (r"vit_huge_plus_patch16_dinov3", 20),
     (r"vit_7b_", 32),
     *(
