@@ -6,8 +6,8 @@ Expected: depends on the pictures and the weights; not run here on published one
 Budget: 20 epochs: an accelerator, or for a small model and some hundred pictures a CPU
 
 The folder has one folder of images for each class, alone or under train/, val/ and test/. Images are made as large as
-the weights are for and normalised as for those. SGD as in Steiner et al. 2022, "How to train your ViT?", section 3,
-with a batch and a rate an eighth as large: own sets are small. `:probe` after the name trains the classifier alone.
+the weights are for, cut and normalised as for those. SGD as in Steiner et al. 2022, "How to train your ViT?", section
+3, with a batch and a rate an eighth as large: own sets are small. `:probe` after the name trains the classifier alone.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,6 @@ def get_config(variant: str = "") -> ConfigDict:
         raise ValueError(f"there is probe, or nothing after the name; found {variant}")
     config = base_config()
     config.data.name = "image_folder"
-    config.data.crop_pct, config.data.interpolation = 0.9, "bicubic"
     config.augment.crop_scale, config.augment.flip = (0.4, 1.0), True
 
     o = config.optim

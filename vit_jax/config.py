@@ -24,8 +24,9 @@ class DataConfig:
     validation: str | None = None  # None: "validation", or else "train[90%:]"; "": none
     test: str | None = None  # None: "test" where the data set has one; "": none
     image_size: int | None = None  # pixels, height of encoded images once decoded; None: model.image_size
-    crop_pct: float = 1.0  # side of the central crop by the shorter side of the image, where images are encoded
-    interpolation: str = "bilinear"  # of that resizing, with antialiasing: bilinear | bicubic | lanczos
+    # Where images are encoded; None: as the weights of init_from have it, else 1.0 and bilinear.
+    crop_pct: float | None = None  # side of the central crop by the shorter side of the image
+    interpolation: str | None = None  # of that resizing, with antialiasing: bilinear | bicubic | lanczos
     follow_links: bool = False  # image_folder: also links that lead out of `dir`
     pipeline: str = "auto"  # resident: decoded, on the devices | mapped: decoded, on disk | decoded as needed | auto
 

@@ -7,16 +7,19 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from vit_jax import pretrained
 from vit_jax.cli.flags import parse
+from vit_jax.config import Config, DataConfig
 from vit_jax.errors import UserError
 from vit_jax.evaluation import fewshot
 from vit_jax.pretrained.start import check_start, with_model
 from vit_jax.runs import trained
 
 TESTS = Path(__file__).parents[1]
-WEIGHTS = TESTS / "fixtures/pretrained/google_vit_token.npz"
+FOLDER = TESTS / "fixtures/pretrained"
+WEIGHTS = FOLDER / "google_vit_token.npz"
 GOLDEN = TESTS / "golden/0.1.0"  # a run of 16 pixels
 PROBE = ["--config=configs/linear_probe_cifar10.py", "--config.data.name=fake", "--config.log.tensorboard=false"]
 PROBE += ["--config.model.image_size=16", "--config.train.batch_size=64"]
@@ -198,3 +201,34 @@ def test_features_that_separate_the_classes_are_learned_from_one_image_each():
     assert top1 == 1.0
     with pytest.raises(UserError, match="--shots=11: class 'ant' has only 10 images to learn from"):
         fewshot.few_of_each(labels, 11, seed=0, classes=("ant", "bee", "cow", "dog"))
+
+
+PROCESSORS = {
+    "cut": ({"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}, "do_center_crop": True}, 0.8),
+    "stretched": ({"size": {"height": 32, "width": 32}}, 1.0),
+    "one number, as of old": ({"size": 40, "crop_size": 32, "do_center_crop": True}, 0.8),
+    "strange": ({"size": {"shortest_edge": "40"}, "crop_size": [], "do_center_crop": True}, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_images_are_cut_and_resized_as_the_weights_want_them(name, tmp_path):
+    processor, crop_pct = PROCESSORS[name]
+    folder = tmp_path / "hf"
+    shutil.copytree(FOLDER / "hf_vit", folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor | {"resample": 3}))
+    data = with_model(Config(init_from=str(folder)), None).data
+    assert (data.crop_pct, data.interpolation) == (crop_pct, "bicubic")
+    chosen = DataConfig(crop_pct=0.5, interpolation="lanczos")
+    data = with_model(Config(init_from=str(folder), data=chosen), None).data
+    assert (data.crop_pct, data.interpolation) == (0.5, "lanczos")
+
+
+def test_a_timm_folder_says_how_images_are_cut_and_resized(tmp_path):
+    save_file(dict(np.load(FOLDER / "timm_token.npz")), tmp_path / "model.safetensors")
+    seen = {"crop_pct": 0.95, "interpolation": "bilinear", "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    args = {"num_heads": 3, "img_size": 32}
+    (tmp_path / "config.json").write_text(json.dumps({"model_args": args, "pretrained_cfg": seen}))
+    config = with_model(Config(init_from=str(tmp_path)), None)
+    assert (config.data.crop_pct, config.data.interpolation) == (0.95, "bilinear")
+    assert (config.augment.mean, config.augment.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))

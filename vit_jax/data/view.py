@@ -22,4 +22,12 @@ def view_of(data: DataConfig, model: ModelConfig) -> View:
     height, width = image_shape(model)[:2]
     if data.image_size is not None:
         height, width = data.image_size, round(data.image_size * width / height)
-    return View((height, width), model.channels, data.crop_pct, data.interpolation)
+    return View((height, width), model.channels, crop_pct_of(data), interpolation_of(data))
+
+
+def crop_pct_of(data: DataConfig) -> float:
+    return 1.0 if data.crop_pct is None else data.crop_pct
+
+
+def interpolation_of(data: DataConfig) -> str:
+    return data.interpolation or "bilinear"

@@ -16,7 +16,7 @@ from vit_jax.data.encoded import seen
 from vit_jax.data.images import SUFFIXES, converted, passed_over, upright
 from vit_jax.data.sources.names import shown
 from vit_jax.data.sources.walk import SYSTEM_FOLDERS
-from vit_jax.data.view import View
+from vit_jax.data.view import View, interpolation_of
 from vit_jax.errors import UserError
 from vit_jax.evaluation.evaluate import Evaluator
 from vit_jax.evaluation.logits import probabilities
@@ -54,7 +54,7 @@ class Predictor:
         config = dataclasses.replace(model.config, eval=dataclasses.replace(model.config.eval, batch_size=batch_size))
         self.classes, self._params = model.classes, rounded_once(model.params, model.module)
         channels = config.model.channels
-        self._view = View(model.image_size, channels, model.crop_pct, config.data.interpolation)
+        self._view = View(model.image_size, channels, model.crop_pct, interpolation_of(config.data))
         self._evaluator = Evaluator(model.module, config, make_mesh(), self._params, (*model.image_size, channels))
 
     def __call__(self, images: "Picture | Iterable[Picture]") -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from vit_jax.config import ModelConfig
+from vit_jax.data.view import interpolation_of
 from vit_jax.errors import RunError, UserError
 from vit_jax.export import formats
 from vit_jax.export.parity import require_same
@@ -160,7 +161,7 @@ def _size(cfg: ModelConfig) -> int | list[int]:
 def _interpolation(model: Trained) -> str:
     """How images become as large as the model's: where they are stored so, as the data's were; else in the step."""
     stored_so = model.image_size == image_shape(model.module.cfg)[:2]
-    return model.config.data.interpolation if stored_so else "bilinear"
+    return interpolation_of(model.config.data) if stored_so else "bilinear"
 
 
 def _huggingface_configs(model: Trained, cfg: ModelConfig) -> dict[str, Any]:

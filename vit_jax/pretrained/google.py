@@ -268,5 +268,5 @@ def _mixer_pieces(cfg: ModelConfig) -> list[Piece]:
 SOURCE = Source(
     "google-research's vision_transformer and big_vision",
     *(recognises, fields, layout, pieces, lambda weights: bilinear_aligned, nothing),
-    normalisation=lambda weights: TO_ONE,
+    preprocessing=lambda weights: TO_ONE,
 )

@@ -12,7 +12,8 @@ import numpy as np
 from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
 from vit_jax.pretrained.files import Shape, Weights
-from vit_jax.pretrained.huggingface_names import FAMILIES, Family, first_of, has, name_of
+from vit_jax.pretrained.huggingface_images import preprocessing
+from vit_jax.pretrained.huggingface_names import FAMILIES, Family, family_of, first_of, has, name_of
 from vit_jax.pretrained.pieces import (
     Piece,
     norm,
@@ -27,10 +28,8 @@ from vit_jax.pretrained.pieces import (
 from vit_jax.pretrained.positions import Grid, Resize, grid_of
 from vit_jax.pretrained.source import (
     Layout,
-    Normalisation,
     Source,
     channels_of,
-    normalisation_of,
     not_more_than,
     over,
     pair,
@@ -64,30 +63,6 @@ def recognises(weights: Weights) -> bool:
 
 def ignored(name: str) -> bool:
     return bool(_UNUSED.fullmatch(name))
-
-
-def family_of(weights: Weights) -> Family:
-    """As config.json says, else as the names tell; raises UserError for a model that isn't known here."""
-    said = weights.config.get("model_type")
-    if said in list(FAMILIES):
-        return FAMILIES[said]
-    if said is not None:
-        raise UserError(f"config.json says model_type={said!r}; what is read is {', '.join(FAMILIES)}")
-    return FAMILIES[_family_by_names(weights.shapes)]
-
-
-def _family_by_names(shapes: Mapping[str, Shape]) -> str:
-    for family, pattern in (
-        ("clip", r".*embeddings\.class_embedding"),
-        ("siglip", r".*self_attn\.q_proj\.weight"),
-        ("dinov3_vit", r"(model\.)?layer\.\d+\..*"),
-        ("dinov2_with_registers", r".*embeddings\.register_tokens"),
-        ("dinov2", r".*layer_scale1\.lambda1"),
-        ("deit", r".*embeddings\.distillation_token"),
-    ):
-        if any(re.fullmatch(pattern, name) for name in shapes):
-            return family
-    return "vit"
 
 
 def _said(weights: Weights, family: Family) -> dict[str, Any]:
@@ -279,16 +254,8 @@ def _not_written(x: np.ndarray) -> dict[str, np.ndarray]:
     raise NotImplementedError("there is no export of this model for transformers")
 
 
-def normalisation(weights: Weights) -> Normalisation | None:
-    """As preprocessor_config.json says; without one, as the family's published models have it."""
-    said = weights.beside("preprocessor_config.json")
-    if said.get("do_normalize") is False:
-        return Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    return normalisation_of(said, "image_mean", "image_std", family_of(weights).normalisation)
-
-
 def resize(weights: Weights) -> Resize:
     return family_of(weights).resize
 
 
-SOURCE = Source("Hugging Face's ViTs", recognises, fields, layout, pieces, resize, ignored, normalisation)
+SOURCE = Source("Hugging Face's ViTs", recognises, fields, layout, pieces, resize, ignored, preprocessing)

@@ -8,11 +8,14 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from vit_jax.pretrained.files import Shape
+from vit_jax.errors import UserError
+from vit_jax.pretrained.files import Shape, Weights
 from vit_jax.pretrained.positions import Resize, bicubic, bicubic_antialiased, bilinear
-from vit_jax.pretrained.source import IMAGENET, TO_ONE, Normalisation, first_shape
+from vit_jax.pretrained.source import IMAGENET, TO_ONE, Preprocessing, first_shape
 
-_OPENAI = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+_OPENAI = Preprocessing((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), "bicubic", 1.0)
+_IMAGENET = IMAGENET._replace(interpolation="bicubic", crop_pct=224 / 256)
+_STRETCHED = TO_ONE._replace(interpolation="bilinear", crop_pct=1.0)
 
 Names = Mapping[str, tuple[str, ...]]  # of parts; {i} is the layer's number
 
@@ -23,7 +26,7 @@ class Family(NamedTuple):
     defaults: Mapping[str, object]  # of config.json, which leaves out what is as transformers has it
     pool: str
     resize: Resize
-    normalisation: Normalisation  # where no file says it
+    preprocessing: Preprocessing  # where no file says it
 
 
 def _of_layers(at: str, **names: str) -> dict[str, tuple[str, ...]]:
@@ -89,26 +92,33 @@ _TOWER = _joined(
 )
 
 _BASE = {"num_attention_heads": 12, "hidden_act": "gelu", "layer_norm_eps": 1e-6, "patch_size": 16, "image_size": 224}
-_SIGLIP = Family("vision_model.", _TOWER, {**_BASE, "hidden_act": "gelu_pytorch_tanh"}, "map", bicubic, TO_ONE)
+_SIGLIP = Family(
+    "vision_model.",
+    _TOWER,
+    {**_BASE, "hidden_act": "gelu_pytorch_tanh"},
+    "map",
+    bicubic,
+    _STRETCHED._replace(interpolation="bicubic"),
+)
 _CLIP = Family(
     "vision_model.",
     _TOWER,
     {**_BASE, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "patch_size": 32},
     *("token", bicubic, _OPENAI),
 )
-_VIT_FAMILY = Family("vit.", _VIT, {**_BASE, "layer_norm_eps": 1e-12}, "token", bicubic, TO_ONE)
-_DINOV2_FAMILY = Family("dinov2.", _DINOV2, {**_BASE, "patch_size": 14}, "token", bicubic, IMAGENET)
+_VIT_FAMILY = Family("vit.", _VIT, {**_BASE, "layer_norm_eps": 1e-12}, "token", bicubic, _STRETCHED)
+_DINOV2_FAMILY = Family("dinov2.", _DINOV2, {**_BASE, "patch_size": 14}, "token", bicubic, _IMAGENET)
 
 # By config.json's model_type; one with a text model beside it has its vision_config's.
 FAMILIES: dict[str, Family] = {
     "vit": _VIT_FAMILY,
-    "vit_msn": _VIT_FAMILY._replace(defaults=_BASE, normalisation=IMAGENET),
-    "vit_mae": _VIT_FAMILY._replace(normalisation=IMAGENET),
-    "deit": _VIT_FAMILY._replace(model="deit.", normalisation=IMAGENET),
+    "vit_msn": _VIT_FAMILY._replace(defaults=_BASE, preprocessing=_IMAGENET),
+    "vit_mae": _VIT_FAMILY._replace(preprocessing=_IMAGENET),
+    "deit": _VIT_FAMILY._replace(model="deit.", preprocessing=_IMAGENET),
     "dinov2": _DINOV2_FAMILY,
     "dinov2_with_registers": _DINOV2_FAMILY._replace(model="dinov2_with_registers.", resize=bicubic_antialiased),
     "dinov3_vit": Family(
-        *("model.", _DINOV3, {**_BASE, "layer_norm_eps": 1e-5}, "token", bicubic, IMAGENET),
+        *("model.", _DINOV3, {**_BASE, "layer_norm_eps": 1e-5}, "token", bicubic, _IMAGENET),
     ),
     "siglip": _SIGLIP,
     "siglip_vision_model": _SIGLIP,
@@ -141,3 +151,27 @@ def first_of(family: Family, shapes: Mapping[str, Shape], part: str, kind: str =
     ways = "|".join(re.escape(name).replace(r"\{i\}", r"\d+") for name in family.names.get(part, ()))
     ends = rf"\.{kind}" if kind else r"(?:\.weight|\.bias|\.probe)?"
     return first_shape(rf"(?:{re.escape(family.model)})?(?:{ways}){ends}", shapes) if ways else None
+
+
+def family_of(weights: Weights) -> Family:
+    """As config.json says, else as the names tell; raises UserError for a model that isn't known here."""
+    said = weights.config.get("model_type")
+    if said in list(FAMILIES):
+        return FAMILIES[said]
+    if said is not None:
+        raise UserError(f"config.json says model_type={said!r}; what is read is {', '.join(FAMILIES)}")
+    return FAMILIES[_family_by_names(weights.shapes)]
+
+
+def _family_by_names(shapes: Mapping[str, Shape]) -> str:
+    for family, pattern in (
+        ("clip", r".*embeddings\.class_embedding"),
+        ("siglip", r".*self_attn\.q_proj\.weight"),
+        ("dinov3_vit", r"(model\.)?layer\.\d+\..*"),
+        ("dinov2_with_registers", r".*embeddings\.register_tokens"),
+        ("dinov2", r".*layer_scale1\.lambda1"),
+        ("deit", r".*embeddings\.distillation_token"),
+    ):
+        if any(re.fullmatch(pattern, name) for name in shapes):
+            return family
+    return "vit"

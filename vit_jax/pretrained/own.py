@@ -16,7 +16,16 @@ from vit_jax.models.stems import grid_shape, image_shape
 from vit_jax.pretrained.files import Shape, Weights
 from vit_jax.pretrained.pieces import Piece, same
 from vit_jax.pretrained.positions import Grid, bilinear
-from vit_jax.pretrained.source import Layout, Normalisation, Source, normalisation_of, not_more_than, nothing
+from vit_jax.pretrained.source import (
+    Layout,
+    Preprocessing,
+    Source,
+    crop_pct_among,
+    interpolation_among,
+    not_more_than,
+    nothing,
+    preprocessing_of,
+)
 from vit_jax.schema import from_mapping, to_dict
 from vit_jax.steps import state as states
 from vit_jax.steps.rules import path_of
@@ -82,10 +91,16 @@ def nested(flat: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def normalisation(weights: Weights) -> Normalisation | None:
+def preprocessing(weights: Weights) -> Preprocessing | None:
     """Of an export model.json says it, of a run its config."""
     said = weights.beside("model.json").get("preprocessing") or weights.beside("config.json").get("augment")
-    return normalisation_of(said, "mean", "std", None)
+    found = preprocessing_of(said, "mean", "std", None)
+    view = weights.beside("model.json").get("preprocessing") or weights.beside("config.json").get("data") or {}
+    if found is None or not isinstance(view, Mapping):
+        return found
+    return found._replace(
+        interpolation=interpolation_among(view.get("interpolation")), crop_pct=crop_pct_among(view.get("crop_pct"))
+    )
 
 
-SOURCE = Source("vit_jax", recognises, fields, layout, pieces, lambda weights: bilinear, nothing, normalisation)
+SOURCE = Source("vit_jax", recognises, fields, layout, pieces, lambda weights: bilinear, nothing, preprocessing)

@@ -20,26 +20,28 @@ class Layout(NamedTuple):
     image_size: tuple[int, int] | None  # height and width in pixels, where they are known
 
 
-class Normalisation(NamedTuple):
-    """What images are normalised with, per channel, of pixels in [0, 1]."""
+class Preprocessing(NamedTuple):
+    """What images are normalised with, per channel, of pixels in [0, 1], and how encoded ones get their size."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    interpolation: str | None = None  # bilinear | bicubic | lanczos; None: not told; likewise
+    crop_pct: float | None = None  # share of the shorter side that the central crop has
 
-    def of(self, channels: int) -> "Normalisation":
+    def of(self, channels: int) -> "Preprocessing":
         """For images of so many channels: a grey one is normalised with the average over the colours.
 
         Those of weights for grey images are every colour's.
         """
         if channels == 1 and len(self.mean) == len(self.std) == 3:
-            return Normalisation((sum(self.mean) / 3,), (sum(self.std) / 3,))
+            return self._replace(mean=(sum(self.mean) / 3,), std=(sum(self.std) / 3,))
         if channels == 3 and len(self.mean) == len(self.std) == 1:
-            return Normalisation(self.mean * 3, self.std * 3)
+            return self._replace(mean=self.mean * 3, std=self.std * 3)
         return self
 
 
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-TO_ONE = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # to [-1, 1]
+IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+TO_ONE = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # to [-1, 1]
 
 
 class Source(NamedTuple):
@@ -51,21 +53,32 @@ class Source(NamedTuple):
     pieces: Callable[[ModelConfig, Weights, int, Grid | None], list[Piece]]  # of cfg, weights, before, grid
     resize: Callable[[Weights], Resize]
     ignored: Callable[[str], bool]  # whether an array's name says that a classifier doesn't use it
-    normalisation: Callable[[Weights], Normalisation | None]  # None: the weights don't tell
+    preprocessing: Callable[[Weights], Preprocessing | None]  # None: the weights don't tell
 
 
 def nothing(name: str) -> bool:
     return False
 
 
-def normalisation_of(said: Any, mean: str, std: str, default: Normalisation | None) -> Normalisation | None:
-    """What is said under two keys of a JSON object, or the default; raises UserError for what are no numbers."""
+def preprocessing_of(said: Any, mean: str, std: str, default: Preprocessing | None) -> Preprocessing | None:
+    """The default with what a JSON object says under the two keys; raises UserError for what are no numbers."""
     if not isinstance(said, Mapping) or mean not in said or std not in said:
         return default
     values = [said[mean], said[std]]
     if not all(isinstance(v, list) and len(v) in (1, 3) and all(type(x) in (int, float) for x in v) for v in values):
         raise UserError(f"{mean} and {std} beside the weights are a number for each channel; found {values}")
-    return Normalisation(*(tuple(map(float, value)) for value in values))
+    means, stds = (tuple(map(float, value)) for value in values)
+    return (default or Preprocessing((), ()))._replace(mean=means, std=stds)
+
+
+def interpolation_among(name: Any) -> str | None:
+    """An interpolation that there is here; None for others."""
+    return name if name in ("bilinear", "bicubic", "lanczos") else None
+
+
+def crop_pct_among(share: Any) -> float | None:
+    """A share of an image's side; None for what is none."""
+    return float(share) if isinstance(share, (int, float)) and 0 < share <= 1 else None
 
 
 def first_shape(pattern: str, shapes: Mapping[str, Shape]) -> Shape | None:

@@ -9,7 +9,7 @@ from vit_jax.config import Config, ModelConfig
 from vit_jax.models import VisionTransformer, create, encoder, resolve
 from vit_jax.models.stems import image_shape
 from vit_jax.pretrained.load import Described, describe, fitting, params_for
-from vit_jax.pretrained.source import Normalisation
+from vit_jax.pretrained.source import Preprocessing
 from vit_jax.runs.folder import RunFolder
 from vit_jax.schema import flat, from_mapping, to_dict
 from vit_jax.system.progress import say
@@ -27,9 +27,9 @@ def keys_of_model(overrides: Mapping[str, Any]) -> list[str]:
 def with_model(config: Config, workdir: str | None, given: Collection[str] = ()) -> Config:
     """The config with its model filled in: from the run in `workdir`, if there is one, else from the weights.
 
-    So are the size of the images and what they are normalised with, where that is open. Keys of the model that differ
-    from their defaults stay, and those `given` by name. Raises UserError for weights that can't be used and for what
-    they don't tell. Uses no device.
+    So are the size of the images, how they get it and what they are normalised with, where that is open. Keys of the
+    model that differ from their defaults stay, and those `given` by name. Raises UserError for weights that can't be
+    used and for what they don't tell. Uses no device.
     """
     if config.init_from is None:
         return config
@@ -42,20 +42,27 @@ def with_model(config: Config, workdir: str | None, given: Collection[str] = ())
         known, theirs = to_dict(run.config().model), None
     elif start.exists() and (start.path / "checkpoints").is_dir():
         before = start.config()
-        known, theirs = to_dict(before.model), Normalisation(before.augment.mean, before.augment.std)
+        view = before.data.interpolation, before.data.crop_pct
+        known, theirs = to_dict(before.model), Preprocessing(before.augment.mean, before.augment.std, *view)
     else:
         # Any class count will do for now: a new head takes the place of one of another.
         sizes = {"num_classes": config.model.num_classes or 1}
         sizes |= {key: model[key] for key in _SIZES} if sized else {}
         described = describe(Path(config.init_from), chosen | sizes)
-        known, theirs = described.model, described.source.normalisation(described.weights)
+        known, theirs = described.model, described.source.preprocessing(described.weights)
     chosen.pop("variant", None)  # its sizes are known by now
     known |= {key: model[key] for key in (*_OURS, *(_SIZES if sized else ()))} | chosen
-    augment = config.augment
+    augment, data = config.augment, config.data
     if theirs is not None:
         theirs = theirs.of(known["channels"])
         augment = dataclasses.replace(augment, mean=augment.mean or theirs.mean, std=augment.std or theirs.std)
-    return dataclasses.replace(config, augment=augment, model=from_mapping(ModelConfig, known, "config.model"))
+        data = dataclasses.replace(
+            data,
+            interpolation=data.interpolation or theirs.interpolation,
+            crop_pct=theirs.crop_pct if data.crop_pct is None else data.crop_pct,
+        )
+    model = from_mapping(ModelConfig, known, "config.model")
+    return dataclasses.replace(config, augment=augment, data=data, model=model)
 
 
 def check_start(config: Config) -> None:
@@ -76,11 +83,11 @@ def check_start(config: Config) -> None:
     else:
         others = f"; the weights in {config.init_from} are for {own[0]} x {own[1]}" if own else ""
         size = f"as the config says{others}"
-    here = Normalisation(config.augment.mean, config.augment.std)
-    theirs = described.source.normalisation(described.weights)
-    if theirs is not None and here == theirs.of(channels):
+    here = config.augment.mean, config.augment.std
+    theirs = described.source.preprocessing(described.weights)
+    if theirs is not None and here == theirs.of(channels)[:2]:
         normalised = "normalised as for those"
-    elif here.mean and here.std:
+    elif all(here):
         normalised = "normalised as the config says"
     else:
         normalised = "normalised by the train images, as the weights don't tell how"

@@ -29,16 +29,18 @@ from vit_jax.pretrained.positions import Grid, bicubic_antialiased, grid_of
 from vit_jax.pretrained.source import (
     TO_ONE,
     Layout,
-    Normalisation,
+    Preprocessing,
     Source,
     channels_of,
+    crop_pct_among,
     first_shape,
-    normalisation_of,
+    interpolation_among,
     not_more_than,
     nothing,
     over,
     pair,
     pixels_of_a_patch,
+    preprocessing_of,
 )
 from vit_jax.pretrained.timm_names import EPSILONS, EVA, HEADS, NAMED_ACTIVATIONS, by_name, refuse_unknown
 
@@ -247,12 +249,19 @@ def _attention_pool(cfg: ModelConfig) -> list[Piece]:
     ]
 
 
-def normalisation(weights: Weights) -> Normalisation | None:
+def preprocessing(weights: Weights) -> Preprocessing | None:
     """As config.json says; without one, that of most of timm's vision transformers."""
-    return normalisation_of(weights.config.get("pretrained_cfg"), "mean", "std", TO_ONE)
+    said = weights.config.get("pretrained_cfg")
+    found = preprocessing_of(said, "mean", "std", TO_ONE._replace(interpolation="bicubic", crop_pct=0.9))
+    if found is None or not isinstance(said, Mapping):
+        return found
+    return found._replace(
+        interpolation=interpolation_among(said.get("interpolation", found.interpolation)),
+        crop_pct=crop_pct_among(said.get("crop_pct", found.crop_pct)),
+    )
 
 
 SOURCE = Source(
     *("timm", recognises, fields, layout, pieces),
-    *(lambda weights: bicubic_antialiased, nothing, normalisation),
+    *(lambda weights: bicubic_antialiased, nothing, preprocessing),
 )

@@ -102,5 +102,5 @@ def _attention(cfg: ModelConfig, ours: str, theirs: str) -> list[Piece]:
 
 SOURCE = Source(
     *("torchvision", recognises, fields, layout, pieces, lambda weights: bicubic_aligned, nothing),
-    normalisation=lambda weights: IMAGENET,
+    preprocessing=lambda weights: IMAGENET._replace(interpolation="bilinear", crop_pct=224 / 256),
 )

@@ -92,6 +92,8 @@ class RunFolder:
             ("data", "train", None),
             ("data", "validation", None),
             ("data", "test", None),
+            ("data", "crop_pct", None),
+            ("data", "interpolation", None),
             ("augment", "mean", []),
             ("augment", "std", []),
             ("model", "num_classes", None),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vit_jax.config import Config, ModelConfig
+from vit_jax.data.view import crop_pct_of
 from vit_jax.errors import UserError
 from vit_jax.models import VisionTransformer, create
 from vit_jax.models.backend import Target, target_at_hand
@@ -55,7 +56,7 @@ def load(workdir: str, name: str | None = None) -> Trained:
         )
     side = _STORED_SIZES.get(config.data.name, config.data.image_size or config.model.image_size)
     size = tuple(data.get("image_size", (side, side)))
-    crop_pct = data.get("crop_pct", config.data.crop_pct)
+    crop_pct = data.get("crop_pct", crop_pct_of(config.data))
     return Trained(run, config, module, params, tuple(data["classes"]), size, step, crop_pct)
 
 

@@ -6,6 +6,7 @@ from vit_jax.config import Config
 from vit_jax.data import sources
 from vit_jax.data.dataset import split_range, with_default_splits
 from vit_jax.data.pipeline import MAX_EXAMPLES
+from vit_jax.data.view import crop_pct_of, interpolation_of
 from vit_jax.errors import UserError
 from vit_jax.models import VisionTransformer, create
 from vit_jax.models.backend import Target
@@ -79,10 +80,10 @@ def _check_data(config: Config) -> None:
     data = config.data
     sources.check_name(data.name)
     one_of("config.data.pipeline", data.pipeline, ("auto", "resident", "mapped", "decoded"))
-    one_of("config.data.interpolation", data.interpolation, ("bilinear", "bicubic", "lanczos"))
+    one_of("config.data.interpolation", interpolation_of(data), ("bilinear", "bicubic", "lanczos"))
     if data.image_size is not None:
         positive("config.data.image_size", data.image_size)
-    if not 0 < data.crop_pct <= 1:
+    if not 0 < crop_pct_of(data) <= 1:
         raise UserError(f"config.data.crop_pct must be above 0 and at most 1; found {data.crop_pct}")
 
 

@@ -15,6 +15,7 @@ from vit_jax.config import Config
 from vit_jax.data.augment import preprocess
 from vit_jax.data.dataset import Parts
 from vit_jax.data.pipeline import DevicePipeline, RandomCrop, TfDataPipeline
+from vit_jax.data.view import interpolation_of
 from vit_jax.models import VisionTransformer, create
 from vit_jax.models.backend import Target
 from vit_jax.models.stems import WHITENING, image_shape, whitening_kernel
@@ -97,7 +98,7 @@ def pipeline_of(config: Config, parts: Parts, target: Target, mesh: Mesh) -> Pip
 
 def crop_of(config: Config, target: Target) -> RandomCrop | None:
     """The random crops of streamed images, if the config has any."""
-    augment, interpolation = config.augment, config.data.interpolation
+    augment, interpolation = config.augment, interpolation_of(config.data)
     if not augment.crop_scale or config.train.overfit_one_batch:  # which sees images as they are
         return None
     least, most = augment.crop_scale

@@ -9,6 +9,7 @@ from vit_jax.config import Config
 from vit_jax.data.dataset import DataSet, Examples, Parts, take, with_default_splits
 from vit_jax.data.encoded import EncodedImages
 from vit_jax.data.streaming import batches
+from vit_jax.data.view import crop_pct_of, interpolation_of
 from vit_jax.errors import UserError
 from vit_jax.models import backend, resolve
 from vit_jax.models.backend import Target
@@ -51,7 +52,10 @@ def with_data(config: Config, dataset: DataSet, target: Target) -> tuple[Config,
         model = dataclasses.replace(model, attention="xla")  # cuDNN adds up gradients in any order
     model = resolve(model, classes)
     model = dataclasses.replace(model, dtype=jnp.dtype(backend.compute_dtype(model.dtype, target)).name)
-    config = dataclasses.replace(config, augment=augment, model=model)
+    data = dataclasses.replace(
+        config.data, crop_pct=crop_pct_of(config.data), interpolation=interpolation_of(config.data)
+    )
+    config = dataclasses.replace(config, augment=augment, data=data, model=model)
     config = with_micro_batches(config, target)
     if pipeline_of_data(config, parts.train, target)[0] != "resident":
         resident = "--config.data.pipeline=resident"
