@@ -83,17 +83,21 @@ def _dispatch(argv: list[str], started: float, stop: StopRequest) -> None:
 
 def _on_devices(command: "Command", started: float, stop: StopRequest) -> None:
     """The modes that compute."""
+    from vit_jax.config import Config
     from vit_jax.pretrained.start import keys_of_model
     from vit_jax.runs.folder import RunFolder
+    from vit_jax.schema import with_overrides
     from vit_jax.system.jobs import explaining, is_first
     from vit_jax.system.progress import console
     from vit_jax.training.machine import ready
 
     workdir = command.flags.workdir[0] if command.mode == "report" else command.flags.workdir
-    config = command.config or RunFolder(workdir).config()
-    config = ready(
-        config, workdir, keys_of_model(command.overrides), command.peers, stop, trained=command.mode != "train"
-    )
+    is_new = command.mode == "train" or workdir is None
+    if workdir is None:  # features of weights
+        config = with_overrides(Config(init_from=command.flags.weights), command.overrides)
+    else:
+        config = command.config or RunFolder(workdir).config()
+    config = ready(config, workdir, keys_of_model(command.overrides), command.peers, stop, trained=not is_new)
     with explaining():
         console.quiet = not is_first()
         _run_mode(command, config, started, stop)
@@ -123,6 +127,11 @@ def _run_mode(command: "Command", config: "Config", started: float, stop: StopRe
         from vit_jax.export import export
 
         export(flags.workdir, flags.checkpoint, flags.format, flags.output)
+    elif command.mode == "features":
+        from vit_jax.cli.features import features
+
+        told = flags.images, flags.output or "features.npz", flags.tokens, command.overrides, stop.check
+        features(flags.workdir, flags.checkpoint, config if flags.workdir is None else None, *told)
     elif command.mode == "fewshot":
         from vit_jax.evaluation.fewshot import fewshot
 

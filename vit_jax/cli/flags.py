@@ -57,9 +57,10 @@ def parse(argv: list[str]) -> Command:
     _check_rest(mode, rest)
     name, texts = _split(config_args)
     _check_config(mode, name, texts)
-    if "workdir" in MODES[mode].flags and not flags.workdir:
+    instead = "weights" in MODES[mode].flags and flags.weights
+    if "workdir" in MODES[mode].flags and not flags.workdir and not instead:
         raise UserError("--workdir is missing: the folder of the run, like --workdir=runs/first (vit-jax --help)")
-    if mode == "predict" and not flags.images:
+    if mode in ("predict", "features") and not flags.images:
         raise UserError("--images is missing: files and folders, like --images cat.png pictures/")
     overrides = {key: typed(Config, key, text) for key, text in texts.items()}
     config, peers = None, None

@@ -46,6 +46,12 @@ MODES = {
         ("workdir", "checkpoint", "format", "output"),
         "vit-jax export --workdir=runs/first --format=onnx",
     ),
+    "features": Mode(
+        "writes what a run or published weights see in your own images",
+        ("workdir", "weights", "checkpoint", "images", "output", "tokens"),
+        "vit-jax features --weights=dinov2-small/ --images pictures/ --output=features.npz",
+        tuple(f"model.{key}" for key in ("heads", "activation", "norm_eps", "image_size", "image_width", "dtype")),
+    ),
     "fewshot": Mode(
         "tests the features on a few images of each class",
         ("workdir", "checkpoint", "shots"),
@@ -141,9 +147,14 @@ def _flags(mode: str) -> dict[str, dict[str, Any]]:
         "top_k": {"type": _above_0, "default": 5, "metavar": "N", "help": "classes to name for each image (5)"},
         "format": {"choices": formats, "default": formats[0], "help": f"one of {', '.join(formats)} ({formats[0]})"},
         "output": {
-            "metavar": "FILE" if several else "FOLDER",
-            "help": "by default report.html in the first folder" if several else "by default DIR/export/FORMAT",
+            "metavar": "FOLDER" if mode == "export" else "FILE",
+            "help": {
+                "report": "by default report.html in the first folder",
+                "features": "an .npz file; by default features.npz",
+            }.get(mode, "by default DIR/export/FORMAT"),
         },
+        "weights": {"metavar": "PATH", "help": "in place of a run: a file or folder of weights (docs/weights.md)"},
+        "tokens": {"action": "store_true", "help": "all tokens, too: large"},
         "shots": {
             "type": _listed(_above_0),
             "default": (1, 5, 10),
