@@ -187,7 +187,9 @@ class LogConfig:
 @dataclass(frozen=True)
 class Config:
     seed: int = 0
-    init_from: str | None = None  # weights to start from (vit_jax/pretrained): a file or folder, or a run's workdir
+    init_from: str | None = (
+        None  # weights to start from: a file, a folder, a workdir, hf://OWNER/NAME (docs/weights.md)
+    )
     seeds: int = 1  # runs, with `seed` and those after it, one after the other, each in a folder of its own
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -13,7 +13,7 @@ from vit_jax.errors import UserError
 from vit_jax.models import VisionTransformer, create, resolve
 from vit_jax.models.backend import target_at_hand
 from vit_jax.models.stems import grid_shape
-from vit_jax.pretrained import google, huggingface, own, timm, torchvision, views
+from vit_jax.pretrained import google, hub, huggingface, own, timm, torchvision, views
 from vit_jax.pretrained.files import Weights, open_weights
 from vit_jax.pretrained.pieces import Piece, check, convert, spread_over_colours, summed_over_colours
 from vit_jax.pretrained.positions import Grid, Resize
@@ -78,7 +78,7 @@ def describe(path: str | Path, given: Mapping[str, Any]) -> Described:
             raise UserError("image_width is beside a height, image_size=224; or say both: image_size=(224, 160)")
         given = {**given, "image_size": (given["image_size"], given["image_width"])}
     by_hand = _by_hand(given)
-    weights = _open(Path(path))
+    weights = _open(hub.fetched(path) if hub.is_named(path) else Path(path))
     try:
         return _described(weights, by_hand, given)
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:

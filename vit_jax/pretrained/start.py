@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 from vit_jax.config import Config, ModelConfig
 from vit_jax.models import VisionTransformer, create, encoder, resolve
 from vit_jax.models.stems import image_shape
+from vit_jax.pretrained import hub
 from vit_jax.pretrained.load import Described, describe, fitting, params_for
 from vit_jax.pretrained.source import Preprocessing
 from vit_jax.runs.folder import RunFolder
@@ -33,7 +33,10 @@ def with_model(config: Config, workdir: str | None, given: Collection[str] = ())
     """
     if config.init_from is None:
         return config
-    run, start = RunFolder(workdir) if workdir else None, RunFolder(config.init_from)
+    run = RunFolder(workdir) if workdir else None
+    if hub.is_named(config.init_from) and not (run and run.exists()):
+        config = dataclasses.replace(config, init_from=hub.pinned(config.init_from))
+    start = RunFolder(str(config.init_from))
     model, default = to_dict(config.model), to_dict(ModelConfig())
     chosen = {key: value for key, value in model.items() if value != default[key] or key in given}
     # Progressive resolution ends with the model's own size.
@@ -48,7 +51,7 @@ def with_model(config: Config, workdir: str | None, given: Collection[str] = ())
         # Any class count will do for now: a new head takes the place of one of another.
         sizes = {"num_classes": config.model.num_classes or 1}
         sizes |= {key: model[key] for key in _SIZES} if sized else {}
-        described = describe(Path(config.init_from), chosen | sizes)
+        described = describe(config.init_from, chosen | sizes)
         known, theirs = described.model, described.source.preprocessing(described.weights)
     chosen.pop("variant", None)  # its sizes are known by now
     known |= {key: model[key] for key in (*_OURS, *(_SIZES if sized else ()))} | chosen
@@ -105,4 +108,4 @@ def params_of(config: Config, module: VisionTransformer) -> dict[str, Any]:
 
 
 def _describe(config: Config, module: VisionTransformer) -> Described:
-    return describe(Path(config.init_from), to_dict(module.cfg))
+    return describe(config.init_from, to_dict(module.cfg))

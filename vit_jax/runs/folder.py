@@ -102,6 +102,8 @@ class RunFolder:
         for group, key, unset in (*open_keys, *machine_keys):
             if now[group][key] == unset:
                 now[group][key] = saved[group][key]
+        if f"{before.init_from}".startswith(f"{config.init_from}@"):  # of which the run has taken one commit
+            now["init_from"] = saved["init_from"]
         for group, key in _PLACES:
             now[group][key] = saved[group][key] = None
         lines = difference(saved, now)
