@@ -79,7 +79,12 @@ def test_runs_on_cifar10_are_told_by_their_config():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("page", "block", "side"), [("docs/python.md", "models.create", 72), ("docs/weights.md", "vit_jax.load", 32)]
+    ("page", "block", "side"),
+    [
+        ("docs/python.md", "models.create", 72),
+        ("docs/weights.md", "vit_jax.load", 32),
+        ("docs/models.md", "create", 32),
+    ],
 )
 def test_the_python_examples_run(page, block, side):
     code = next(code for code in blocks(PAGES[page], "python") if block in code)
@@ -111,7 +116,7 @@ def test_the_python_examples_of_runs_run(tmp_path, monkeypatch):
 
 
 def test_every_python_example_is_run_by_a_test():
-    others = {"docs/train.md": 1, "docs/weights.md": 1}  # a config file; weights
+    others = {"docs/train.md": 1, "docs/weights.md": 1, "docs/models.md": 1}  # a config file; weights; a model
     found = {name: len(blocks(page, "python")) for name, page in PAGES.items() if name not in RUNS}
     assert {name: count for name, count in found.items() if count} == others
 
