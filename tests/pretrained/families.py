@@ -146,6 +146,12 @@ def _of_transformers() -> dict[str, Case]:
         "siglip": case(t.SiglipModel, t.SiglipConfig(**towers), of_tower, num_classes=0),
         "siglip, classifier": case(t.SiglipForImageClassification, t.SiglipConfig(**towers, **labels), logits),
         "siglip_vision_model": case(t.SiglipVisionModel, t.SiglipVisionConfig(**mlp), pooled, num_classes=0),
+        "siglip2": case(
+            t.Siglip2Model,
+            t.Siglip2Config(vision_config=tower | {"num_patches": 16}, text_config=text),
+            lambda model, x, other: in_patches(model.vision_model, x, other),
+            num_classes=0,
+        ),
         "siglip2_vision_model": case(
             t.Siglip2VisionModel, t.Siglip2VisionConfig(**tower, num_patches=16), in_patches, num_classes=0
         ),
@@ -194,6 +200,9 @@ def _of_timm() -> dict[str, Case]:
         "no positions": case(told={"image_size": 16}, pos_embed="none"),
         "DINOv3": case(told={"image_size": 16}, qkv_bias=False, **dinov3),
         "DINOv3, biases": case(told={"image_size": 16}, qkv_bias=True, **dinov3),
+        "DINOv3, SwiGLU": case(
+            "vit_small_plus_patch16_dinov3", told={"image_size": 16}, qkv_bias=False, swiglu_mlp=True, **dinov3
+        ),
     }
 
 

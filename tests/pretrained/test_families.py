@@ -15,7 +15,7 @@ TOLERANCE = 2e-5
 SOONER = ("big_vision: image tower, stacked", "timm: distilled", "torchvision: VisionTransformer", "transformers: clip")
 
 
-def compare(path, case, record_property, how):
+def compare(name, path, case, record_property, how):
     """Of each size of images that was measured."""
     for size, expected in case["outputs"].items():
         height, width = map(int, size.split("x"))
@@ -23,7 +23,7 @@ def compare(path, case, record_property, how):
         x = images((height, width))
         found = jax.jit(lambda p, x, module=module: module.apply({"params": p}, x)[0])(params, x)
         difference = np.abs(np.asarray(found) - np.array(expected, np.float32)).max()
-        print(f"{case['made_by']}, {how}, {size}: {difference:.1e}")  # RECORDS.md's parity table
+        print(f"{name} | {case['made_by']}, {how} | {size} | {difference:.1e}")  # RECORDS.md's parity table
         assert difference < TOLERANCE
     record_property("weights compared", f"{case['made_by']}, {how}")
 
@@ -38,7 +38,7 @@ def test_features_are_those_that_were_recorded(name, tmp_path, record_property):
         np.savez(path, **{name: numbers(name, tuple(shape)) for name, shape in case["arrays"].items()})
     else:
         path = written(tmp_path, case["arrays"], case["config"])
-    compare(path, case, record_property, "as recorded")
+    compare(name, path, case, record_property, "as recorded")
 
 
 @pytest.mark.slow
@@ -51,6 +51,7 @@ def test_features_are_the_librarys_own(library, tmp_path, record_property):
     for name, case in cases.items():
         (folder := tmp_path / name).mkdir()
         found = measured(case, folder)
-        compare(folder if found["config"] else folder / "model.safetensors", found, record_property, "itself")
+        path = folder if found["config"] else folder / "model.safetensors"
+        compare(f"{library}: {name}", path, found, record_property, "itself")
         for size, expected in FAMILIES[f"{library}: {name}"]["outputs"].items():
             np.testing.assert_allclose(found["outputs"][size], expected, atol=TOLERANCE)

@@ -57,10 +57,12 @@ def test_a_run_keeps_the_commit_that_it_began_with(hub, tmp_path):
     run = RunFolder(tmp_path / "run")
     run.write("config.json", to_dict(dataclasses.replace(config, model=resolve(config.model, 5))))
     hub.clear()
-    again = with_model(Config(init_from="hf://owner/name", data=DataConfig(name="fake")), str(run.path))
-    assert run.same_config(again).init_from == config.init_from and not hub
-    with pytest.raises(UserError, match="init_from"):
-        run.same_config(with_model(Config(init_from="hf://owner/other", data=DataConfig(name="fake")), str(run.path)))
+    for name in ("hf://owner/name", "hf://owner/name@main", f"hf://owner/name@{COMMIT[:8]}", config.init_from):
+        again = with_model(Config(init_from=name, data=DataConfig(name="fake")), str(run.path))
+        assert run.same_config(again).init_from == config.init_from and not hub
+    for name in ("hf://owner/other", "hf://owner/name@89abcdef"):
+        with pytest.raises(UserError, match="init_from"):
+            run.same_config(with_model(Config(init_from=name, data=DataConfig(name="fake")), str(run.path)))
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,10 @@ PROCESSORS = {
     "cut": ({"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}, "do_center_crop": True}, 0.8),
     "stretched": ({"size": {"height": 32, "width": 32}}, 1.0),
     "one number, as of old": ({"size": 40, "crop_size": 32, "do_center_crop": True}, 0.8),
+    "stretched, then cut": (
+        {"size": {"height": 40, "width": 40}, "crop_size": {"height": 32, "width": 32}, "do_center_crop": True},
+        0.8,
+    ),
     "strange": ({"size": {"shortest_edge": "40"}, "crop_size": [], "do_center_crop": True}, 1.0),
 }
 
@@ -232,3 +236,20 @@ def test_a_timm_folder_says_how_images_are_cut_and_resized(tmp_path):
     config = with_model(Config(init_from=str(tmp_path)), None)
     assert (config.data.crop_pct, config.data.interpolation) == (0.95, "bilinear")
     assert (config.augment.mean, config.augment.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+@pytest.mark.parametrize(
+    "said", [{"image_mean": [float("nan"), 0, 0], "image_std": [1, 1, 1]}, {"image_std": [0, 1, 1]}]
+)
+def test_a_normalisation_that_can_not_be_is_refused(said, tmp_path):
+    folder = tmp_path / "hf"
+    shutil.copytree(FOLDER / "hf_vit", folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0, 0, 0], **said}))
+    with pytest.raises(UserError, match="are finite, and the latter above 0"):
+        with_model(Config(init_from=str(folder)), None)
+
+
+@pytest.mark.parametrize("keys", [{"layer_scale": 0.1}, {"gated_mlp": True}, {"embed_norm": True}, {"registers": 1}])
+def test_what_weights_do_not_have_is_listed(keys):
+    with pytest.raises(UserError, match="places; nothing was loaded"):
+        pretrained.load(FOLDER / "hf_vit", **keys)

@@ -8,8 +8,10 @@ import pytest
 from families import numbers
 from test_pretrained import FOLDER, LOGITS, TOLERANCE, arrays_of, logits_of, saved
 
-from vit_jax import pretrained
+from vit_jax import models, pretrained
 from vit_jax.errors import UserError
+from vit_jax.pretrained.files import Weights
+from vit_jax.pretrained.load import _described, fitting
 from vit_jax.pretrained.timm_names import EPSILONS, HEADS, NAMED_ACTIVATIONS, by_name
 
 
@@ -62,13 +64,16 @@ REFUSED = {
     "blocks.1.attn.rel_pos.mlp.fc1.weight": "relative positions in attention",
     "blocks.0.mlp.norm.weight": "norms within attention or MLPs",
     "blocks.0.attns.0.qkv.weight": "attention and MLP side by side",
-    "blocks.0.gamma_1": "blocks of its Eva, Beit or CaiT and learned positions",
+    "blocks.0.gamma_1": "blocks of its Eva, Beit or CaiT",
+    "attn_pool.latent": "a Perception Encoder",
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_there_is_no_model_for_is_refused_with_the_reason(name, tmp_path):
     arrays = {**arrays_of("timm_token"), name: np.zeros(16, np.float32)}
+    if name == "attn_pool.latent":
+        arrays["norm_pre.weight"] = np.zeros(48, np.float32)
     with pytest.raises(UserError, match=REFUSED[name]):
         pretrained.load(saved(tmp_path, arrays), heads=3)
 
@@ -102,17 +107,51 @@ def test_names_of_architectures_say_what_timm_makes_of_them():
     import torch
     from timm.models.vision_transformer import Block, VisionTransformer
 
-    kinds, seen = {"QuickGELU": "quick_gelu", "SiLU": "silu", "GELUTanh": "gelu_tanh", "GELU": "gelu"}, 0
-    for name in timm.list_models(["vit_*", "deit*", "flexivit_*"], exclude_filters=["*_r*_s*", "*resnet*", "*_mci_*"]):
-        if timm.models.model_entrypoint(name).__module__.split(".")[-1] not in ("vision_transformer", "deit"):
-            continue
+    kinds = {"QuickGELU": "quick_gelu", "SiLU": "silu", "GELUTanh": "gelu_tanh", "GELU": "gelu"}
+    hybrids = ["*_r*_s*", "*resnet*", "*_mci_*"]
+    names = timm.list_models(["vit_*", "deit*", "flexivit_*"], exclude_filters=hybrids)
+    seen = 0
+    for name in names:
         with torch.device("meta"):
             model = timm.create_model(name)
-        block = model.blocks[0]
-        if not isinstance(model, VisionTransformer) or type(block) is not Block:
+        block = model.blocks[0] if hasattr(model, "blocks") else None
+        if type(block) is Block and isinstance(model, VisionTransformer):
+            act, epsilon = kinds[type(block.mlp.act).__name__], by_name(EPSILONS, name)
+            assert (by_name(NAMED_ACTIVATIONS, name), epsilon) == (act, block.norm1.eps), name
+        elif "dinov3" not in name and "lingbot" not in name:
             continue
-        act = kinds[type(block.mlp.act).__name__]
-        found = (by_name(HEADS, name), by_name(NAMED_ACTIVATIONS, name), by_name(EPSILONS, name))
-        assert found == (block.attn.num_heads, act, block.norm1.eps), name
+        assert by_name(HEADS, name) == block.attn.num_heads, name
         seen += 1
-    assert seen > 140
+    assert seen > 150
+
+
+@pytest.mark.slow
+def test_models_of_timms_are_known_or_refused_by_their_names_and_arrays(tmp_path):
+    """Of all its models whose arrays are named alike, but for plain ViTs, those of DINO are read."""
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "timm")):
+        pytest.skip("timm or PyTorch isn't installed")
+    import timm
+    import torch
+    from timm.models.vision_transformer import Block, VisionTransformer
+
+    taken = set()
+    for name in timm.list_models(["vit_*", "eva*", "beit*", "cait*", "samvit*", "naflex*", "xcit*"]):
+        with torch.device("meta"):
+            try:
+                model = timm.create_model(name, depth=1)
+            except (AssertionError, TypeError):  # another kind of model
+                continue
+        if type(model) is VisionTransformer and type(model.blocks[0]) is Block and "dinov2" not in name:
+            continue  # those that are known
+        shapes = {key: tuple(x.shape) for key, x in model.state_dict().items()}
+        size = model.pretrained_cfg["input_size"][1:]
+        config = {"architecture": name, "pretrained_cfg": {"input_size": [3, *size]}}
+        weights = Weights(tmp_path / name, shapes, lambda key: None, config)
+        try:
+            described = _described(weights, {"num_classes": 0}, {"num_classes": 0})
+            fitting(models.create(described.model), described)
+        except UserError:
+            continue
+        taken.add(name)
+    known = ("dinov2", "dinov3", "lingbot")
+    assert len(taken) > 15 and all(any(kind in name for kind in known) for name in taken), taken

@@ -158,7 +158,9 @@ def test_a_checkpoint_goes_onto_any_mesh(tmp_path):
 @pytest.mark.parametrize("mesh", [None, "data=2,fsdp=4"])
 def test_a_run_goes_on_with_its_blocks_in_a_loop_or_written_out(tmp_path, mesh):
     def first(scan):
-        return pieces(changed(model={"scan": scan}, train={"mesh": mesh, "ema": 0.9}, optim={"name": "muon"}))[0]
+        frozen = ((r"block_\d+/mlp/.*", 0.0), (".*", 1.0))  # of which the optimizer has no state
+        optim = {"name": "muon", "rate_rules": frozen}
+        return pieces(changed(model={"scan": scan}, train={"mesh": mesh, "ema": 0.9}, optim=optim))[0]
 
     other = {True: encoder.unstacked, False: encoder.stacked}
     for scan in (True, False):

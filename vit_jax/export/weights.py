@@ -232,7 +232,7 @@ def _timm_configs(model: Trained, cfg: ModelConfig) -> dict[str, Any]:
         "qkv_bias": cfg.qkv_bias,
         "qk_norm": cfg.qk_norm,
         "init_values": cfg.layer_scale,
-        "act_layer": cfg.activation,
+        "act_layer": {ours: theirs for theirs, ours in reversed(timm.ACTIVATIONS.items())}[cfg.activation],
     }
     seen = {
         "input_size": [channels, height, width],

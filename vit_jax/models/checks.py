@@ -68,7 +68,7 @@ def check_model(cfg: ModelConfig) -> None:
     if cfg.token_mlp_dim is not None and of_attention:
         raise UserError(
             f"{at}.token_mlp_dim={cfg.token_mlp_dim} puts an MLP in the place of attention; "
-            f'{at}.posemb="rope2d", .qkv_bias=False, .qk_norm and .attention_dropout belong to attention'
+            f"{at}.posemb of rotations, .qkv_bias=False, .qk_norm and .attention_dropout belong to attention"
         )
     if cfg.posemb == "sincos2d" and cfg.width % 4:
         raise UserError(f'{at}.posemb="sincos2d" needs a width that 4 divides; found {at}.width={cfg.width}')

@@ -50,11 +50,16 @@ def stacked(tree: Any) -> Any:
 def unstacked(tree: Any) -> Any:
     """The reverse of `stacked`."""
 
+    # Of parameters that aren't trained an optimizer's state has no arrays.
+    nodes = jax.tree.leaves(tree, is_leaf=lambda node: _has(node, "blocks"))
+    depth = max(
+        (x.shape[0] for node in nodes if _has(node, "blocks") for x in jax.tree.leaves(node["blocks"])), default=0
+    )
+
     def entry(node: Any) -> Any:
         if not _has(node, "blocks"):
             return node
-        rest, leaves = {name: x for name, x in node.items() if name != "blocks"}, jax.tree.leaves(node["blocks"])
-        depth = leaves[0].shape[0] if leaves else 0
+        rest = {name: x for name, x in node.items() if name != "blocks"}
         return rest | {_name(i): jax.tree.map(lambda x, i=i: _part(x, i), node["blocks"]) for i in range(depth)}
 
     return jax.tree.map(entry, tree, is_leaf=lambda node: _has(node, "blocks"))

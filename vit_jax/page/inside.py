@@ -184,7 +184,7 @@ def attention(model: Trained, seen: Seen) -> Html:
     chosen = np.unique(seen.examples.labels, return_index=True)[1][:_MAPS]
     images = np.asarray(seen.examples.images[np.sort(chosen)])
     weights = attention_maps.weights_of(model.module, model.params, images, model.config.augment)
-    prefix, by_token = prefix_tokens(cfg), cfg.pool == "token"
+    prefix, by_token = prefix_tokens(cfg), cfg.pool.startswith("token")
     grid = grid_shape(cfg)
     kinds = {
         "last block": attention_maps.seen_by_output(weights[-1], prefix, by_token),

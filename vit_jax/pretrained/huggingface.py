@@ -140,7 +140,7 @@ def _has_biases(family: Family, shapes: Mapping[str, Shape]) -> tuple[bool, ...]
 
 def layout(weights: Weights, model: Mapping[str, Any], given: Mapping[str, Any]) -> Layout:
     family, shapes = family_of(weights), weights.shapes
-    said = pair(_said(weights, family).get("image_size")) if "num_patches" not in weights.config else None
+    said = pair(_said(weights, family).get("image_size"))
     stored, pixels = pair(given.get("stored_image_size")) or said, pixels_of_a_patch(model)
     before = _tokens_with_positions(family, shapes)
     table = first_of(family, shapes, "positions")

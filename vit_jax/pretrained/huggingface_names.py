@@ -100,6 +100,10 @@ _SIGLIP = Family(
     bicubic,
     _STRETCHED._replace(interpolation="bicubic"),
 )
+# Its positions are a square of `num_patches`, whatever the size of an image.
+_SIGLIP2 = _SIGLIP._replace(
+    defaults={key: value for key, value in _SIGLIP.defaults.items() if key != "image_size"}, resize=bilinear
+)
 _CLIP = Family(
     "vision_model.",
     _TOWER,
@@ -118,12 +122,12 @@ FAMILIES: dict[str, Family] = {
     "dinov2": _DINOV2_FAMILY,
     "dinov2_with_registers": _DINOV2_FAMILY._replace(model="dinov2_with_registers.", resize=bicubic_antialiased),
     "dinov3_vit": Family(
-        *("model.", _DINOV3, {**_BASE, "layer_norm_eps": 1e-5}, "token", bicubic, _IMAGENET),
+        *("model.", _DINOV3, {**_BASE, "num_attention_heads": 6, "layer_norm_eps": 1e-5}, "token", bicubic, _IMAGENET),
     ),
     "siglip": _SIGLIP,
     "siglip_vision_model": _SIGLIP,
-    "siglip2": _SIGLIP._replace(resize=bilinear),
-    "siglip2_vision_model": _SIGLIP._replace(resize=bilinear),
+    "siglip2": _SIGLIP2,
+    "siglip2_vision_model": _SIGLIP2,
     "clip": _CLIP,
     "clip_vision_model": _CLIP,
 }
@@ -131,7 +135,8 @@ FAMILIES: dict[str, Family] = {
 
 def name_of(family: Family, shapes: Mapping[str, Shape], part: str, i: int = 0) -> str:
     """The name of a part of layer i, without ".weight"; where the file has none, that which it should have."""
-    names = [name.format(i=i) for name in family.names[part]]
+    # What a family doesn't have, yet the model does, is then told as missing.
+    names = [name.format(i=i) for name in family.names.get(part, (part,))]
     prefixes = (family.model, "")
     for full in (f"{prefix}{name}" for name in names for prefix in prefixes):
         if full in shapes or any(f"{full}.{kind}" in shapes for kind in ("weight", "bias")):

@@ -17,7 +17,7 @@ from vit_jax.pretrained import google, hub, huggingface, own, timm, torchvision,
 from vit_jax.pretrained.files import Weights, open_weights
 from vit_jax.pretrained.pieces import Piece, check, convert, spread_over_colours, summed_over_colours
 from vit_jax.pretrained.positions import Grid, Resize
-from vit_jax.pretrained.source import Layout, Source, not_more_than, pair
+from vit_jax.pretrained.source import Layout, Preprocessing, Source, not_more_than, pair
 from vit_jax.runs import trained
 from vit_jax.schema import from_mapping, unknown
 from vit_jax.steps.rules import path_of
@@ -41,14 +41,16 @@ class Described:
     stored_channels: int  # of the images that they are for
     without: tuple[str, ...]  # beginnings of names that aren't wanted; the head that follows on them isn't, either
     layout: Layout
+    preprocessing: Preprocessing | None  # None: the weights don't tell
 
 
 def load(path: str | Path, **overrides: Any) -> tuple[VisionTransformer, dict[str, Any]]:
     """(module, params) of published weights: `module.apply({"params": params}, images)` gives the source's logits.
 
-    The source is recognised: files of google-research/vision_transformer (.npz), folders of Hugging Face's ViT, state
-    dicts of timm's VisionTransformer (.safetensors, .npz), our own exports and workdirs. Epsilon, GELU and pooling
-    follow it. `overrides` are keys of config.model: what a file doesn't tell (timm's `heads`), or what is wanted
+    The source is recognised: files of google-research's vision_transformer and big_vision (.npz), folders of Hugging
+    Face's vision models, state dicts of timm's and torchvision's VisionTransformer (.safetensors, .npz), our own
+    exports and workdirs, hf://OWNER/NAME (docs/weights.md has all). Epsilon, activation and pooling follow it.
+    `overrides` are keys of config.model: what a file doesn't tell (`heads`, of timm's state dicts), or what is wanted
     otherwise: `image_size` (a number, or height and width) resizes positions in the source's way, another `num_classes`
     puts a new head of zeros in the place of the old one, and says so, 0 leaves it out, so that the module gives
     features; `channels=1` sums the first kernel over the colours, for grey images, `channels=3` spreads one of grey
@@ -131,7 +133,16 @@ def _described(weights: Weights, by_hand: dict[str, Any], given: Mapping[str, An
     model |= {"image_size": height, "image_width": None if width == height else width}
     drops = found.get("representation_dim") is not None and model["representation_dim"] is None
     without = ("pre_logits/", "head/representation/") if drops else ()
-    return Described(source, weights, model, found.get("num_classes"), found["channels"], without, layout)
+    return Described(
+        source,
+        weights,
+        model,
+        found.get("num_classes"),
+        found["channels"],
+        without,
+        layout,
+        source.preprocessing(weights),
+    )
 
 
 def _source_of(weights: Weights) -> Source | None:

@@ -1,5 +1,6 @@
 """What each project whose weights are read has to say of them."""
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -68,6 +69,8 @@ def preprocessing_of(said: Any, mean: str, std: str, default: Preprocessing | No
     if not all(isinstance(v, list) and len(v) in (1, 3) and all(type(x) in (int, float) for x in v) for v in values):
         raise UserError(f"{mean} and {std} beside the weights are a number for each channel; found {values}")
     means, stds = (tuple(map(float, value)) for value in values)
+    if not all(map(math.isfinite, means + stds)) or min(stds) <= 0:
+        raise UserError(f"{mean} and {std} beside the weights are finite, and the latter above 0; found {values}")
     return (default or Preprocessing((), ()))._replace(mean=means, std=stds)
 
 

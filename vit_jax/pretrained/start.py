@@ -52,7 +52,7 @@ def with_model(config: Config, workdir: str | None, given: Collection[str] = ())
         sizes = {"num_classes": config.model.num_classes or 1}
         sizes |= {key: model[key] for key in _SIZES} if sized else {}
         described = describe(config.init_from, chosen | sizes)
-        known, theirs = described.model, described.source.preprocessing(described.weights)
+        known, theirs = described.model, described.preprocessing
     chosen.pop("variant", None)  # its sizes are known by now
     known |= {key: model[key] for key in (*_OURS, *(_SIZES if sized else ()))} | chosen
     augment, data = config.augment, config.data
@@ -87,7 +87,7 @@ def check_start(config: Config) -> None:
         others = f"; the weights in {config.init_from} are for {own[0]} x {own[1]}" if own else ""
         size = f"as the config says{others}"
     here = config.augment.mean, config.augment.std
-    theirs = described.source.preprocessing(described.weights)
+    theirs = described.preprocessing
     if theirs is not None and here == theirs.of(channels)[:2]:
         normalised = "normalised as for those"
     elif all(here):

@@ -72,7 +72,7 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a ModelConfig that the arrays' shapes, config.json and the pooling that is `given` say."""
     shapes, config = weights.shapes, weights.config
     args, name = config.get("model_args") or {}, str(config.get("architecture", ""))
-    refuse_unknown(shapes)
+    refuse_unknown(shapes, name)
     if other := sorted(args.keys() - _ARGS) or ([name] if "rpn" in name else []):
         raise UserError(f"config.json says {', '.join(other)}: that makes a model of timm's that isn't known here")
     patch = shapes.get("patch_embed.proj.weight", (1,))
@@ -122,10 +122,8 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
     epsilon = 1e-5 if is_eva else by_name(EPSILONS, name) or (None if embed_norm else 1e-6)
     if epsilon is not None:
         found["norm_eps"] = epsilon
-    act = args.get("act_layer") or by_name(NAMED_ACTIVATIONS, name)
-    if act is None and found["gated_mlp"]:
-        act = "silu"
-    elif act is None and not embed_norm and pool != "map":
+    act = args.get("act_layer") or ("silu" if found["gated_mlp"] else by_name(NAMED_ACTIVATIONS, name))
+    if act is None and not embed_norm and pool != "map":
         act = "gelu"
     if act is not None:
         if act not in list(ACTIVATIONS):

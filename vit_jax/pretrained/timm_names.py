@@ -14,7 +14,7 @@ T = TypeVar("T")
 HEADS = (
     (r"vit_base_patch(16|32)_plus", 14),
     (r"vit_base_patch16_gap_224", 16),
-    (r"vit_giant_patch(14_(reg\d_)?(dinov2|tipsv2)|16_radio)", 24),
+    (r"vit_giant_patch(14_(reg\d_)?(dinov2|tipsv2)|16_(radio|lingbot))", 24),
     (r"vit_huge_plus_patch16_dinov3", 20),
     (r"vit_7b_", 32),
     *(
@@ -53,13 +53,20 @@ def by_name(rules: Sequence[tuple[str, T]], architecture: str) -> T | None:
     return next((value for pattern, value in rules if re.match(pattern, architecture)), None)
 
 
-def refuse_unknown(shapes: Mapping[str, Shape]) -> None:
+def refuse_unknown(shapes: Mapping[str, Shape], architecture: str) -> None:
     """Raises UserError, with the reason, for weights of models of timm's that there aren't here."""
-    if "pos_embed" in shapes and first_shape(EVA, shapes):
+    if re.match(r"vit_pe_|.*_rope_", architecture):
         raise UserError(
-            "these weights of timm's have blocks of its Eva, Beit or CaiT and learned positions: of such models "
-            "DINOv3 alone is known here, which has none"
+            f"config.json says architecture={architecture!r}: of models with rotary positions DINOv3's alone"
         )
+    others = {"pos_embed", "fc_norm.weight"} & shapes.keys() or first_shape(r"blocks\.\d+\.attn\.qkv\.bias", shapes)
+    if first_shape(EVA, shapes) and (others or "reg_token" not in shapes):
+        raise UserError(
+            "these weights of timm's have blocks of its Eva, Beit or CaiT: of such models DINOv3 alone is known here, "
+            "which has registers, no learned positions, and norms before pooling"
+        )
+    if {"norm_pre.weight", "attn_pool.latent"} <= shapes.keys():
+        raise UserError("these weights of timm's are of a Perception Encoder: there is no such model here")
     for pattern, what in _UNKNOWN:
         if name := next((name for name in shapes if re.fullmatch(pattern, name)), None):
             raise UserError(f"these weights of timm's have {what} ({name}): there is no such model here")

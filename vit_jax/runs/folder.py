@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import re
 from collections.abc import Iterator
 from os import PathLike, fspath
 from typing import Any
@@ -16,7 +17,7 @@ from vit_jax.schema import difference, from_mapping, to_dict
 from vit_jax.system.disk import expanded, write_whole
 
 # Where things lie may differ from start to start; it doesn't change a result.
-_PLACES = (("data", "dir"), ("data", "cache_dir"), ("train", "mesh"), ("train", "split_rules"))
+_PLACES = (("data", "dir"), ("data", "cache_dir"), ("train", "mesh"), ("train", "split_rules"), ("model", "scan"))
 
 # Names in the runs of version 0.1.0, and now.
 _PIPELINES = {"device": "resident", "tfdata": "mapped"}
@@ -102,7 +103,7 @@ class RunFolder:
         for group, key, unset in (*open_keys, *machine_keys):
             if now[group][key] == unset:
                 now[group][key] = saved[group][key]
-        if f"{before.init_from}".startswith(f"{config.init_from}@"):  # of which the run has taken one commit
+        if _is_commit_of(before.init_from, config.init_from):
             now["init_from"] = saved["init_from"]
         for group, key in _PLACES:
             now[group][key] = saved[group][key] = None
@@ -116,6 +117,7 @@ class RunFolder:
         return dataclasses.replace(
             before,
             data=dataclasses.replace(before.data, dir=config.data.dir, cache_dir=config.data.cache_dir),
+            model=dataclasses.replace(before.model, scan=config.model.scan),
             train=dataclasses.replace(before.train, mesh=config.train.mesh, split_rules=config.train.split_rules),
         )
 
@@ -159,6 +161,13 @@ class RunFolder:
             write_whole(self.path / name, json.dumps(content, indent=2) + "\n")
         except OSError as error:
             raise RunError(f"{self.path / name} can't be written ({error.strerror}); make room or mend that") from error
+
+
+def _is_commit_of(pinned: str | None, named: str | None) -> bool:
+    """Whether weights of the Hub, hf://OWNER/NAME@COMMIT, are those of a name with a branch, a tag or nothing."""
+    (before, commit), (now, revision) = ((text or "").partition("@")[::2] for text in (pinned, named))
+    is_commit = re.fullmatch("[0-9a-f]{7,40}", revision) is not None
+    return bool(commit) and before == now and (not is_commit or commit.startswith(revision))
 
 
 def _description(dataset: DataSet) -> dict[str, Any]:
