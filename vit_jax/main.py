@@ -135,7 +135,8 @@ def _run_mode(command: "Command", config: "Config", started: float, stop: StopRe
     elif command.mode == "fewshot":
         from vit_jax.evaluation.fewshot import fewshot
 
-        fewshot(flags.workdir, flags.checkpoint, flags.shots, command.overrides, stop.check)
+        told = flags.shots, flags.knn, flags.linear, command.overrides, stop.check
+        fewshot(flags.workdir, flags.checkpoint, *told)
     else:
         from vit_jax.page import build
 

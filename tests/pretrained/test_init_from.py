@@ -171,11 +171,13 @@ def test_weights_that_do_not_fit_end_the_command_in_one_message(args, message, c
 
 def test_few_shots_are_learned_in_closed_form(probed, command):
     workdir = probed[0]
-    code, printed = command("--mode=fewshot", f"--workdir={workdir}", "--shots=1,5")
+    code, printed = command("--mode=fewshot", f"--workdir={workdir}", "--shots=1,5", "--knn=3,10", "--linear")
     assert code == 0, printed
     found = json.loads((workdir / "fewshot.json").read_text())
     assert found["checkpoint"] == 6 and [r["shots"] for r in found["results"]] == [1, 5]
-    assert "5 of each class" in printed
+    assert "5 of each class" in printed and "10 nearest" in printed and "linear, SGD" in printed
+    assert [row["k"] for row in found["knn"]] == [3, 10]
+    assert all(0 <= row["top1"] <= 1 for row in (*found["knn"], *found["linear"].values()))
     code, printed = command("--mode=fewshot", f"--workdir={workdir}", "--shots=500")
     assert code == 2 and "has only" in printed
 

@@ -54,7 +54,7 @@ MODES = {
     ),
     "fewshot": Mode(
         "tests the features on a few images of each class",
-        ("workdir", "checkpoint", "shots"),
+        ("workdir", "checkpoint", "shots", "knn", "linear"),
         "vit-jax fewshot --workdir=runs/first --shots=1,5,10",
         ("data.test", *_PLACES),
     ),
@@ -161,6 +161,13 @@ def _flags(mode: str) -> dict[str, dict[str, Any]]:
             "metavar": "N,N",
             "help": "images of each class to learn from (1,5,10)",
         },
+        "knn": {
+            "type": _listed(_above_0),
+            "default": (),
+            "metavar": "N,N",
+            "help": "also by so many nearest of all train images, like 10,20",
+        },
+        "linear": {"action": "store_true", "help": "also by linear probes on all train images"},
         "seeds": {"type": _listed(_whole), "default": (0,), "metavar": "N,N", "help": "seeds of each setting (0)"},
         "grid": {
             "action": "append",

@@ -30,7 +30,7 @@ from vit_jax.evaluation.evaluate import Evaluator
 from vit_jax.models import VisionTransformer
 from vit_jax.models.stems import grid_shape, image_shape, prefix_tokens
 from vit_jax.system.disk import write_whole
-from vit_jax.system.progress import say
+from vit_jax.system.progress import doing, say
 from vit_jax.system.sharding import make_mesh
 
 _BATCH = 64
@@ -102,7 +102,8 @@ def extract(
             if not part.exists():
                 read = list(executor.map(lambda file: _read(file, view), some))
                 pixels = [x for x in read if not isinstance(x, str)]
-                rows = evaluator.logits(extractor.params, np.stack(pixels), check) if pixels else np.zeros((0, 0))
+                with doing(f"Features, {first:,} of {len(files):,} pictures done"):
+                    rows = evaluator.logits(extractor.params, np.stack(pixels), check) if pixels else np.zeros((0, 0))
                 reasons = [x if isinstance(x, str) else "" for x in read]
                 _save(part, rows=rows, reasons=np.array(reasons))
                 done += len(some)
@@ -112,7 +113,7 @@ def extract(
     seconds = time.monotonic() - started
     unread = {file for file, _ in broken}
     _join(kept, output, [str(file) for file in files if file not in unread], extractor, tokens)
-    speed = f", {done / seconds:,.0f} images/s" if done else ""
+    speed = f", {done / seconds:,.1f} images/s" if done else ""
     count = len(files) - len(broken)
     say(f"{output}: features of {count:,} picture{'s' if count != 1 else ''} by {extractor.name}{speed}")
     if broken:

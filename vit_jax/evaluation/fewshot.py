@@ -12,6 +12,7 @@ import numpy as np
 from vit_jax.data import sources
 from vit_jax.data.dataset import take
 from vit_jax.errors import UserError
+from vit_jax.evaluation import probes
 from vit_jax.evaluation.evaluate import Evaluator
 from vit_jax.runs import trained
 from vit_jax.schema import with_overrides
@@ -82,11 +83,14 @@ def fewshot(
     workdir: str,
     checkpoint: str | None,
     shots: Sequence[int],
+    knn: Sequence[int] = (),
+    linear: bool = False,
     overrides: Mapping[str, Any] = MappingProxyType({}),
     check: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Scores a run's checkpoint for each number of shots, says a table and writes fewshot.json beside results.json.
 
+    Of all train images, too, if asked for: by their `knn` nearest ones, each number of them, and by `linear` probes.
     Learns from train images, chooses on validation, tests on test. `overrides` of the config, like "data.dir", say
     where the data lie now. Raises UserError for a run without one of the splits.
     """
@@ -134,10 +138,47 @@ def fewshot(
         ]
         top1, strengths = zip(*draws, strict=True)
         results.append({"shots": shot, "top1": float(np.mean(top1)), "draws": list(top1), "ridge": list(strengths)})
-    model.run.write("fewshot.json", {"checkpoint": model.step, "results": results})
+    probed: dict[str, Any] = {}
+    if knn or linear:
+        with doing("Computing features of all train images"):
+            of_all = probes.Labelled(compute(model.params, train.images, check), train.labels)
+        with doing("Probing"):
+            probed = _probed(
+                of_all, probes.Labelled(*to_choose), probes.Labelled(*to_test), knn, linear, len(model.classes)
+            )
+    model.run.write("fewshot.json", {"checkpoint": model.step, "results": results, **probed})
     rows = [
         (f"{r['shots']} of each class", f"{percent(r['top1'])} ({', '.join(percent(v) for v in r['draws'])})")
         for r in results
     ]
     say_table(f"{dataset.name}, {data.test}: top-1 by a linear classifier on few images", rows)
+    if probed:
+        rows = [(f"{row['k']} nearest", percent(row["top1"])) for row in probed.get("knn", [])]
+        rows += [(f"linear, {way}", percent(row["top1"])) for way, row in probed.get("linear", {}).items()]
+        say_table(f"{dataset.name}, {data.test}: top-1 by all {len(train.labels):,} train images", rows)
     return results
+
+
+def _probed(
+    train: probes.Labelled,
+    validation: probes.Labelled,
+    test: probes.Labelled,
+    knn: Sequence[int],
+    linear: bool,
+    num_classes: int,
+) -> dict[str, Any]:
+    """What fewshot.json keeps of probes on all train images."""
+    if lost := int((~np.isfinite(train.features)).any(axis=-1).sum()):
+        raise UserError(f"the model's features of {lost:,} images aren't finite; take another --checkpoint")
+    found: dict[str, Any] = {}
+    if knn:
+        top1 = probes.knn(train, test, tuple(knn), num_classes)
+        found["knn"] = [{"k": k, "top1": top1[k]} for k in knn]
+    if linear:
+        closed, strength = score(*train, validation, test, num_classes)
+        trained_top1, rate = probes.by_gradient(train, validation, test, num_classes)
+        found["linear"] = {
+            "closed form": {"top1": closed, "ridge": strength},
+            "SGD": {"top1": trained_top1, "learning_rate": rate},
+        }
+    return found
