@@ -155,7 +155,7 @@ def test_a_checkpoint_goes_onto_any_mesh(tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, on_host(b)), alone["params"], saved.params)
 
 
-@pytest.mark.parametrize("mesh", [None, "data=2,fsdp=4"])
+@pytest.mark.parametrize("mesh", [None, pytest.param("data=2,fsdp=4", marks=pytest.mark.slow)])
 def test_a_run_goes_on_with_its_blocks_in_a_loop_or_written_out(tmp_path, mesh):
     def first(scan):
         frozen = ((r"block_\d+/mlp/.*", 0.0), (".*", 1.0))  # of which the optimizer has no state
@@ -176,6 +176,7 @@ def test_a_run_goes_on_with_its_blocks_in_a_loop_or_written_out(tmp_path, mesh):
         assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a.sharding == b.sharding, found, target)))
 
 
+@pytest.mark.slow
 def test_a_step_of_looped_blocks_is_a_program_that_depth_does_not_lengthen():
     lines = {
         scan: [

@@ -107,7 +107,7 @@ def extract(
                 reasons = [x if isinstance(x, str) else "" for x in read]
                 _save(part, rows=rows, reasons=np.array(reasons))
                 done += len(some)
-            with np.load(part) as content:
+            with np.load(part, allow_pickle=False) as content:
                 pairs = zip(some, content["reasons"].tolist(), strict=True)
                 broken += [(file, reason) for file, reason in pairs if reason]
     seconds = time.monotonic() - started
@@ -168,7 +168,7 @@ def _save(path: Path, **arrays: Any) -> None:
 
 def _join(kept: Path, output: Path, paths: list[str], extractor: Extractor, tokens: bool) -> None:
     """Writes the file of all parts, and removes these."""
-    found = [content["rows"] for content in map(np.load, sorted(kept.glob("*.npz")))]
+    found = [np.load(part, allow_pickle=False)["rows"] for part in sorted(kept.glob("*.npz"))]
     rows = np.concatenate([x for x in found if len(x)] or [np.zeros((0, 0), np.float32)])
     arrays, at = {}, 0
     if len(rows):

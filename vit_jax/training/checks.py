@@ -22,6 +22,8 @@ def check_config(config: Config, target: Target) -> None:
     _check_augment(config)
     # Where the class count is left to the data, any will do here.
     classes = 10 if config.model.num_classes is None else config.model.num_classes
+    if classes == 0:
+        raise UserError("config.model.num_classes=0 gives features, which can't be trained; leave it to the data")
     module = create(dataclasses.replace(config.model, num_classes=classes), target)
     _check_optim(config)
     optim.optimizer(config.optim, states.abstract_params(module), module.dtype)
