@@ -42,6 +42,9 @@ def test_they_are_the_models(pictures, monkeypatch, capsys):
     np.testing.assert_allclose(found["class_token"], aux["encoded"][:, 0], atol=1e-5)
     np.testing.assert_allclose(found["mean"], aux["encoded"][:, 1:].mean(axis=1), atol=1e-5)
     # Stopped before the last batch it goes on there.
+    code, _ = extracted(pictures)
+    assert code == 2 and "this file is there already" in capsys.readouterr().err
+    (pictures.parent / "features.npz").unlink()
     monkeypatch.setattr(features, "_BATCH", 1)
     monkeypatch.setattr(features, "_CALLS", 2)
     save = features._save

@@ -34,8 +34,8 @@ def features(
         raise UserError(f"--output={output}: features are written as .npz, like --output=features.npz")
     if not path.absolute().parent.is_dir():
         raise UserError(f"--output={output}: there is no folder {path.absolute().parent}; make it, or name another")
-    if (workdir is None) == (config is None):
-        raise UserError("features are those of a run, --workdir=DIR, or of weights, --weights=PATH: name one of them")
+    if path.exists():
+        raise UserError(f"--output={output}: this file is there already; remove it, or name another")
     if config is None and overrides:
         raise UserError(f"--config.{next(iter(overrides))} is of --weights; a run's model is as it is")
     if config is not None and checkpoint is not None:

@@ -58,6 +58,8 @@ def parse(argv: list[str]) -> Command:
     name, texts = _split(config_args)
     _check_config(mode, name, texts)
     instead = "weights" in MODES[mode].flags and flags.weights
+    if instead and flags.workdir:
+        raise UserError("--workdir names a run, --weights other weights in its place: name one of them")
     if "workdir" in MODES[mode].flags and not flags.workdir and not instead:
         raise UserError("--workdir is missing: the folder of the run, like --workdir=runs/first (vit-jax --help)")
     if mode in ("predict", "features") and not flags.images:

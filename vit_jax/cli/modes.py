@@ -244,7 +244,12 @@ def help_text(mode: str | None) -> str:
     rows = [_USED[0]] if "config" in chosen.flags else []
     for name, told in flags_of(mode).items():
         value = told.get("metavar") or ("FORMAT" if name == "format" else "WHICH")
-        rows.append((f"--{name} {value} ..." if told.get("nargs") else f"--{name}={value}", told["help"]))
+        flag = f"--{name}={value}"
+        if told.get("nargs"):
+            flag = f"--{name} {value} ..."
+        elif told.get("action") == "store_true":
+            flag = f"--{name}"
+        rows.append((flag, told["help"]))
     if chosen.keys is None:
         rows.append((_USED[2][0], "changes a key of the config; vit_jax/config.py has them all"))
     rows += [(f"--config.{key}=VALUE", "in place of the run's own") for key in chosen.keys or ()]

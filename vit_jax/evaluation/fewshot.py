@@ -112,6 +112,8 @@ def fewshot(
             for key, split in (("train", data.train), ("validation", data.validation), ("test", data.test))
         ]
     train, validation, test = parts
+    if knn and max(knn) > len(train.labels):
+        raise UserError(f"--knn={max(knn)}: there are {len(train.labels):,} train images; look for fewer")
     # Of fewer shots, each draw takes the first ones.
     draws_of_each = [few_of_each(train.labels, max(shots), seed, model.classes) for seed in range(_DRAWS)]
     few = np.stack(draws_of_each)  # (draws, C, shots)

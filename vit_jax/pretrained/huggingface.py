@@ -102,7 +102,7 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
         found["activation"] = "silu"
     if "num_attention_heads" in config:
         found["heads"] = config["num_attention_heads"]
-    return found | _head(family, shapes)
+    return found | _head(family, shapes, given.get("num_classes") != 0)
 
 
 def _mlp_dim(family: Family, shapes: Mapping[str, Shape], config: Mapping[str, Any]) -> int:
@@ -112,7 +112,7 @@ def _mlp_dim(family: Family, shapes: Mapping[str, Shape], config: Mapping[str, A
     return (hidden or (config.get("intermediate_size", 1),))[0]
 
 
-def _head(family: Family, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+def _head(family: Family, shapes: Mapping[str, Shape], classifies: bool) -> dict[str, Any]:
     """Pooling, tokens before the patches, classes."""
     logits = first_of(family, shapes, "logits", "weight")
     registers = (first_of(family, shapes, "registers") or (1, 0))[1]
@@ -128,8 +128,11 @@ def _head(family: Family, shapes: Mapping[str, Shape]) -> dict[str, Any]:
             found["pool"] = "token_mean"
         elif family.pool == "map" and "classifier.weight" in shapes:
             found["pool"] = "mean"
-        elif "class_embedding" in str(family.names["token"]) and "classifier.weight" in shapes:
-            raise UserError("CLIPForImageClassification classifies tokens that no last norm has seen: not known here")
+        elif classifies and family.pool == "token" and "embed_norm" in family.names and "classifier.weight" in shapes:
+            raise UserError(
+                "CLIPForImageClassification classifies tokens that no last norm has seen: there is no such model here; "
+                "its features there are, with num_classes=0"
+            )
     return found
 
 

@@ -120,15 +120,19 @@ def _described(weights: Weights, by_hand: dict[str, Any], given: Mapping[str, An
     not_more_than(model["depth"], weights.shapes)
     layout = source.layout(weights, model, given)
     size, classes = pair(given.get("image_size")) or layout.image_size, model.get("num_classes")
-    for key, value, what in (
-        ("heads", model.get("heads") or model.get("token_mlp_dim"), "the number of attention heads: heads=12"),
-        ("activation", model.get("activation"), "the kind of GELU: activation='gelu', 'gelu_tanh' or 'gelu_quick'"),
-        ("norm_eps", model.get("norm_eps"), "the norms' epsilon: norm_eps=1e-5 (CLIP's) or 1e-6"),
-        ("num_classes", classes, "the number of classes, having no classifier: num_classes=10, or 0 for features"),
-        ("image_size", size, "the size of the images: image_size=224"),
-    ):
-        if value is None:
-            raise UserError(f"{weights.path} doesn't tell {what}; say {key} by name")
+    asked = {
+        "heads": (model.get("heads") or model.get("token_mlp_dim"), "the number of attention heads", "12"),
+        "activation": (model.get("activation"), "the kind of GELU", "gelu, gelu_tanh or gelu_quick"),
+        "norm_eps": (model.get("norm_eps"), "the norms' epsilon", "1e-6, or 1e-5 as CLIP's"),
+        "num_classes": (classes, "the number of classes, having no classifier", "10, or 0 for features"),
+        "image_size": (size, "the size of the images", "224"),
+    }
+    open_keys = [(key, what, like) for key, (value, what, like) in asked.items() if value is None]
+    if open_keys:
+        whats = " and ".join(what for _, what, _ in open_keys)
+        keys = "; ".join(f"{key}={like}" for key, _, like in open_keys)
+        command = f"on the command line --config.model.{open_keys[0][0]}=..."
+        raise UserError(f"{weights.path} doesn't tell {whats}; say so, like {keys} ({command})")
     height, width = size
     model |= {"image_size": height, "image_width": None if width == height else width}
     drops = found.get("representation_dim") is not None and model["representation_dim"] is None

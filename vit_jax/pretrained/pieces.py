@@ -222,7 +222,8 @@ def mismatches(
 def check(weights: Weights, pieces: list[Piece], wanted: dict[str, Shape], ignored: Callable[[str], bool]) -> None:
     """Raises UserError with every mismatch at once."""
     if lines := mismatches(weights, pieces, wanted, ignored):
-        title = f"{weights.path} and the model don't fit in {len(lines)} places; nothing was loaded:"
+        places = "1 place" if len(lines) == 1 else f"{len(lines)} places"
+        title = f"{weights.path} and the model don't fit in {places}; nothing was loaded:"
         raise UserError("\n".join([title, *(f"  {line}" for line in lines)]))
 
 

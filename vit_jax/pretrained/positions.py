@@ -32,7 +32,7 @@ def grid_of(rows: int, before: Sequence[int], stored: Grid | None, asked: Grid |
         known = f" (it is said to be for a grid of {stored[0]} x {stored[1]})" if stored else ""
         raise UserError(
             f"the file's {rows} positions may be of {ways}{known}; say the size in pixels of the images that they are "
-            "for, like pretrained.load(..., stored_image_size=(224, 160))"
+            "for, like vit_jax.load(..., stored_image_size=(224, 160))"
         )
     return fits.pop()
 
