@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from vit_jax import pretrained
+from vit_jax.cli import features as cli_features
 from vit_jax.evaluation import features
 from vit_jax.main import main
 
@@ -28,6 +29,11 @@ def extracted(pictures, *more):
     output = pictures.parent / "features.npz"
     code = main(["vit-jax", "features", f"--weights={WEIGHTS}", f"--images={pictures}", f"--output={output}", *more])
     return code, dict(np.load(output)) if output.exists() else None
+
+
+def other_weights(*args, **told):
+    module, params = pretrained.load(*args, **told)
+    return module, jax.tree.map(lambda x: x * 1.01, params)
 
 
 def test_they_are_the_models(pictures, monkeypatch, capsys):
@@ -58,6 +64,17 @@ def test_they_are_the_models(pictures, monkeypatch, capsys):
     with pytest.raises(KeyboardInterrupt):
         extracted(pictures)
     monkeypatch.setattr(features, "_save", save)
+    # Of other weights nothing is taken.
+    kept = pictures.parent / ".features.npz.parts"
+    parts = {part.name: part.read_bytes() for part in kept.iterdir()}
+    assert set(parts) == {"of", "000000000.npz", "000000002.npz"}
+    with monkeypatch.context() as changed:
+        changed.setattr(cli_features, "load", other_weights)
+        assert extracted(pictures)[0] == 0 and "are there from before" not in capsys.readouterr().out
+    (pictures.parent / "features.npz").unlink()
+    kept.mkdir()
+    for name, content in parts.items():
+        (kept / name).write_bytes(content)
     code, again = extracted(pictures)
     assert code == 0 and "are there from before; going on" in capsys.readouterr().out
     for name in ("paths", "features", "class_token", "mean"):

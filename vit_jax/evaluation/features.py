@@ -144,7 +144,10 @@ def _kept_for(extractor: Extractor, files: Sequence[Path], output: Path, tokens:
     """The folder of what is there already of the same features of the same pictures; a new one otherwise."""
     stats = [(str(file), *((s := file.stat()).st_size, s.st_mtime_ns)) for file in files]
     said = json.dumps([extractor.name, repr(extractor.module.cfg), repr(extractor.config.augment), stats])
-    digest = hashlib.sha256(f"{said} {extractor.view} {tokens}".encode()).hexdigest()
+    hashed = hashlib.sha256(f"{said} {extractor.view} {tokens}".encode())
+    for x in jax.tree.leaves(extractor.params):
+        hashed.update(np.ascontiguousarray(x))
+    digest = hashed.hexdigest()
     folder, mark = output.with_name(f".{output.name}.parts"), "of"
     if folder.is_dir() and (folder / mark).is_file() and (folder / mark).read_text() == digest:
         there = len(list(folder.glob("*.npz")))
