@@ -142,6 +142,7 @@ MISTAKES = [
     ("model.stem.kind=conv --config.model.stem.widths=(8,) --config.model.stem.norm=batch", "norm"),
     ("model.stem.kind=conv --config.model.stem.widths=(8,) --config.model.stem.project=false", "patch_size=1"),
     ("model.num_classes=0", "num_classes"),
+    ("train.split_rules=(('.*',0.0),)", "pairs of texts"),
     ("data.name=cifar1", "cifar10"),
     ("data.pipeline=numpy", "mapped"),
     ("data.train=train[:90", "train\\[:90%\\]"),

@@ -131,6 +131,9 @@ _WANTED = {
     tuple[float, ...]: "numbers, like (0.5, 0.5, 0.5)",
     tuple[bool, ...]: "truth values, like (False, True), or (True,) for a single one",
     tuple[tuple[str, float], ...]: "pairs, like (('head/.*', 1.0), ('.*', 0.1)), or (('.*', 1.0),) for a single one",
+    tuple[
+        tuple[str, str], ...
+    ]: "pairs of texts, like (('head/.*', 'whole'), ('.*', 'auto')), or (('.*', '0'),) for one",
     tuple[tuple[float, int], ...]: "pairs, like ((0.0, 24), (0.7, 32)), or ((0.0, 32),) for a single one",
 }
 

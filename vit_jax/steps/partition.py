@@ -33,7 +33,10 @@ def sharers(text: str | None, devices: int) -> int:
         other = "data" if FSDP in sizes else FSDP
         sizes[other] = devices // sum(sizes.values())
     if sizes and math.prod(sizes.values()) != devices:
-        raise UserError(f"{_KEY}={text!r} is not of {devices} device{'s' if devices > 1 else ''}, as many as there are")
+        are = "is one device" if devices == 1 else f"are {devices} devices"
+        raise UserError(
+            f"{_KEY}={text!r} is of {math.prod(sizes.values())}, and there {are}: their product is that number"
+        )
     return sizes.get(FSDP, 1)
 
 

@@ -32,7 +32,8 @@ def match(rules: Sequence[tuple[str, V]], params: Any, key: str) -> Any:
             if pattern.fullmatch(path):
                 used.add(pattern.pattern)
                 return value
-        raise UserError(f"{key}: no rule matches the parameter {path}; end with a rule for the rest, like ('.*', 0.0)")
+        rest = ".*", "auto" if rules and isinstance(rules[0][1], str) else 0.0
+        raise UserError(f"{key}: no rule matches the parameter {path}; end with a rule for the rest, like {rest}")
 
     values = jax.tree_util.tree_map_with_path(lambda path, x: of_all_blocks(value_at, path, x.shape, key), params)
     idle = [pattern for pattern, _ in rules if pattern not in used]

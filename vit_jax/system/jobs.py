@@ -39,11 +39,17 @@ def join(peers: Peers) -> None:
     # Its C++ handler would take SIGTERM away from ours.
     jax.config.update("jax_enable_preemption_service", False)
     address = None if peers.coordinator_address == "auto" else peers.coordinator_address
-    where, number = peers.coordinator_address, peers.num_processes or "them"
-    remedy = (
-        f"start all {number} with --coordinator_address={where} and each with its own --process_id, and see that the "
-        "port is free and reachable"
-    )
+    where, number = peers.coordinator_address, peers.num_processes
+    if address is None:
+        remedy = (
+            "auto asks Slurm, Open MPI or a TPU pod, and there may be none here: name --coordinator_address=HOST:PORT, "
+            "--num_processes and --process_id"
+        )
+    else:
+        remedy = (
+            f"start all {number} with --coordinator_address={where} --num_processes={number} and each with its own "
+            "--process_id, and see that the port is free and reachable"
+        )
 
     def give_up() -> None:
         print(f"error: no word from the job's other processes for {peers.timeout} s; {remedy}", file=sys.stderr)

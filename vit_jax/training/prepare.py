@@ -167,7 +167,7 @@ def say_split(state: TrainState, mesh: Mesh) -> None:
     whole = sum(x.nbytes for x in leaves)
     say(
         f"State: {own / 2**20:,.1f} MiB on each device, of {whole / 2**20:,.1f} MiB that {mesh.shape[FSDP]} devices "
-        f"share; {mesh.shape['data']} such copies"
+        f"share; {mesh.shape['data']} such {'copy' if mesh.shape['data'] == 1 else 'copies'}"
     )
 
 
