@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vit_jax.config import Config
-from vit_jax.data.view import View, interpolation_of, view_of
+from vit_jax.data.view import view_of
 from vit_jax.errors import UserError
 from vit_jax.evaluation.features import Extractor, extract
 from vit_jax.evaluation.predict import find_images
@@ -48,10 +48,8 @@ def features(
 
 def _of_run(workdir: str, checkpoint: str | None) -> Extractor:
     model = trained.load(workdir, checkpoint)
-    config, channels = model.config, model.config.model.channels
-    view = View(model.image_size, channels, model.crop_pct, interpolation_of(config.data))
     name = f"checkpoint {model.step} of {model.run.path}"
-    return Extractor(name, model.module, model.params, config, view)
+    return Extractor(name, model.module, model.params, model.config, model.view)
 
 
 def _of_weights(config: Config, overrides: Mapping[str, Any]) -> Extractor:

@@ -16,7 +16,6 @@ from vit_jax.data.encoded import seen
 from vit_jax.data.images import SUFFIXES, converted, passed_over, upright
 from vit_jax.data.sources.names import shown
 from vit_jax.data.sources.walk import SYSTEM_FOLDERS
-from vit_jax.data.view import View, interpolation_of
 from vit_jax.errors import UserError
 from vit_jax.evaluation.evaluate import Evaluator
 from vit_jax.evaluation.logits import probabilities
@@ -53,9 +52,9 @@ class Predictor:
         model = trained.load(workdir, checkpoint)
         config = dataclasses.replace(model.config, eval=dataclasses.replace(model.config.eval, batch_size=batch_size))
         self.classes, self._params = model.classes, rounded_once(model.params, model.module)
-        channels = config.model.channels
-        self._view = View(model.image_size, channels, model.crop_pct, interpolation_of(config.data))
-        self._evaluator = Evaluator(model.module, config, make_mesh(), self._params, (*model.image_size, channels))
+        self._view = model.view
+        shape = (*self._view.size, self._view.channels)
+        self._evaluator = Evaluator(model.module, config, make_mesh(), self._params, shape)
 
     def __call__(self, images: "Picture | Iterable[Picture]") -> np.ndarray:
         """Paths of files, PIL images and uint8 (H, W, 3 or 1), of any size -> probabilities (N, C) float32.

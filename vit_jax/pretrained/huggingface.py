@@ -17,6 +17,7 @@ from vit_jax.pretrained.huggingface_names import FAMILIES, Family, family_of, fi
 from vit_jax.pretrained.pieces import (
     Piece,
     norm,
+    of_several,
     positions_table,
     prefix,
     same,
@@ -88,9 +89,7 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
         "width": patch[0],
         "depth": not_more_than(int(config.get("num_hidden_layers", max(layers) + 1)), shapes),
         "mlp_dim": _mlp_dim(family, shapes, config),
-        "posemb": "learned"
-        if "positions" in family.names and family is not FAMILIES["dinov3_vit"]
-        else "rope2d_dinov3",
+        "posemb": "learned" if "positions" in family.names else "rope2d_dinov3",
         "activation": ACTIVATIONS[act] if config else None,
         "gated_mlp": has(family, shapes, "gate") or has(family, shapes, "gate_up"),
         "qkv_bias": any(_has_biases(family, shapes)),
@@ -242,19 +241,15 @@ def _attention_pool(cfg: ModelConfig, theirs: str) -> list[Piece]:
 
     return [
         Piece(f"{at}/probe", {f"{theirs}.probe": (1, 1, d)}, lambda x: x[0], lambda x: {f"{theirs}.probe": x[None]}),
-        Piece(f"{at}/query/kernel", shapes[0], lambda w: np.moveaxis(rows(w)[0], -1, 0), _not_written),
-        Piece(f"{at}/query/bias", shapes[1], lambda b: rows(b)[0], _not_written),
-        Piece(f"{at}/kv/kernel", shapes[0], lambda w: np.moveaxis(rows(w)[1:], -1, 0), _not_written),
-        Piece(f"{at}/kv/bias", shapes[1], lambda b: rows(b)[1:], _not_written),
+        Piece(f"{at}/query/kernel", shapes[0], lambda w: np.moveaxis(rows(w)[0], -1, 0), of_several),
+        Piece(f"{at}/query/bias", shapes[1], lambda b: rows(b)[0], of_several),
+        Piece(f"{at}/kv/kernel", shapes[0], lambda w: np.moveaxis(rows(w)[1:], -1, 0), of_several),
+        Piece(f"{at}/kv/bias", shapes[1], lambda b: rows(b)[1:], of_several),
         *torch_dense(f"{at}/out", f"{theirs}.attention.out_proj", (cfg.heads * cfg.head_dim,), (d,)),
         *norm(f"{at}/norm", f"{theirs}.layernorm", d, _NORM),
         *torch_dense(f"{at}/mlp/dense_0", f"{theirs}.mlp.fc1", (d,), (cfg.mlp_dim,)),
         *torch_dense(f"{at}/mlp/dense_1", f"{theirs}.mlp.fc2", (cfg.mlp_dim,), (d,)),
     ]
-
-
-def _not_written(x: np.ndarray) -> dict[str, np.ndarray]:
-    raise NotImplementedError("there is no export of this model for transformers")
 
 
 def resize(weights: Weights) -> Resize:

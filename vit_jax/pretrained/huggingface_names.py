@@ -70,7 +70,8 @@ _DINOV2 = _joined(
     _of_layers("encoder.layer", **_IN_MEMORY, **_GATED),
 )
 _DINOV3 = _joined(
-    {**_EMBEDDINGS, "patches": ("embeddings.patch_embeddings",), "norm": ("norm",)},
+    {part: names for part, names in _EMBEDDINGS.items() if part not in ("patches", "positions", "norm")},
+    {"patches": ("embeddings.patch_embeddings",), "norm": ("norm",)},
     _of_layers("layer", **_SCALED, **_IN_MEMORY, **_GATED, fc1="mlp.up_proj", fc2="mlp.down_proj"),
 )
 _TOWER = _joined(

@@ -67,13 +67,14 @@ def torch_dense_rows(ours: str, names: Sequence[str], theirs: str, n_in: int, n_
         piece
         for i, name in enumerate(names)
         for piece in (
-            Piece(f"{ours}/{name}/kernel", {weight: (total, n_in)}, lambda w, i=i: w[part(i)].T, _shared),
-            Piece(f"{ours}/{name}/bias", {bias: (total,)}, lambda b, i=i: b[part(i)], _shared),
+            Piece(f"{ours}/{name}/kernel", {weight: (total, n_in)}, lambda w, i=i: w[part(i)].T, of_several),
+            Piece(f"{ours}/{name}/bias", {bias: (total,)}, lambda b, i=i: b[part(i)], of_several),
         )
     ]
 
 
-def _shared(x: np.ndarray) -> dict[str, np.ndarray]:
+def of_several(x: np.ndarray) -> dict[str, np.ndarray]:
+    """The way out for arrays of which several parameters of ours are made: there is none yet."""
     raise NotImplementedError("no export writes arrays that several parameters share")
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vit_jax.config import Config, ModelConfig
-from vit_jax.data.view import crop_pct_of
+from vit_jax.data.view import View, crop_pct_of, interpolation_of
 from vit_jax.errors import UserError
 from vit_jax.models import VisionTransformer, create
 from vit_jax.models.backend import Target, target_at_hand
@@ -33,6 +33,11 @@ class Trained:
     image_size: tuple[int, int]  # height and width of the uint8 images that `step.eval_step` takes
     step: int
     crop_pct: float = 1.0  # share of an image's shorter side that an evaluation takes (data/view.py)
+
+    @property
+    def view(self) -> View:
+        """How pictures become such images."""
+        return View(self.image_size, self.config.model.channels, self.crop_pct, interpolation_of(self.config.data))
 
 
 def load(workdir: str, name: str | None = None) -> Trained:
