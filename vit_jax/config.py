@@ -145,6 +145,14 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    teacher: str | None = None  # a workdir, or weights as those of init_from: its logits are targets, too; None: none
+    kind: str = "hard"  # hard: the class that the teacher prefers | soft: its probabilities
+    weight: float = 0.5  # of that loss; that of the labels has the rest
+    temperature: float = 1.0  # soft: by which the logits of both are divided
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     length: str = "10 epochs"  # or a time, "600 s": then everything that changes with progress follows the clock
     clock: str = "wall"  # a time's: wall, everything from the command to the test's results | train, the steps alone
@@ -155,6 +163,7 @@ class TrainConfig:
     steps_per_call: int = 1  # resident images only; pays where a step is under 1 ms on an accelerator
     label_smoothing: float = 0.0
     class_weights: str = "none"  # of the losses: none | balanced: images / (classes * images of the class)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     patience: int | None = None  # validations in a row without a better top-1, after which the run ends; None: all
     overfit_one_batch: bool = False  # a check: every step takes the first batch, as it is; its loss must vanish
     ema: float | None = None  # decay of a moving average of the parameters, kept beside them; None: none

@@ -19,12 +19,14 @@ from vit_jax.data.pipeline import Batch, DevicePipeline, batch_shapes
 from vit_jax.evaluation.evaluate import batch_on, traced_evaluation
 from vit_jax.models import flops
 from vit_jax.steps import state as states
+from vit_jax.steps.distill import Teacher
 from vit_jax.steps.losses import weights_of
-from vit_jax.steps.phases import traced_step
-from vit_jax.system.sharding import batch_sharding, replicated
+from vit_jax.steps.phases import flops_per_image, traced_step
+from vit_jax.system.sharding import batch_sharding, replicated, shapes_of
 from vit_jax.training.checks import check_config
 from vit_jax.training.pieces import Pieces, crop_of, pieces_of
 from vit_jax.training.resolve import pipeline_of_data, with_data
+from vit_jax.training.teacher import teacher_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Run:
     programs: tuple[Traced, ...]
     state_bytes: int  # on each device: parameters, moments, averages
     param_bytes: int  # of them: parameters that an evaluation takes as they are; it gathers those that are split
-    data_bytes: int  # likewise: the resident train images, or one batch
+    data_bytes: int  # likewise: the resident train images, or one batch; and a teacher
     num_train: int  # images of the train split
 
 
@@ -74,7 +76,8 @@ def run_on(config: Config, machine: Machine, batch_size: int | None = None) -> R
         0,
     )
     weights = weights_of(config.train.class_weights, parts.train.labels, pieces.module.cfg.num_classes)
-    programs = (*_steps(config, pieces, data, state, weights), evaluation)
+    teacher = shapes_of(teacher_of(config, dataset.classes, machine.target), replicated(mesh))
+    programs = (*_steps(config, pieces, data, state, weights, teacher), evaluation)
     config = dataclasses.replace(config, model=pieces.module.cfg)  # with the attention that it takes there
     return Run(
         config,
@@ -82,7 +85,7 @@ def run_on(config: Config, machine: Machine, batch_size: int | None = None) -> R
         programs,
         state_bytes=_bytes(state),
         param_bytes=0 if pieces.split else _bytes(state.params),
-        data_bytes=_bytes(data),
+        data_bytes=_bytes((data, teacher)),
         num_train=len(parts.train.labels),
     )
 
@@ -115,20 +118,25 @@ def _data(config: Config, train: Examples, machine: Machine, mesh: Mesh) -> Devi
 
 
 def _steps(
-    config: Config, pieces: Pieces, data: Any, state: Any, class_weights: tuple[float, ...] | None
+    config: Config,
+    pieces: Pieces,
+    data: Any,
+    state: Any,
+    class_weights: tuple[float, ...] | None,
+    teacher: Teacher | None,
 ) -> list[Traced]:
     """The steps of all phases: one, and `steps_per_call` at once."""
     found, several = [], config.train.steps_per_call
     for _, size in config.train.sizes or ((0.0, config.model.image_size),):
         module = pieces.module.clone(input_size=size)
-        work = flops.training(dataclasses.replace(pieces.module.cfg, image_size=size)) * config.train.batch_size
+        work = flops_per_image(module, teacher) * config.train.batch_size
         for count in (1,) if several == 1 else (1, several):
             name = ("step" if count == 1 else f"{count} steps") + (f" at {size} px" if config.train.sizes else "")
 
             def trace(module: Any = module, count: int = count) -> Any:
                 plan, mesh = pieces.plan, pieces.mesh
                 bound = (config, module, pieces.tx, pieces.schedule, plan, mesh, data, state)
-                return traced_step(*bound, count, class_weights, pieces.split)
+                return traced_step(*bound, count, class_weights, pieces.split, teacher)
 
             found.append(Traced(name, trace, count * work // pieces.mesh.size, config.train.batch_size * count, count))
     return found

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from os import PathLike, fspath
 from typing import Any
 
-from vit_jax.config import Config, ModelConfig
+from vit_jax.config import Config, DistillConfig, ModelConfig
 from vit_jax.data.dataset import DataSet
 from vit_jax.errors import RunError, UserError
 from vit_jax.models.presets import resolve
@@ -105,6 +105,9 @@ class RunFolder:
                 now[group][key] = saved[group][key]
         if _is_commit_of(before.init_from, config.init_from):
             now["init_from"] = saved["init_from"]
+        teacher = _teacher_of_both(before.train.distill, config.train.distill)
+        if teacher is not None:  # its place; its numbers are compared when they are read
+            now["train"]["distill"]["teacher"] = saved["train"]["distill"]["teacher"]
         for group, key in _PLACES:
             now[group][key] = saved[group][key] = None
         lines = difference(saved, now)
@@ -118,7 +121,12 @@ class RunFolder:
             before,
             data=dataclasses.replace(before.data, dir=config.data.dir, cache_dir=config.data.cache_dir),
             model=dataclasses.replace(before.model, scan=config.model.scan),
-            train=dataclasses.replace(before.train, mesh=config.train.mesh, split_rules=config.train.split_rules),
+            train=dataclasses.replace(
+                before.train,
+                mesh=config.train.mesh,
+                split_rules=config.train.split_rules,
+                distill=dataclasses.replace(before.train.distill, teacher=teacher),
+            ),
         )
 
     def longer(self) -> str:
@@ -161,6 +169,13 @@ class RunFolder:
             write_whole(self.path / name, json.dumps(content, indent=2) + "\n")
         except OSError as error:
             raise RunError(f"{self.path / name} can't be written ({error.strerror}); make room or mend that") from error
+
+
+def _teacher_of_both(before: DistillConfig, now: DistillConfig) -> str | None:
+    """Where the teacher of a run that goes on lies now; None where only one of the two has any."""
+    if before.teacher is None or now.teacher is None:
+        return None
+    return before.teacher if _is_commit_of(before.teacher, now.teacher) else now.teacher
 
 
 def _is_commit_of(pinned: str | None, named: str | None) -> bool:

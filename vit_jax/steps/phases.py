@@ -1,6 +1,5 @@
 """The parts of a run, each with its compiled step: one, or one for each size of the images (train.sizes)."""
 
-import dataclasses
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from jax.sharding import Mesh
 from vit_jax.config import Config
 from vit_jax.data.pipeline import Batch, DevicePipeline, TfDataPipeline
 from vit_jax.models import VisionTransformer, flops
+from vit_jax.steps.distill import Teacher
 from vit_jax.steps.plan import Plan
 from vit_jax.steps.schedules import Schedule
 from vit_jax.steps.state import TrainState
@@ -29,7 +29,7 @@ class Phase:
 
     start: float  # place
     flops_per_image: int  # of a training step
-    step_fn: Any  # compiled train_step: (state, data, pace) -> (state, metrics)
+    step_fn: Any  # compiled train_step: (state, data, pace, teacher) -> (state, metrics)
     steps_fn: Any  # compiled train_steps, train.steps_per_call at once; None for 1
 
 
@@ -44,6 +44,7 @@ def compile_phases(
     state: TrainState,
     class_weights: tuple[float, ...] | None,
     split: Mapping[str, int],
+    teacher: Teacher | None,
 ) -> tuple[Phase, ...]:
     """The run's phases in order, their steps compiled, as `traced_step` traces them.
 
@@ -59,7 +60,18 @@ def compile_phases(
     sizes = config.train.sizes or ((0.0, config.model.image_size),)
     lowered = [
         traced_step(
-            config, module.clone(input_size=size), tx, schedule, plan, mesh, data, state, n, class_weights, split
+            config,
+            module.clone(input_size=size),
+            tx,
+            schedule,
+            plan,
+            mesh,
+            data,
+            state,
+            n,
+            class_weights,
+            split,
+            teacher,
         ).lower()
         for _, size in sizes
         for n in counts
@@ -69,7 +81,7 @@ def compile_phases(
     return tuple(
         Phase(
             start * plan.total,
-            flops.training(dataclasses.replace(module.cfg, image_size=size)),
+            flops_per_image(module.clone(input_size=size), teacher),
             next(compiled),
             next(compiled) if several > 1 else None,
         )
@@ -89,15 +101,16 @@ def traced_step(
     count: int = 1,
     class_weights: tuple[float, ...] | None = None,
     split: Mapping[str, int] = MappingProxyType({}),
+    teacher: Teacher | None = None,
 ) -> Any:
-    """`train_step`, or `train_steps` for a count above 1, traced: (state, data, pace) -> (state, metrics).
+    """`train_step`, or `train_steps` for a count above 1, traced: (state, data, pace, teacher) -> (state, metrics).
 
     It is compiled by `.lower().compile()`. Config and module made for a target that isn't at hand (models/backend.py),
     with a mesh of its devices, give the program for those.
 
-    `data` is the pipeline itself where it is resident, else one batch; its arrays and those of the state may be shapes
-    (`shapes_of`). The new state lies as the old one, its parameters `split` as `train_step` says. `pace` (2,) float32
-    is for runs by the clock, None for others. The state is given up (donated).
+    `data` is the pipeline itself where it is resident, else one batch; its arrays, the state's and the teacher's may be
+    shapes (`shapes_of`). The new state lies as the old one, its parameters `split` as `train_step` says. `pace` (2,)
+    float32 is for runs by the clock, None for others. The state is given up (donated).
     `class_weights` are constants of the program.
     """
     resident = isinstance(data, DevicePipeline)
@@ -115,4 +128,9 @@ def traced_step(
         split=split,
     )
     lie = jax.tree.map(lambda x: x.sharding, state)
-    return jax.jit(step, donate_argnums=0, out_shardings=(lie, replicated(mesh))).trace(state, data, pace)
+    return jax.jit(step, donate_argnums=0, out_shardings=(lie, replicated(mesh))).trace(state, data, pace, teacher)
+
+
+def flops_per_image(module: VisionTransformer, teacher: Teacher | None) -> int:
+    """Of a training step: the student's three passes (flops.training), and the teacher's one."""
+    return flops.training(module.seen) + (0 if teacher is None else flops.forward(teacher.module.cfg))

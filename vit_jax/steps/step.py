@@ -18,6 +18,7 @@ from vit_jax.models import VisionTransformer
 from vit_jax.models.encoder import is_of_blocks
 from vit_jax.models.stems import image_shape
 from vit_jax.steps import state as states
+from vit_jax.steps.distill import Teacher, distillation, told
 from vit_jax.steps.losses import mixed_cross_entropy, rank_of_label
 from vit_jax.steps.optim import rates, updates_done
 from vit_jax.steps.partition import specs_of
@@ -34,6 +35,7 @@ def train_step(
     state: TrainState,
     data: Any,
     pace: jax.Array | None = None,
+    teacher: Teacher | None = None,
     ahead: jax.Array | int = 0,
     *,
     fetch: Fetch,
@@ -54,6 +56,9 @@ def train_step(
     times `class_weights`, losses.weights_of of the train labels), top1, top5 (of an image mixed of two by the first
     one's label), grad_norm, learning_rate.
 
+    With a `teacher` its logits are a target beside the labels, as config.train.distill says. Of a model with a
+    distillation token the loss of the labels is then the class token's, that of the teacher the other's.
+
     `split` says which parameters the mesh's devices share, by path, and along which axis (partition.split_axes).
 
     With config.train.overfit_one_batch the batch is that of step 0, and nothing about it or in the model is random.
@@ -70,10 +75,13 @@ def train_step(
     with jax.named_scope("augment"):
         size = image_shape(module.seen)[:2]
         images, targets = shown(augment_key, batch, config, size, place, total)  # (B, H, W, C)
+    accumulate = config.train.accumulate or 1
+    if teacher is not None:
+        with jax.named_scope("teacher"):
+            targets = targets._replace(teacher=told(teacher, images, config.augment, accumulate, mesh))
     frozen = jax.tree.map(lambda share: share == 0, rates(config.optim, state.params))
     drop_path_share = ramp(module.cfg.drop_path_ramp, place, total)
 
-    accumulate = config.train.accumulate or 1
     if accumulate > 1 or split:  # each device computes for itself
         module = module.of_one_device(split)
 
@@ -82,11 +90,17 @@ def train_step(
         params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen)
         outside = {path: axis for path, axis in split.items() if not is_of_blocks(path)}
         params = gathered(params, outside)  # blocks gather their own
-        logits, _ = module.apply(
+        logits, aux = module.apply(
             {"params": params}, images, train=not overfit, drop_path_share=drop_path_share, rngs={"dropout": key}
         )
         smoothing = 0.0 if overfit else config.train.label_smoothing
-        losses = mixed_cross_entropy(logits, targets, smoothing, class_weights)
+        if targets.teacher is None:
+            losses = mixed_cross_entropy(logits, targets, smoothing, class_weights)
+        else:
+            distill = config.train.distill
+            losses = mixed_cross_entropy(aux.get("logits_token", logits), targets, smoothing, class_weights)
+            other = distillation(aux.get("logits_distill", logits), targets.teacher, distill)
+            losses = (1 - distill.weight) * losses + distill.weight * other
         ranks = rank_of_label(logits, targets.label)
         sums = {"loss": losses.sum(), "top1": (ranks < 1).sum(), "top5": (ranks < 5).sum()}
         return losses.mean(), jax.tree.map(lambda x: x.astype(jnp.float32), sums)
@@ -145,10 +159,16 @@ def shown(
 
 
 def train_steps(
-    state: TrainState, data: Any, pace: jax.Array | None = None, *, count: int, **bound: Any
+    state: TrainState,
+    data: Any,
+    pace: jax.Array | None = None,
+    teacher: Teacher | None = None,
+    *,
+    count: int,
+    **bound: Any,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """`count` steps of `train_step`, bound as it is, in one call. Each metric is (count,) float32, step by step."""
-    return jax.lax.scan(lambda state, i: train_step(state, data, pace, i, **bound), state, jnp.arange(count))
+    return jax.lax.scan(lambda state, i: train_step(state, data, pace, teacher, i, **bound), state, jnp.arange(count))
 
 
 def averaged(ema: Any, params: Any, updates: jax.Array, decay: float) -> Any:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from vit_jax.config import Config
+from vit_jax.config import Config, DistillConfig
 from vit_jax.data import sources
 from vit_jax.data.dataset import split_range, with_default_splits
 from vit_jax.data.pipeline import MAX_EXAMPLES
@@ -187,6 +187,7 @@ def _check_train(config: Config, device_count: int) -> None:
     if not 0 <= train.label_smoothing < 1:
         raise UserError(f"config.train.label_smoothing must be at least 0 and below 1; found {train.label_smoothing}")
     one_of("config.train.class_weights", train.class_weights, ("none", "balanced"))
+    _check_distill(config.train.distill)
     _check_patience(config)
     one_of("config.eval.select", config.eval.select, ("last", "best"))
     positive("config.checkpoint.keep_latest", config.checkpoint.keep_latest)
@@ -202,6 +203,17 @@ def _check_train(config: Config, device_count: int) -> None:
     if config.eval.params == "ema" and train.ema is None:
         raise UserError('config.eval.params="ema" needs config.train.ema, a decay like 0.999')
     _check_lengths(config)
+
+
+def _check_distill(distill: DistillConfig) -> None:
+    one_of("config.train.distill.kind", distill.kind, ("hard", "soft"))
+    positive("config.train.distill.temperature", distill.temperature)
+    if not 0 <= distill.weight <= 1:
+        raise UserError(f"config.train.distill.weight must be from 0 to 1; found {distill.weight}")
+    if distill.teacher is None and distill != DistillConfig():
+        raise UserError(
+            "config.train.distill says how, and not from whom; give config.train.distill.teacher, a workdir or weights"
+        )
 
 
 def _check_mesh(config: Config, target: Target, module: VisionTransformer) -> None:

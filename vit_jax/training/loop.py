@@ -88,16 +88,20 @@ def train(
         run.create()
         stack.enter_context(run.lock())
         with doing("Reading the data"):
-            config, parts = resolve_config(config, run, target)
+            config, parts, teacher = resolve_config(config, run, target)
         # Before they compute anything together that depends on it.
         remedy = "give all of them the same config and data, and a --workdir on a disk that all of them see"
-        jobs.require_same({"the data (sha256)": parts.sha256[:12], **compared(config)}, remedy)
+        numbers = {
+            "the data (sha256)": parts.sha256[:12],
+            "the teacher (sha256)": teacher.sha256[:12] if teacher else "",
+        }
+        jobs.require_same({**numbers, **compared(config)}, remedy)
         checkpoints = stack.enter_context(Checkpoints(run.path, config.checkpoint if run.writes else None))
         with doing("Checking the checkpoints"):
             set_damaged_aside(run, checkpoints)
         jobs.meet("checked the checkpoints")
         spent = {"imports": entered - started, "data": time.monotonic() - entered}
-        job, state, clock, evaluated, waiting = build(config, target, run, parts, checkpoints, started, spent)
+        job, state, clock, evaluated, waiting = build(config, target, run, parts, teacher, checkpoints, started, spent)
         jobs.require_same({"the step": f"{state.step}", "the evaluation": f"{evaluated}"}, remedy)
         with stop.deferred():
             state = _loop(job, state, evaluated, waiting, clock, checkpoints, stop, watchdog)
@@ -139,7 +143,7 @@ def _loop(
             log.sync()
             try:
                 total = job.plan.steps_in_all(step, ended)
-                checkpoints.save(state, meta_of(total, job.parts, clock, evaluated, waiting), scores)
+                checkpoints.save(state, meta_of(total, job.parts, job.teacher, clock, evaluated, waiting), scores)
             except NotFinite as error:
                 raise Diverged(f"{error} ({log.last()})") from error
 
@@ -188,7 +192,7 @@ def _loop(
                 distance = distance if before is None else (place - before) / done
                 with laggards.reading():
                     batch = next(feed)
-                state, figures = step_fn(state, batch, _pace(job, place, distance))
+                state, figures = step_fn(state, batch, _pace(job, place, distance), job.teacher)
                 step, before, done, evaluated = step + count, place, count, False
                 log.put(step, figures, dispatched, phase.flops_per_image)
                 watchdog.beat()

@@ -12,6 +12,7 @@ from vit_jax.system.compilation import use_cache, use_deterministic_ops
 from vit_jax.system.jobs import Peers, join
 from vit_jax.system.stop import StopRequest
 from vit_jax.system.tensorflow import settle_environment
+from vit_jax.training.teacher import with_commit
 
 
 def ready(
@@ -37,6 +38,8 @@ def ready(
             join(peers)
     if config.init_from and not trained:
         config = with_model(config, workdir, given)
+    if not trained:
+        config = with_commit(config, workdir)
     if config.train.deterministic:
         use_deterministic_ops()
     # A mesh is that of training, and names the devices of all processes: their number has to be known, too.

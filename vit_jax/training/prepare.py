@@ -22,6 +22,7 @@ from vit_jax.runs.folder import RunFolder
 from vit_jax.runs.stored import is_spread
 from vit_jax.schema import to_dict
 from vit_jax.steps.clock import Clock
+from vit_jax.steps.distill import Teacher
 from vit_jax.steps.losses import weights_of
 from vit_jax.steps.phases import Phase, compile_phases
 from vit_jax.steps.plan import Due, Plan, due_of, reserve_of
@@ -31,6 +32,7 @@ from vit_jax.system.sharding import FSDP
 from vit_jax.training.patience import Waiting
 from vit_jax.training.pieces import Pipeline, blank_state, first_state, pieces_of, pipeline_of
 from vit_jax.training.resolve import pipeline_of_data, with_data
+from vit_jax.training.teacher import check_same_teacher, on_devices, teacher_of
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Job:
     pipeline: Pipeline
     phases: tuple[Phase, ...]
     evaluator: Evaluator
+    teacher: Teacher | None
 
     def phase_at(self, place: float) -> Phase:
         """The phase that the step at this place is done in."""
@@ -69,10 +72,10 @@ class Job:
         return 1 if any(other in self.due[kind] for kind in ("eval", "checkpoint") for other in passed) else several
 
 
-def resolve_config(config: Config, run: RunFolder, target: Target) -> tuple[Config, Parts]:
+def resolve_config(config: Config, run: RunFolder, target: Target) -> tuple[Config, Parts, Teacher | None]:
     """Loads the data, fills in what the config leaves to them or to the target, and describes the run in its folder.
 
-    A run that overfits one batch is neither validated nor tested.
+    Also loads its teacher, if it has one. A run that overfits one batch is neither validated nor tested.
     """
     dataset = sources.load(config)
     run.check_data(dataset)
@@ -81,10 +84,11 @@ def resolve_config(config: Config, run: RunFolder, target: Target) -> tuple[Conf
     config, parts = with_data(config, dataset, target)
     pipeline, why = pipeline_of_data(config, parts.train, target)
     say(f"Train images: {pipeline}; {why}")
+    teacher = teacher_of(config, dataset.classes, target)
     run.describe(config, dataset)
     if config.train.overfit_one_batch:
         parts = dataclasses.replace(parts, validation=None, test=None)
-    return config, parts
+    return config, parts, teacher
 
 
 def build(
@@ -92,6 +96,7 @@ def build(
     target: Target,
     run: RunFolder,
     parts: Parts,
+    teacher: Teacher | None,
     checkpoints: Checkpoints,
     started: float,
     spent: dict[str, float],
@@ -117,6 +122,7 @@ def build(
     if checkpoints.steps():
         latest = checkpoints.resolve("latest")
         meta = checkpoints.meta(latest)
+        check_same_teacher(config, teacher, meta.get("teacher"))
         state, evaluated, carried = checkpoints.restore(latest, state, mesh), meta["evaluated"], meta["clock"]
         waiting = Waiting(**meta.get("waiting", {}))  # runs from before it was counted don't have it
         # Runs from before FLOPs were counted had one image size.
@@ -125,17 +131,18 @@ def build(
     clock = Clock(started, carried)
     if carried is None and (run.writes or is_spread(state)):
         # Before anything is computed it shows that this can be saved; written while the step compiles.
-        checkpoints.save(state, meta_of(plan.steps_in_all(0, False), parts, clock, evaluated, waiting), None)
+        checkpoints.save(state, meta_of(plan.steps_in_all(0, False), parts, teacher, clock, evaluated, waiting), None)
 
     pipeline = pipeline_of(config, parts, target, mesh)
     for kind, seconds in {**spent, "init": time.monotonic() - entered}.items():
         clock.add(kind, seconds)
+    teacher = on_devices(teacher, mesh)
     say("Compiling ...")
     before = time.monotonic()
     with doing("Compiling"):
         weights = weights_of(config.train.class_weights, parts.train.labels, module.cfg.num_classes)
         phases = compile_phases(
-            config, module, pieces.tx, pieces.schedule, plan, mesh, pipeline, state, weights, pieces.split
+            config, module, pieces.tx, pieces.schedule, plan, mesh, pipeline, state, weights, pieces.split, teacher
         )
         evaluator = Evaluator(module, config, mesh, shapes, parts.train.images.shape[1:])
     with doing("Saving"):
@@ -156,7 +163,7 @@ def build(
             "log": config.log.every,
         }.items()
     }
-    job = Job(config, run, parts, mesh, module, plan, due, pipeline, phases, evaluator)
+    job = Job(config, run, parts, mesh, module, plan, due, pipeline, phases, evaluator, teacher)
     return job, state, clock, evaluated, waiting
 
 
@@ -181,7 +188,9 @@ def compared(config: Config) -> dict[str, str]:
     return found
 
 
-def meta_of(total: int, parts: Parts, clock: Clock, evaluated: bool, waiting: Waiting) -> dict[str, Any]:
+def meta_of(
+    total: int, parts: Parts, teacher: Teacher | None, clock: Clock, evaluated: bool, waiting: Waiting
+) -> dict[str, Any]:
     """What a checkpoint says beside its state; `evaluated`: whether its step's evaluation, if one is due, is done."""
     return {
         "evaluated": evaluated,
@@ -189,4 +198,5 @@ def meta_of(total: int, parts: Parts, clock: Clock, evaluated: bool, waiting: Wa
         "clock": clock.totals(),
         "total_steps": total,
         "num_train": len(parts.train.labels),
+        "teacher": None if teacher is None else teacher.sha256,
     }

@@ -24,6 +24,7 @@ from vit_jax.system.sharding import batch_sharding, put_local, replicated
 from vit_jax.training.checks import check_config
 from vit_jax.training.pieces import Pipeline, first_state, pieces_of, pipeline_of
 from vit_jax.training.resolve import with_data
+from vit_jax.training.teacher import on_devices, teacher_of
 
 Metrics = dict[str, jax.Array]  # () float32 each
 
@@ -94,6 +95,7 @@ def setup(config: Config, target: Target | None = None) -> Setup:
     pieces = pieces_of(config, target, len(parts.train.labels))
     pipeline = pipeline_of(config, parts, target, pieces.mesh)
     bound = {
+        "teacher": on_devices(teacher_of(config, dataset.classes, target), pieces.mesh),
         "module": pieces.module,
         "tx": pieces.tx,
         "schedule": pieces.schedule,
