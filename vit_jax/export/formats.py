@@ -3,8 +3,7 @@
 import importlib.util
 
 from vit_jax.config import ModelConfig
-from vit_jax.models.posembs import ROTARY
-from vit_jax.pretrained import timm
+from vit_jax.export import huggingface, timm
 
 # Of the formats that need more than this package does: what is imported for them, and how to get it.
 NEEDS = {
@@ -13,7 +12,6 @@ NEEDS = {
     "savedmodel": (("tensorflow",), "pip install tensorflow, in Python 3.13 or older"),
 }
 NAMES = ("safetensors", "huggingface", "timm", *NEEDS)
-TIMM_POOLS = {"token": "token", "mean": "avg", "map": "map"}
 
 
 def obstacles(format: str, cfg: ModelConfig) -> list[str]:
@@ -22,30 +20,13 @@ def obstacles(format: str, cfg: ModelConfig) -> list[str]:
         return []
     checks = {
         f"stem.kind={cfg.stem.kind}": cfg.stem.kind != "patch",
-        f"posemb={cfg.posemb}": cfg.posemb in ROTARY,
         f"token_mlp_dim={cfg.token_mlp_dim}": cfg.token_mlp_dim is not None,
         f"representation_dim={cfg.representation_dim}": cfg.representation_dim is not None,
         f"head_mlp={cfg.head_mlp}": bool(cfg.head_mlp),
-        "distill_token=True": cfg.distill_token,
-        "embed_norm=True": cfg.embed_norm,
-        "gated_mlp=True": cfg.gated_mlp,
         "mlp_output_activation=True": cfg.mlp_output_activation,
         f"head_dim={cfg.head_dim}": cfg.token_mlp_dim is None and cfg.head_dim * cfg.heads != cfg.width,
     }
-    if format == "huggingface":
-        checks |= {
-            f"pool={cfg.pool}": cfg.pool != "token",
-            f"registers={cfg.registers}": cfg.registers > 0,
-            "norm_after_pool=True": cfg.norm_after_pool,
-            "layer_scale": cfg.layer_scale is not None,
-            "qk_norm=True": cfg.qk_norm,
-        }
-    else:
-        checks |= {
-            f"pool={cfg.pool}": cfg.pool not in TIMM_POOLS,
-            f"norm_eps={cfg.norm_eps}": cfg.norm_eps != 1e-6,
-            f"activation={cfg.activation}": cfg.activation not in timm.ACTIVATIONS.values(),
-        }
+    checks |= huggingface.obstacles(cfg) if format == "huggingface" else timm.obstacles(cfg)
     return [name for name, found in checks.items() if found]
 
 

@@ -13,11 +13,11 @@ from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
 from vit_jax.pretrained.files import Shape, Weights
 from vit_jax.pretrained.huggingface_images import preprocessing
-from vit_jax.pretrained.huggingface_names import FAMILIES, Family, family_of, first_of, has, name_of
+from vit_jax.pretrained.huggingface_names import Family, family_of, first_of, has, name_of
 from vit_jax.pretrained.pieces import (
     Piece,
+    Rows,
     norm,
-    of_several,
     positions_table,
     prefix,
     same,
@@ -160,9 +160,15 @@ def _tokens_with_positions(family: Family, shapes: Mapping[str, Shape]) -> int:
     return (family.pool != "map") + has(family, shapes, "distillation")
 
 
-def pieces(cfg: ModelConfig, weights: Weights | None, before: int, grid: Grid | None) -> list[Piece]:
-    """All of a model's; with no `weights`, those of ViT as they are saved."""
-    family, shapes = (FAMILIES["vit"], {}) if weights is None else (family_of(weights), weights.shapes)
+def pieces(cfg: ModelConfig, weights: Weights, before: int, grid: Grid | None) -> list[Piece]:
+    """All of a model's."""
+    return pieces_of(cfg, family_of(weights), weights.shapes, before, grid)
+
+
+def pieces_of(
+    cfg: ModelConfig, family: Family, shapes: Mapping[str, Shape], before: int, grid: Grid | None
+) -> list[Piece]:
+    """All of a model's, in a family whose file has these arrays; with none, those that transformers would save."""
     d = cfg.width
 
     def name(part: str, i: int = 0) -> str:
@@ -171,8 +177,9 @@ def pieces(cfg: ModelConfig, weights: Weights | None, before: int, grid: Grid | 
     linear = len(first_of(family, shapes, "patches", "weight") or ()) == 2
     found = _patches(cfg, name("patches"), linear, cfg.embed_norm)
     table = name("positions") if grid is not None else None
-    leading = len(first_of(family, shapes, "positions") or (1, 0, 0)) == 3
-    tokens = _tokens(cfg, family, shapes)
+    leading = table is None or not table.endswith(".weight")  # of an embedding, it has no axis of one
+    has_second = cfg.distill_token or (has(family, shapes, "distillation") if shapes else before == 2)
+    tokens = _tokens(cfg, family, has_second)
     if tokens:
         found.append(prefix({name(part): n for part, n in tokens.items()}, table, before, grid, d, leading))
     if table is not None and grid is not None:
@@ -180,14 +187,16 @@ def pieces(cfg: ModelConfig, weights: Weights | None, before: int, grid: Grid | 
     if cfg.embed_norm:
         found += norm("embed_norm", name("embed_norm"), d, _NORM)
     biases = _has_biases(family, shapes) if shapes else (cfg.qkv_bias,) * 3
+    packed = has(family, shapes, "gate_up") if shapes else "gate_up" in family.names
     for i in range(cfg.depth):
-        found += _block(cfg, f"block_{i:02d}", lambda part, i=i: name(part, i), biases, has(family, shapes, "gate_up"))
+        found += _block(cfg, f"block_{i:02d}", lambda part, i=i: name(part, i), biases, packed)
     found += norm("norm", name("norm"), d, _NORM)
     if cfg.pool == "map":
         found += _attention_pool(cfg, name("pool"))
     features = 2 * d if cfg.pool == "token_mean" else d
-    projected = name("logits").endswith("visual_projection")
-    found += torch_dense("head/logits", name("logits"), (features,), (cfg.num_classes,), not projected)
+    logits = name("logits") if shapes or not cfg.distill_token else "cls_classifier"
+    projected = logits.endswith("visual_projection")
+    found += torch_dense("head/logits", logits, (features,), (cfg.num_classes,), not projected)
     if cfg.distill_token:
         found += torch_dense("head/logits_distill", name("logits_distill"), (d,), (cfg.num_classes,))
     return found
@@ -199,11 +208,10 @@ def _patches(cfg: ModelConfig, theirs: str, linear: bool, no_bias: bool) -> list
     return torch_patches("stem/proj", theirs, cfg.patch_size, cfg.channels, cfg.width, not no_bias)
 
 
-def _tokens(cfg: ModelConfig, family: Family, shapes: Mapping[str, Shape]) -> dict[str, int]:
-    """Parts that are tokens before the patches, in our order, and how many each is."""
-    distillation = int(cfg.distill_token or has(family, shapes, "distillation"))
-    registers = cfg.registers - (distillation and not cfg.distill_token)
-    counts = {"token": int(family.pool == "token"), "distillation": distillation, "registers": registers}
+def _tokens(cfg: ModelConfig, family: Family, has_second: bool) -> dict[str, int]:
+    """Parts that are tokens before the patches, in our order, and how many each is; DeiT has a second one."""
+    registers = cfg.registers - (has_second and not cfg.distill_token)
+    counts = {"token": int(family.pool == "token"), "distillation": int(has_second), "registers": registers}
     return {part: count for part, count in counts.items() if count}
 
 
@@ -239,12 +247,25 @@ def _attention_pool(cfg: ModelConfig, theirs: str) -> list[Piece]:
     def rows(x: np.ndarray) -> np.ndarray:
         return x.reshape(3, *heads, *x.shape[1:])  # (3, K, E, D) or (3, K, E)
 
+    def weights_out(x: np.ndarray) -> np.ndarray:
+        return x.reshape(d, -1).T  # of queries (D, K, E), of keys and values (D, 2, K, E)
+
     return [
         Piece(f"{at}/probe", {f"{theirs}.probe": (1, 1, d)}, lambda x: x[0], lambda x: {f"{theirs}.probe": x[None]}),
-        Piece(f"{at}/query/kernel", shapes[0], lambda w: np.moveaxis(rows(w)[0], -1, 0), of_several),
-        Piece(f"{at}/query/bias", shapes[1], lambda b: rows(b)[0], of_several),
-        Piece(f"{at}/kv/kernel", shapes[0], lambda w: np.moveaxis(rows(w)[1:], -1, 0), of_several),
-        Piece(f"{at}/kv/bias", shapes[1], lambda b: rows(b)[1:], of_several),
+        Piece(
+            f"{at}/query/kernel",
+            shapes[0],
+            lambda w: np.moveaxis(rows(w)[0], -1, 0),
+            lambda x: {kernel: Rows(0, 3 * d, weights_out(x))},
+        ),
+        Piece(f"{at}/query/bias", shapes[1], lambda b: rows(b)[0], lambda x: {bias: Rows(0, 3 * d, x.reshape(-1))}),
+        Piece(
+            f"{at}/kv/kernel",
+            shapes[0],
+            lambda w: np.moveaxis(rows(w)[1:], -1, 0),
+            lambda x: {kernel: Rows(d, 3 * d, weights_out(x))},
+        ),
+        Piece(f"{at}/kv/bias", shapes[1], lambda b: rows(b)[1:], lambda x: {bias: Rows(d, 3 * d, x.reshape(-1))}),
         *torch_dense(f"{at}/out", f"{theirs}.attention.out_proj", (cfg.heads * cfg.head_dim,), (d,)),
         *norm(f"{at}/norm", f"{theirs}.layernorm", d, _NORM),
         *torch_dense(f"{at}/mlp/dense_0", f"{theirs}.mlp.fc1", (d,), (cfg.mlp_dim,)),

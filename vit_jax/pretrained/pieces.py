@@ -14,13 +14,21 @@ from vit_jax.pretrained.files import Shape, Weights
 from vit_jax.pretrained.positions import Grid
 
 
+class Rows(NamedTuple):
+    """Rows of an array of theirs that several parameters of ours share."""
+
+    start: int
+    total: int  # rows in all
+    rows: np.ndarray
+
+
 class Piece(NamedTuple):
     """One parameter of ours and the arrays of the other project that it is made of."""
 
     ours: str  # its path
     theirs: Mapping[str, Shape]  # by name, in the order in which `into` takes them
     into: Callable[..., np.ndarray]
-    out: Callable[[np.ndarray], dict[str, np.ndarray]]  # the other way; arrays that several pieces share, once
+    out: Callable[[np.ndarray], Mapping[str, np.ndarray | Rows]]  # the other way
 
 
 def same(ours: str, theirs: str, shape: Shape) -> Piece:
@@ -59,23 +67,20 @@ def torch_dense(ours: str, theirs: str, ins: Shape, outs: Shape, bias: bool = Tr
 def torch_dense_rows(ours: str, names: Sequence[str], theirs: str, n_in: int, n_out: int) -> list[Piece]:
     """Layers of ours `names`, n_in to n_out each, whose outputs are one torch.nn.Linear's, one after the other."""
     weight, bias, total = f"{theirs}.weight", f"{theirs}.bias", len(names) * n_out
+    found = []
+    for name, start in zip(names, range(0, total, n_out), strict=True):
+        part = slice(start, start + n_out)
 
-    def part(i: int) -> slice:
-        return slice(i * n_out, (i + 1) * n_out)
+        def kernel_out(x: np.ndarray, start: int = start) -> dict[str, Rows]:
+            return {weight: Rows(start, total, x.T)}
 
-    return [
-        piece
-        for i, name in enumerate(names)
-        for piece in (
-            Piece(f"{ours}/{name}/kernel", {weight: (total, n_in)}, lambda w, i=i: w[part(i)].T, of_several),
-            Piece(f"{ours}/{name}/bias", {bias: (total,)}, lambda b, i=i: b[part(i)], of_several),
-        )
-    ]
+        def bias_out(x: np.ndarray, start: int = start) -> dict[str, Rows]:
+            return {bias: Rows(start, total, x)}
 
-
-def of_several(x: np.ndarray) -> dict[str, np.ndarray]:
-    """The way out for arrays of which several parameters of ours are made: there is none yet."""
-    raise NotImplementedError("no export writes arrays that several parameters share")
+        kernel = {weight: (total, n_in)}
+        found.append(Piece(f"{ours}/{name}/kernel", kernel, lambda w, part=part: w[part].T, kernel_out))
+        found.append(Piece(f"{ours}/{name}/bias", {bias: (total,)}, lambda b, part=part: b[part], bias_out))
+    return found
 
 
 def torch_dense_stack(ours: str, theirs: list[str], n_in: int, outs: Shape, bias: Sequence[bool]) -> list[Piece]:
@@ -156,7 +161,7 @@ def positions_table(theirs: str, before: int, grid: Grid, width: int, leading: b
         "posemb",
         {theirs: (1, rows, width) if leading else (rows, width)},
         lambda table: table.reshape(rows, width)[before:],
-        lambda x: {theirs: np.concatenate([np.zeros((before, width), x.dtype), x])[None]},
+        lambda x: {theirs: np.concatenate([np.zeros((before, width), x.dtype), x])[None if leading else ...]},
     )
 
 
@@ -183,7 +188,7 @@ def prefix(
 
     def out(x: np.ndarray) -> dict[str, np.ndarray]:
         ends = np.cumsum(list(theirs.values()))[:-1]
-        return {name: part[None] for name, part in zip(theirs, np.split(x, ends), strict=True)}
+        return {name: part[None] if leading else part[0] for name, part in zip(theirs, np.split(x, ends), strict=True)}
 
     return Piece("prefix", names, into, out)
 
@@ -231,3 +236,16 @@ def check(weights: Weights, pieces: list[Piece], wanted: dict[str, Shape], ignor
 def convert(weights: Weights, pieces: list[Piece]) -> dict[str, np.ndarray]:
     """Our parameters by path, read from the file."""
     return {piece.ours: piece.into(*(weights.read(name) for name in piece.theirs)) for piece in pieces}
+
+
+def written(pieces: Sequence[Piece], flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The other project's arrays by name, of our parameters by path: the other way of `convert`."""
+    found: dict[str, np.ndarray] = {}
+    for piece in pieces:
+        for name, x in piece.out(flat[piece.ours]).items():
+            if isinstance(x, Rows):
+                whole = found.setdefault(name, np.zeros((x.total, *x.rows.shape[1:]), x.rows.dtype))
+                whole[x.start : x.start + len(x.rows)] = x.rows
+            else:
+                found[name] = x
+    return found

@@ -60,7 +60,7 @@ _ARGS = {
     *("global_pool", "fc_norm", "reg_tokens", "qk_norm", "init_values", "act_layer", "no_embed_class", "pos_embed"),
     *("qkv_bias", "proj_bias", "dynamic_img_size", "dynamic_img_pad", "weight_init", "fix_init", "drop_rate"),
     *("pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate", "in_chans"),
-    "pre_norm",
+    *("pre_norm", "num_reg_tokens", "attn_type", "swiglu_mlp", "swiglu_align_to"),
 }
 
 
@@ -132,7 +132,7 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _has_qkv_bias(shapes: dict[str, Shape]) -> bool:
+def _has_qkv_bias(shapes: Mapping[str, Shape]) -> bool:
     return first_shape(r"blocks\..*\.attn\.(qkv\.|q_)bias", shapes) is not None
 
 
@@ -154,9 +154,13 @@ def _image_size(config: Mapping[str, Any]) -> int | list[int] | None:
     return size or (seen[1:] if seen else None)  # (C, H, W)
 
 
-def pieces(cfg: ModelConfig, weights: Weights | None, before: int, grid: Grid | None) -> list[Piece]:
-    """All of a model's; with no `weights`, those that timm would save."""
-    shapes = weights.shapes if weights else {}
+def pieces(cfg: ModelConfig, weights: Weights, before: int, grid: Grid | None) -> list[Piece]:
+    """All of a model's."""
+    return pieces_of(cfg, weights.shapes, before, grid)
+
+
+def pieces_of(cfg: ModelConfig, shapes: Mapping[str, Shape], before: int, grid: Grid | None) -> list[Piece]:
+    """All of a model's whose file has these arrays; with none, those that timm would save."""
     d, table = cfg.width, "pos_embed" if cfg.posemb == "learned" else None
     found = torch_patches("stem/proj", "patch_embed.proj", cfg.patch_size, cfg.channels, d, not cfg.embed_norm)
     class_token = "cls_token" in shapes if shapes else cfg.pool == "token"
@@ -170,12 +174,17 @@ def pieces(cfg: ModelConfig, weights: Weights | None, before: int, grid: Grid | 
     if cfg.embed_norm:
         found += norm("embed_norm", "norm_pre", d, _NORM)
     qkv_bias = _has_qkv_bias(shapes) if shapes else cfg.qkv_bias
+    is_eva = cfg.posemb == "rope2d_dinov3"
+    in_two = "blocks.0.mlp.fc1_g.weight" in shapes if shapes else is_eva
+    gammas = "blocks.0.gamma_1" in shapes if shapes else is_eva
     proj_bias = not shapes or first_shape(r"blocks\..*\.(attn\.proj|mlp\.fc1|mlp\.fc2)\.bias", shapes) is not None
     for i in range(cfg.depth):
-        found += _block(cfg, f"block_{i:02d}", f"blocks.{i}", shapes, qkv_bias, proj_bias)
-        found += _mlp(
-            cfg, f"block_{i:02d}/mlp", f"blocks.{i}.mlp", proj_bias, "blocks.0.mlp.fc1_g.weight" not in shapes
-        )
+        ours, theirs = f"block_{i:02d}", f"blocks.{i}"
+        found += _block(cfg, ours, theirs, shapes, qkv_bias, proj_bias)
+        found += _mlp(cfg, f"{ours}/mlp", f"{theirs}.mlp", proj_bias, not in_two)
+        if cfg.layer_scale is not None:
+            names = ("gamma_1", "gamma_2") if gammas else ("ls1.gamma", "ls2.gamma")
+            found += [same(f"{ours}/scale_{k}", f"{theirs}.{name}", (d,)) for k, name in enumerate(names)]
     found += norm(*(("head/norm", "fc_norm") if cfg.norm_after_pool else ("norm", "norm")), d, _NORM)
     if cfg.pool == "map":
         found += _attention_pool(cfg)
@@ -198,11 +207,7 @@ def _block(
         for kind in "qk":
             found += norm(f"{ours}/attention/{kind}_norm", f"{theirs}.attn.{kind}_norm", cfg.head_dim, _NORM)
     found += torch_dense(f"{ours}/attention/out", f"{theirs}.attn.proj", (inner,), (d,), proj_bias)
-    found += norm(f"{ours}/norm_1", f"{theirs}.norm2", d, _NORM)
-    if cfg.layer_scale is not None:
-        name = "gamma_{}" if f"{theirs}.gamma_1" in shapes else "ls{}.gamma"
-        found += [same(f"{ours}/scale_{i}", f"{theirs}.{name.format(i + 1)}", (d,)) for i in range(2)]
-    return found
+    return found + norm(f"{ours}/norm_1", f"{theirs}.norm2", d, _NORM)
 
 
 def _biases_without_keys(cfg: ModelConfig, ours: str, theirs: str) -> Piece:

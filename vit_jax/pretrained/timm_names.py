@@ -59,7 +59,9 @@ def refuse_unknown(shapes: Mapping[str, Shape], architecture: str) -> None:
         raise UserError(
             f"config.json says architecture={architecture!r}: of models with rotary positions DINOv3's alone"
         )
-    others = {"pos_embed", "fc_norm.weight"} & shapes.keys() or first_shape(r"blocks\.\d+\.attn\.qkv\.bias", shapes)
+    others = {"pos_embed", "fc_norm.weight"} & shapes.keys() or (
+        "_dinov3" not in architecture and first_shape(r"blocks\.\d+\.attn\.qkv\.bias", shapes)
+    )
     if first_shape(EVA, shapes) and (others or "reg_token" not in shapes):
         raise UserError(
             "these weights of timm's have blocks of its Eva, Beit or CaiT: of such models DINOv3 alone is known here, "
