@@ -210,9 +210,9 @@ def test_libraries_that_are_missing_are_named_and_formats_that_do_without(
     code, printed = command("export", f"--workdir={run}", f"--format={format}")
     assert code == 2 and remedy in printed and module in printed and "Traceback" not in printed
     others = {
-        "jax": "safetensors or timm",
-        "onnx": "safetensors, timm or jax",
-        "savedmodel": "safetensors, timm or jax",
+        "jax": "safetensors, huggingface or timm",
+        "onnx": "safetensors, huggingface, timm or jax",
+        "savedmodel": "safetensors, huggingface, timm or jax",
     }
     assert f"take --format={others[format]}, which can be written here" in printed
     assert list((run / "export").iterdir()) == []
