@@ -7,7 +7,8 @@ Budget: 20 epochs: an accelerator, or for a small model and some hundred picture
 
 The folder has one folder of images for each class, alone or under train/, val/ and test/. Images are made as large as
 the weights are for, cut and normalised as for those. SGD as in Steiner et al. 2022, "How to train your ViT?", section
-3, with a batch and a rate an eighth as large: own sets are small. `:probe` after the name trains the classifier alone.
+3, with a batch and a rate an eighth as large: own sets are small. `:probe` after the name trains the classifier alone,
+`:lora` low-rank products beside the kernels, too with AdamW (Hu et al. 2022, "LoRA").
 """
 
 from ml_collections import ConfigDict
@@ -16,8 +17,8 @@ from vit_jax.config import base_config
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    if variant not in ("", "probe"):
-        raise ValueError(f"there is probe, or nothing after the name; found {variant}")
+    if variant not in ("", "probe", "lora"):
+        raise ValueError(f"there are probe and lora, or nothing after the name; found {variant}")
     config = base_config()
     config.data.name = "image_folder"
     config.augment.crop_scale, config.augment.flip = (0.4, 1.0), True
@@ -25,7 +26,9 @@ def get_config(variant: str = "") -> ConfigDict:
     o = config.optim
     o.name, o.momentum, o.weight_decay, o.warmup = "sgd", 0.9, 0.0, "10 %"
     o.learning_rate = 0.03 / 8
-    if variant:
+    if variant == "lora":
+        o.name, o.learning_rate, o.lora_rank = "adamw", 1e-3, 8
+    elif variant == "probe":
         o.learning_rate = 0.03
         o.rate_rules = ((r"head/.*", 1.0), (r".*", 0.0))
 

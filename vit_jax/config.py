@@ -129,6 +129,7 @@ class OptimConfig:
     warmup: str = "0 steps"  # linear from 0
     decay: float = 0.2  # of the run, at its end, in which wsd decays
     final_fraction: float = 0.0  # of learning_rate, where cosine, linear and wsd end
+    lora_rank: int | None = None  # of what is trained beside the blocks' kernels, which stay, as all but the head does
     weight_decay: float = 0.05  # multiplied by the learning rate, as in optax
     decay_rules: tuple[tuple[str, float], ...] = ((r".*/kernel", 1.0), (r".*", 0.0))
     b1: float = 0.9

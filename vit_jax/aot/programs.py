@@ -65,7 +65,9 @@ def run_on(config: Config, machine: Machine, batch_size: int | None = None) -> R
     config, parts = with_data(config, dataset, machine.target)
     pieces = pieces_of(config, machine.target, len(parts.train.labels), devices_of(machine))
     mesh = pieces.mesh
-    state = states.abstract_state(pieces.module, pieces.tx, config.train.ema is not None, mesh, pieces.split)
+    state = states.abstract_state(
+        pieces.module, pieces.tx, config.train.ema is not None, mesh, pieces.split, config.optim.lora_rank
+    )
     data = _data(config, parts.train, machine, mesh)
     count = batch_on(mesh, config)
     evaluation = Traced(

@@ -145,7 +145,8 @@ def test(
     None there; how many aren't is said.
     """
     step = checkpoints.resolve(name)
-    abstract, place = states.abstract_params(module), trained.PARAMS[config.eval.params]
+    abstract = states.abstract_params(module, config.optim.lora_rank)
+    place = trained.PARAMS[config.eval.params]
     params = checkpoints.restore(step, {place: abstract}, mesh)[place]
     started = time.monotonic()
     with doing("Testing"):
@@ -180,7 +181,7 @@ def test(
         "macro_f1": classes.macro_f1,
         "per_class": by_name(classes.recall, data["classes"]),
         "per_class_f1": by_name(classes.f1, data["classes"]),
-        "params": states.count(abstract),
+        "params": states.count(states.abstract_params(module)),
         "flops_per_image": flop_count.forward(module.cfg),
         "train_flops_per_image": flop_count.training(module.cfg),
         "steps": latest,
@@ -255,7 +256,7 @@ def evaluate(
             run.check_data(dataset)
             examples = take(dataset, config.data.test, "config.data.test")
         say(f"Testing checkpoint {step} of {run.path} on {len(examples.labels):,} images, {environment.device()} ...")
-        abstract = states.abstract_params(module)
+        abstract = states.abstract_params(module, config.optim.lora_rank)
         with doing("Compiling"):
             evaluator = Evaluator(module, config, mesh, abstract, examples.images.shape[1:])
         results, matrix = test(

@@ -26,6 +26,10 @@ class Dense(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], *self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, self.features, jnp.float32).reshape(-1) if self.bias else None
         out = ops.dense(x, kernel.reshape(x.shape[-1], -1), bias, self.compute)  # (..., F)
+        if self.has_variable("params", "lora_a"):  # beside the kernel, of config.optim.lora_rank (steps/lora.py)
+            a: jax.Array = self.get_variable("params", "lora_a")
+            b: jax.Array = self.get_variable("params", "lora_b")
+            out = out + ops.low_rank(x, a, b, self.compute)
         return out.reshape(*x.shape[:-1], *self.features)  # (..., *features)
 
 

@@ -52,6 +52,16 @@ def _dense_backward(compute: Compute, saved: Any, g: jax.Array) -> tuple[jax.Arr
     return dx.astype(x.dtype), kernel_gradient(x.astype(compute.dtype), g, compute), dbias
 
 
+def low_rank(x: jax.Array, a: jax.Array, b: jax.Array, compute: Compute) -> jax.Array:
+    """x (..., D) by the product of a (G, D, R) and b (G, R, F / G), float32, of rank R -> (..., F), in `compute.dtype`.
+
+    The outputs' G parts have a product each: Hu et al. 2022, "LoRA", of queries, keys and values.
+    """
+    rows = x.astype(compute.dtype).reshape(-1, x.shape[-1])  # (M, D)
+    inner = jnp.einsum("md,gdr->mgr", rows, a.astype(compute.dtype))  # (M, G, R)
+    return jnp.einsum("mgr,grf->mgf", inner, b.astype(compute.dtype)).reshape(*x.shape[:-1], -1)  # (..., F)
+
+
 def kernel_gradient(x: jax.Array, g: jax.Array, compute: Compute) -> jax.Array:
     """x (..., D) and the gradient (..., F) of x @ kernel -> the kernel's gradient, (D, F) float32."""
     x, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])  # (M, D), (M, F)

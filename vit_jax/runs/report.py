@@ -18,6 +18,7 @@ from vit_jax.models.stems import image_shape
 from vit_jax.runs import metrics, pictures
 from vit_jax.runs.results import rows_of
 from vit_jax.steps.clock import Clock
+from vit_jax.steps.optim import rates
 from vit_jax.steps.plan import Plan
 from vit_jax.system import environment
 from vit_jax.system.disk import write_whole
@@ -49,6 +50,10 @@ def say_run(path: Path, config: Config, module: VisionTransformer, shapes: Any, 
     table = [(name if n == 1 else f"{n} blocks like {name}", f"{size * n:,}") for name, size, n in rows]
     table.append(("all", f"{sum(size * n for _, size, n in rows):,}"))
     say_table("Parameters", table)
+    shares, leaves = jax.tree.leaves(rates(config.optim, shapes)), jax.tree.leaves(shapes)
+    taken = sum(x.size for x, share in zip(leaves, shares, strict=True) if share)
+    if taken < sum(x.size for x in leaves):
+        say(f"{taken:,} of them are trained; the others stay.")
     micro = f" in {config.train.accumulate} micro-batches" if config.train.accumulate > 1 else ""
     if plan.seconds is None:
         length = f" ({plan.total * config.train.batch_size / len(parts.train.labels):.1f} epochs)"

@@ -11,6 +11,7 @@ from vit_jax.models import VisionTransformer, create
 from vit_jax.models.backend import Target, target_at_hand
 from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.folder import RunFolder
+from vit_jax.steps import lora
 from vit_jax.steps import state as states
 from vit_jax.system.sharding import make_mesh
 
@@ -53,7 +54,8 @@ def load(workdir: str, name: str | None = None) -> Trained:
         # Whoever looks into a model finds its blocks one by one, also where it was trained in a loop over them.
         model = dataclasses.replace(usable_on(target, config.model), scan=False)
         module, place = create(model, target), PARAMS[config.eval.params]
-        params = checkpoints.restore(step, {place: states.abstract_params(module)}, make_mesh())[place]
+        shapes = states.abstract_params(module, config.optim.lora_rank)
+        params = lora.merged(checkpoints.restore(step, {place: shapes}, make_mesh())[place])
     data = run.read("data.json")
     if not isinstance(data.get("classes"), list) or len(data["classes"]) != module.cfg.num_classes:
         raise UserError(

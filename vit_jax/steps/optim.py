@@ -11,6 +11,7 @@ from vit_jax.config import Config, OptimConfig
 from vit_jax.errors import UserError
 from vit_jax.models.backend import Target
 from vit_jax.models.stems import WHITENING
+from vit_jax.steps import lora
 from vit_jax.steps.muon import muon
 from vit_jax.steps.rules import compiled_rule, match, of_all_blocks, path_of
 
@@ -23,7 +24,8 @@ def rates(cfg: OptimConfig, params: Any) -> Any:
     hidden = _hidden(cfg, params)
 
     def share(key_path: tuple[Any, ...], share: float, is_hidden: bool) -> float:
-        if path_of(key_path) == WHITENING:  # computed from the data
+        path = path_of(key_path)
+        if path == WHITENING or (cfg.lora_rank is not None and not lora.is_trained(path)):  # computed from the data
             return 0.0
         return share if is_hidden else share * (cfg.adam_learning_rate or cfg.learning_rate) / cfg.learning_rate
 

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from vit_jax.models import VisionTransformer, encoder
 from vit_jax.models.stems import image_shape
+from vit_jax.steps import lora
 from vit_jax.steps.partition import shardings_of
 from vit_jax.steps.rules import path_of
 
@@ -40,9 +41,9 @@ def empty_totals() -> dict[str, jax.Array]:
     return {name: jnp.zeros((), jnp.float32) for name in ("loss", "top1", "top5", "count")}
 
 
-def abstract_params(module: VisionTransformer) -> Any:
-    """Shapes and dtypes of the module's parameters, computed without allocating them."""
-    return jax.eval_shape(lambda: init_params(module, jnp.uint32(0)))
+def abstract_params(module: VisionTransformer, lora_rank: int | None = None) -> Any:
+    """Shapes and dtypes of the parameters that a run of the module has, computed without allocating them."""
+    return jax.eval_shape(lambda: init_params(module, jnp.uint32(0), lora_rank))
 
 
 def create(
@@ -53,6 +54,7 @@ def create(
     ema: bool = False,
     fixed: dict[str, Any] | None = None,
     split: Mapping[str, int] = MappingProxyType({}),
+    lora_rank: int | None = None,
 ) -> TrainState:
     """The state before the first step, on every device of the mesh, or `split` over those that share it (partition.py).
 
@@ -63,8 +65,8 @@ def create(
     if unknown := (fixed or {}).keys() - paths:
         raise ValueError(f"the module has no parameters {sorted(unknown)}")
 
-    init = partial(_init, module, tx, ema, fixed or {})
-    lie = jax.tree.map(lambda x: x.sharding, abstract_state(module, tx, ema, mesh, split))
+    init = partial(_init, module, tx, ema, fixed or {}, lora_rank)
+    lie = jax.tree.map(lambda x: x.sharding, abstract_state(module, tx, ema, mesh, split, lora_rank))
     lowered = jax.jit(init, out_shardings=lie).lower(np.uint32(seed))
     return lowered.compile(_once_only(mesh))(np.uint32(seed))
 
@@ -81,24 +83,34 @@ def abstract_state(
     ema: bool,
     mesh: Mesh,
     split: Mapping[str, int] = MappingProxyType({}),
+    lora_rank: int | None = None,
 ) -> TrainState:
     """Shapes, dtypes and shardings of such a state, computed without allocating it."""
-    state = jax.eval_shape(partial(_init, module, tx, ema, {}), jnp.uint32(0))
+    state = jax.eval_shape(partial(_init, module, tx, ema, {}, lora_rank), jnp.uint32(0))
     lie = shardings_of(state, state.params, split, mesh)
     return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state, lie)
 
 
 def _init(
-    module: VisionTransformer, tx: optax.GradientTransformation, ema: bool, fixed: dict[str, Any], seed: jax.Array
+    module: VisionTransformer,
+    tx: optax.GradientTransformation,
+    ema: bool,
+    fixed: dict[str, Any],
+    lora_rank: int | None,
+    seed: jax.Array,
 ) -> TrainState:
-    params = init_params(module, seed)
+    params = init_params(module, seed, lora_rank)
     params = jax.tree_util.tree_map_with_path(lambda path, x: fixed.get(path_of(path), x), params)
     average = jax.tree.map(jnp.copy, params) if ema else None
     return TrainState(jnp.zeros((), jnp.int32), seed, params, tx.init(params), empty_totals(), average)
 
 
 def with_params(state: TrainState, params: Any) -> TrainState:
-    """The state before the first step with other parameters (float32, on the host), the average starting there, too."""
+    """The state before the first step with other parameters (float32, on the host), the average starting there, too.
+
+    Low-rank products beside them stay those of the state.
+    """
+    params = lora.with_adapters_of(params, state.params)
 
     # Each its own buffers: a step gives them up one by one.
     lie = jax.tree.map(lambda x: x.sharding, state.params)
@@ -106,13 +118,17 @@ def with_params(state: TrainState, params: Any) -> TrainState:
     return state.replace(params=copied(params), ema=None if state.ema is None else copied(params))
 
 
-@partial(jax.jit, static_argnums=0)
-def init_params(module: VisionTransformer, seed: jax.Array) -> Any:
+@partial(jax.jit, static_argnums=(0, 2))
+def init_params(module: VisionTransformer, seed: jax.Array, lora_rank: int | None = None) -> Any:
     """The module's parameters at the start, stacked where its blocks are a loop: the same numbers.
 
-    Equal modules are traced once: that takes as long as a forward pass.
+    With a `lora_rank` low-rank products beside kernels, too. Equal modules are traced once: that takes as long as a
+    forward pass.
     """
-    params = module.init(keys(seed)[0], jnp.zeros((1, *image_shape(module.cfg))))["params"]
+    key = keys(seed)[0]
+    params = module.init(key, jnp.zeros((1, *image_shape(module.cfg))))["params"]
+    if lora_rank is not None:
+        params = lora.adapted(params, lora_rank, jax.random.fold_in(key, 1))
     return encoder.stacked(params) if module.cfg.scan else params
 
 

@@ -26,7 +26,7 @@ def check_config(config: Config, target: Target) -> None:
         raise UserError("config.model.num_classes=0 gives features, which can't be trained; leave it to the data")
     module = create(dataclasses.replace(config.model, num_classes=classes), target)
     _check_optim(config)
-    optim.optimizer(config.optim, states.abstract_params(module), module.dtype)
+    optim.optimizer(config.optim, states.abstract_params(module, config.optim.lora_rank), module.dtype)
     _check_train(config, target.devices)
     _check_mesh(config, target, module)
     _check_sizes(config, target)
@@ -138,6 +138,12 @@ def _check_optim(config: Config) -> None:
     positive("config.optim.learning_rate", cfg.learning_rate)
     positive("config.optim.eps", cfg.eps)
     positive("config.optim.muon_iterations", cfg.muon_iterations)
+    if cfg.lora_rank is not None:
+        positive("config.optim.lora_rank", cfg.lora_rank)
+        if config.init_from is None or cfg.name == "muon":
+            what = "config.optim.name=muon takes whole matrices; adamw, say, takes its products"
+            what = "config.init_from names no weights for it to be trained beside" if config.init_from is None else what
+            raise UserError(f"config.optim.lora_rank={cfg.lora_rank}: {what}")
     if cfg.adam_learning_rate is not None:
         positive("config.optim.adam_learning_rate", cfg.adam_learning_rate)
         if cfg.name != "muon":
@@ -218,7 +224,7 @@ def _check_distill(distill: DistillConfig) -> None:
 
 def _check_mesh(config: Config, target: Target, module: VisionTransformer) -> None:
     fsdp = partition.sharers(config.train.mesh, target.devices)
-    partition.split_axes(config.train, states.abstract_params(module), fsdp)
+    partition.split_axes(config.train, states.abstract_params(module, config.optim.lora_rank), fsdp)
 
 
 def _check_patience(config: Config) -> None:

@@ -52,7 +52,7 @@ def pieces_of(config: Config, target: Target, num_train: int, devices: Sequence[
     """The pieces of a resolved config with so many train examples, for a target and its devices: those at hand."""
     mesh = mesh_for(config.train, devices)
     module, plan = create(config.model, target), plan_of(config, num_train)
-    shapes = states.abstract_params(module)
+    shapes = states.abstract_params(module, config.optim.lora_rank)
     schedule = learning_rate(config.optim, plan.total, warmup_places(config, num_train))
     tx = optim.optimizer(config.optim, shapes, module.dtype, optim.sharing_mesh(config, target, mesh))
     return Pieces(mesh, module, shapes, plan, schedule, tx, split_axes(config.train, shapes, mesh.shape.get(FSDP, 1)))
@@ -61,7 +61,8 @@ def pieces_of(config: Config, target: Target, num_train: int, devices: Sequence[
 def blank_state(config: Config, pieces: Pieces, fixed: dict[str, Any] | None = None) -> TrainState:
     """A state of random parameters, but for those that are `fixed`, by path."""
     ema = config.train.ema is not None
-    return states.create(pieces.module, pieces.tx, config.seed, pieces.mesh, ema, fixed, pieces.split)
+    rank = config.optim.lora_rank
+    return states.create(pieces.module, pieces.tx, config.seed, pieces.mesh, ema, fixed, pieces.split, rank)
 
 
 def first_state(config: Config, pieces: Pieces, parts: Parts) -> TrainState:
