@@ -61,6 +61,8 @@ class StemConfig:
     kind: str = "patch"  # linear patches, alone (patch) or behind convolutions (conv) or a ResNet (resnet)
     widths: tuple[int, ...] = ()  # conv: output channels of each convolution; resnet: of its root, a single one
     units: tuple[int, ...] = ()  # resnet: bottleneck units of each stage; (): the root alone
+    norm_eps: float | None = None  # resnet: of its group norms; None: model.norm_eps
+    variance_eps: float | None = None  # resnet: kernels by sqrt(variance + this), as timm; None: deviation + 1e-5
     strides: tuple[int, ...] = ()  # stride of each; (): all 1
     kernel_size: int = 3
     norm: str = "none"  # after each convolution: none | layer | group
@@ -90,7 +92,8 @@ class ModelConfig:
     mlp_dim: int | None = None
     token_mlp_dim: int | None = None  # MLP-Mixer: tokens are mixed by an MLP of this width, not by attention
     stem: StemConfig = field(default_factory=StemConfig)
-    posemb: str = "learned"  # learned | sincos2d | rope2d | rope2d_dinov3 | none
+    posemb: str = "learned"  # learned | sincos2d | rope2d | rope2d_dinov3 | learned_rope2d: both, as EVA-02 | none
+    rope_side: int | None = None  # learned_rope2d: tokens along a side that places are counted in; None: of this model
     pool: str = "mean"  # token | mean | token_mean: both | map: attention | sequence: CCT's | flatten
     norm_after_pool: bool = False  # the last norm is of the pooled vector, not of every token
     registers: int = 0  # extra learned tokens that the pooling leaves out
@@ -100,6 +103,7 @@ class ModelConfig:
     head_mlp: tuple[int, ...] = ()  # widths of dense layers before the classifier
     mlp_output_activation: bool = False  # activation after the MLP's second dense layer too
     activation: str = "gelu"  # gelu: exact, with erf | gelu_tanh | gelu_quick | silu | relu | relu_squared
+    mlp_norm: bool = False  # of the MLP's hidden channels in each block, before its last layer
     gated_mlp: bool = False  # in each block times a second dense layer; with silu this is SwiGLU
     norm_eps: float = 1e-6
     layer_scale: float | None = None  # initial value; None: no LayerScale

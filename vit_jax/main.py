@@ -93,7 +93,7 @@ def _on_devices(command: "Command", started: float, stop: StopRequest) -> None:
 
     workdir = command.flags.workdir[0] if command.mode == "report" else command.flags.workdir
     is_new = command.mode == "train" or workdir is None
-    if workdir is None:  # features of weights
+    if workdir is None:  # of weights
         config = with_overrides(Config(init_from=command.flags.weights), command.overrides)
     else:
         config = command.config or RunFolder(workdir).config()
@@ -133,10 +133,11 @@ def _run_mode(command: "Command", config: "Config", started: float, stop: StopRe
         told = flags.images, flags.output or "features.npz", flags.tokens, command.overrides, stop.check
         features(flags.workdir, flags.checkpoint, config if flags.workdir is None else None, *told)
     elif command.mode == "fewshot":
-        from vit_jax.evaluation.fewshot import fewshot
+        from vit_jax.cli.fewshot import fewshot
 
-        told = flags.shots, flags.knn, flags.linear, command.overrides, stop.check
-        fewshot(flags.workdir, flags.checkpoint, *told)
+        of_weights = config if flags.workdir is None else None
+        how = flags.shots, flags.knn, flags.linear, command.overrides, stop.check
+        fewshot(flags.workdir, flags.checkpoint, of_weights, flags.output, *how)
     else:
         from vit_jax.page import build
 

@@ -164,6 +164,7 @@ def _of_timm() -> dict[str, Case]:
     from timm.models.deit import VisionTransformerDistilled
     from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
+    from timm.models.vision_transformer_hybrid import _resnetv2
 
     sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 5}
     near = partial(layers.LayerNorm, eps=1e-5)
@@ -176,13 +177,25 @@ def _of_timm() -> dict[str, Case]:
 
     def case(architecture: str = "", told: Any = None, kind: Any = VisionTransformer, **keys: Any) -> Case:
         config = {"architecture": architecture, "num_classes": 5} if architecture else None
-        return Case("timm", lambda: kind(**sizes, **keys), logits, {"heads": 2, **(told or {})}, config)
+        return Case("timm", lambda: kind(**{**sizes, **keys}), logits, {"heads": 2, **(told or {})}, config)
+
+    def hybrid(stages: tuple[int, ...], **keys: Any) -> Case:
+        layer = partial(layers.HybridEmbed, backbone=_resnetv2(stages), proj=True)
+        sides = {"img_size": 64, "patch_size": 1, "embed_layer": layer, **keys}
+        return case(**sides)._replace(sizes=((64, 64), (96, 64)))
 
     tail = {"global_pool": "map", "class_token": False}
     dinov3 = {"rope_type": "dinov3", "rope_temperature": 100, "rope_rotate_half": True, "use_rot_pos_emb": True}
     dinov3 |= {"use_abs_pos_emb": False, "num_reg_tokens": 2, "use_fc_norm": False, "init_values": 1e-5}
     dinov3 |= {"norm_layer": near, "dynamic_img_size": True, "kind": Eva}
+    eva02 = {"kind": Eva, "swiglu_mlp": True, "use_rot_pos_emb": True, "ref_feat_shape": (16, 16)}
+    eva02 |= {"dynamic_img_size": True, "mlp_ratio": 1.5}
     return {
+        "hybrid, R10": hybrid((1, 2)),
+        "hybrid, root": hybrid((), patch_size=4),
+        "EVA": case(kind=Eva, dynamic_img_size=True),
+        "EVA-02": case(**eva02),
+        "EVA-02, norms in MLPs": case("eva02_base_patch14_448", qkv_fused=False, scale_mlp=True, **eva02),
         "distilled": case("deit_tiny_distilled_patch16_224", kind=VisionTransformerDistilled),
         "distilled, alone": case(kind=VisionTransformerDistilled),
         "CLIP": case("vit_base_patch16_clip_224", pre_norm=True, norm_layer=near),

@@ -53,3 +53,24 @@ def test_weights_are_fine_tuned_or_probed_on_a_folder(variant, pictures, command
     assert code == 0 and str(picture) in printed
     code, printed = command("features", f"--workdir={run}", f"--images={pictures / 'test'}", f"--output={run}/f.npz")
     assert code == 0 and np.load(run / "f.npz")["features"].shape == (80, 48)
+
+
+@pytest.mark.slow
+def test_features_of_weights_are_probed_without_a_run(pictures, command, tmp_path):
+    options = (
+        f"--weights={WEIGHTS}",
+        "--config.data.name=image_folder",
+        f"--config.data.dir={pictures}",
+        "--shots=1,2",
+    )
+    options = (*options, "--knn=3", f"--output={tmp_path / 'found.json'}")
+    code, printed = command(
+        "fewshot", *options, "--config.data.train=train[:80%]", "--config.data.validation=train[80%:]"
+    )
+    assert code == 0 and "3 nearest" in printed, printed
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["weights"] == str(WEIGHTS) and [r["shots"] for r in found["results"]] == [1, 2]
+    code, printed = command("fewshot", *options, "--config.data.validation=")
+    assert code == 2 and "config.data.validation=''" in printed
+    code, printed = command("fewshot", "--workdir=x", "--config.data.name=digits")
+    assert code == 2 and "is of --weights" in printed or "no run" in printed, printed

@@ -22,6 +22,8 @@ class Mode:
 
 _JOB = ("coordinator_address", "num_processes", "process_id", "peer_timeout")
 _PLACES = ("data.dir", "data.cache_dir")
+_OF_WEIGHTS = tuple(f"model.{key}" for key in ("heads", "activation", "norm_eps", "image_size", "image_width", "dtype"))
+OF_A_RUN = ("data.test", *_PLACES)  # what few-shot evaluation of a run can be given; its model and data are known
 
 MODES = {
     "train": Mode(
@@ -50,13 +52,13 @@ MODES = {
         "writes what a run or published weights see in your own images",
         ("workdir", "weights", "checkpoint", "images", "output", "tokens"),
         "vit-jax features --weights=dinov2-small/ --images pictures/ --output=features.npz",
-        tuple(f"model.{key}" for key in ("heads", "activation", "norm_eps", "image_size", "image_width", "dtype")),
+        _OF_WEIGHTS,
     ),
     "fewshot": Mode(
         "tests the features on a few images of each class",
-        ("workdir", "checkpoint", "shots", "knn", "linear"),
+        ("workdir", "weights", "checkpoint", "shots", "knn", "linear", "output"),
         "vit-jax fewshot --workdir=runs/first --shots=1,5,10",
-        ("data.test", *_PLACES),
+        (*OF_A_RUN, *(f"data.{key}" for key in ("name", "train", "validation", "follow_links")), *_OF_WEIGHTS),
     ),
     "report": Mode(
         "writes a page about runs: results, curves, mistakes, attention",
@@ -151,6 +153,7 @@ def _flags(mode: str) -> dict[str, dict[str, Any]]:
             "help": {
                 "report": "by default report.html in the first folder",
                 "features": "an .npz file; by default features.npz",
+                "fewshot": "a JSON file; by default fewshot.json in DIR or, of weights, here",
             }.get(mode, "by default DIR/export/FORMAT"),
         },
         "weights": {"metavar": "PATH", "help": "in place of a run: a file or folder of weights (docs/weights.md)"},

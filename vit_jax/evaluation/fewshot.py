@@ -3,19 +3,17 @@
 Ridge regression on labels of -1 and 1, as in Dosovitskiy et al. 2021 (section 4). N images, D features, C classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from vit_jax.data import sources
-from vit_jax.data.dataset import take
+from vit_jax.config import DataConfig
+from vit_jax.data.dataset import DataSet, take
 from vit_jax.errors import UserError
 from vit_jax.evaluation import probes
 from vit_jax.evaluation.evaluate import Evaluator
-from vit_jax.runs import trained
-from vit_jax.schema import with_overrides
+from vit_jax.evaluation.features import Extractor
 from vit_jax.steps.step import features_step
 from vit_jax.system.progress import doing, percent, say, say_table
 from vit_jax.system.sharding import make_mesh
@@ -80,44 +78,31 @@ def score(
 
 
 def fewshot(
-    workdir: str,
-    checkpoint: str | None,
+    model: Extractor,
+    dataset: DataSet,
+    data: DataConfig,
     shots: Sequence[int],
     knn: Sequence[int] = (),
     linear: bool = False,
-    overrides: Mapping[str, Any] = MappingProxyType({}),
     check: Callable[[], None] = lambda: None,
-) -> list[dict[str, Any]]:
-    """Scores a run's checkpoint for each number of shots, says a table and writes fewshot.json beside results.json.
+) -> dict[str, Any]:
+    """Scores a model's features for each number of shots and says a table; gives what fewshot.json is to say.
 
     Of all train images, too, if asked for: by their `knn` nearest ones, each number of them, and by `linear` probes.
-    Learns from train images, chooses on validation, tests on test. `overrides` of the config, like "data.dir", say
-    where the data lie now. Raises UserError for a run without one of the splits.
+    Learns from train images, chooses on validation, tests on test: `data` has all three splits. Raises UserError for
+    more shots or neighbours than there are images.
     """
-    model = trained.load(workdir, checkpoint)
-    config = with_overrides(model.config, overrides)
-    data = config.data
-    if not data.validation:
-        raise UserError("few-shot evaluation chooses its ridge on validation images, and the run has none")
-    if not data.test:
-        raise UserError(
-            f"{model.run.path} has no test images; name some with --config.data.test, like train[90%:], which the run "
-            "must not have trained on"
-        )
-    with doing("Reading the data"):
-        dataset = sources.load(config, must_find_dir=False)
-        model.run.check_data(dataset)
-        parts = [
-            take(dataset, split, f"config.data.{key}")
-            for key, split in (("train", data.train), ("validation", data.validation), ("test", data.test))
-        ]
-    train, validation, test = parts
+    classes = dataset.classes
+    train, validation, test = (
+        take(dataset, str(split), f"config.data.{key}")
+        for key, split in (("train", data.train), ("validation", data.validation), ("test", data.test))
+    )
     if knn and max(knn) > len(train.labels):
         raise UserError(f"--knn={max(knn)}: there are {len(train.labels):,} train images; look for fewer")
     # Of fewer shots, each draw takes the first ones.
-    draws_of_each = [few_of_each(train.labels, max(shots), seed, model.classes) for seed in range(_DRAWS)]
+    draws_of_each = [few_of_each(train.labels, max(shots), seed, classes) for seed in range(_DRAWS)]
     few = np.stack(draws_of_each)  # (draws, C, shots)
-    say(f"Features of checkpoint {model.step} of {model.run.path} ...")
+    say(f"Features of {model.name} ...")
     with doing("Computing features"):
         shape = train.images.shape[1:]
         compute = Evaluator(model.module, model.config, make_mesh(), model.params, shape, features_step).logits
@@ -134,7 +119,7 @@ def fewshot(
                 train.labels[i[:, :shot]].reshape(-1),
                 to_choose,
                 to_test,
-                len(model.classes),
+                len(classes),
             )
             for x, i in zip(features, few, strict=True)
         ]
@@ -145,10 +130,7 @@ def fewshot(
         with doing("Computing features of all train images"):
             of_all = probes.Labelled(compute(model.params, train.images, check), train.labels)
         with doing("Probing"):
-            probed = _probed(
-                of_all, probes.Labelled(*to_choose), probes.Labelled(*to_test), knn, linear, len(model.classes)
-            )
-    model.run.write("fewshot.json", {"checkpoint": model.step, "results": results, **probed})
+            probed = _probed(of_all, probes.Labelled(*to_choose), probes.Labelled(*to_test), knn, linear, len(classes))
     rows = [
         (f"{r['shots']} of each class", f"{percent(r['top1'])} ({', '.join(percent(v) for v in r['draws'])})")
         for r in results
@@ -158,7 +140,7 @@ def fewshot(
         rows = [(f"{row['k']} nearest", percent(row["top1"])) for row in probed.get("knn", [])]
         rows += [(f"linear, {way}", percent(row["top1"])) for way, row in probed.get("linear", {}).items()]
         say_table(f"{dataset.name}, {data.test}: top-1 by all {len(train.labels):,} train images", rows)
-    return results
+    return {"results": results, **probed}
 
 
 def _probed(

@@ -50,6 +50,7 @@ def obstacles(cfg: ModelConfig) -> dict[str, bool]:
         "layer_scale": cfg.layer_scale is not None and not is_dinov2,
         "layer_scale=None": cfg.layer_scale is None and is_dinov2,
         "qk_norm=True": cfg.qk_norm,
+        "mlp_norm=True": cfg.mlp_norm,
         "qkv_bias=False": not cfg.qkv_bias and family == "siglip",
         "gated_mlp=True": cfg.gated_mlp and not is_dinov2,
         f"activation={cfg.activation} of gated MLPs": cfg.gated_mlp and is_dinov2 and cfg.activation != "silu",

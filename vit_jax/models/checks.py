@@ -48,7 +48,7 @@ def check_model(cfg: ModelConfig) -> None:
         raise UserError(f"{at}.num_classes must not be negative; found {cfg.num_classes}")
     if cfg.channels not in (1, 3):
         raise UserError(f"{at}.channels is 3, or 1 for grey images; found {cfg.channels!r}")
-    for key in ("image_width", "heads", "head_dim", "token_mlp_dim", "representation_dim"):
+    for key in ("image_width", "heads", "head_dim", "token_mlp_dim", "representation_dim", "rope_side"):
         if getattr(cfg, key) is not None:
             positive(f"{at}.{key}", getattr(cfg, key))
     for width in cfg.head_mlp:
@@ -76,6 +76,8 @@ def check_model(cfg: ModelConfig) -> None:
         raise UserError(
             f"{at}.posemb={cfg.posemb!r} needs a head_dim that 4 divides; found {at}.head_dim={cfg.head_dim}"
         )
+    if cfg.rope_side is not None and cfg.posemb != "learned_rope2d":
+        raise UserError(f'{at}.rope_side is of {at}.posemb="learned_rope2d"; found {at}.posemb={cfg.posemb!r}')
     if cfg.attention == "cudnn":
         if cfg.attention_dropout:
             raise UserError(f'{at}.attention="cudnn" has no dropout; set {at}.attention_dropout=0 or use "auto"')
@@ -120,6 +122,8 @@ def _check_stem(cfg: ModelConfig) -> None:
         _check_resnet(stem)
     elif stem.widths or stem.units:
         raise UserError(f'{at}.widths and .units belong to {at}.kind="conv" or "resnet"; found kind="patch"')
+    if stem.kind != "resnet" and (stem.norm_eps is not None or stem.variance_eps is not None):
+        raise UserError(f'{at}.norm_eps and .variance_eps belong to {at}.kind="resnet"; found kind={stem.kind!r}')
     height, width = (patch_input_side(cfg, side) for side in image_shape(cfg)[:2])
     if any(side % cfg.patch_size or side < cfg.patch_size for side in (height, width)):
         fits = [p for p in range(1, min(height, 4096) + 1) if height % p == width % p == 0]
@@ -137,6 +141,9 @@ def _check_resnet(stem: StemConfig) -> None:
         raise UserError(f'{at}.kind="resnet" makes 32 groups; found {at}.widths={stem.widths}')
     for units in stem.units:
         positive(f"{at}.units", units)
+    for key in ("norm_eps", "variance_eps"):
+        if getattr(stem, key) is not None:
+            positive(f"{at}.{key}", getattr(stem, key))
 
 
 def _check_conv_shapes(cfg: ModelConfig) -> None:

@@ -99,6 +99,7 @@ class Mlp(nn.Module):
     train: bool
     hidden: int | None = None
     gated: bool = False
+    normed: bool = False  # Shleifer et al. 2021, "NormFormer"; as EVA-02 has it
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -111,6 +112,8 @@ class Mlp(nn.Module):
         else:
             x = activation(y, self.compute)
         x = Dropout(cfg.mlp_dropout, self.train)(x)
+        if self.normed:
+            x = LayerNorm(cfg.norm_eps, self.compute, name="norm")(x)
         x = Dense((width,), self.compute, inits.dense(cfg), name="dense_1")(x)
         if cfg.mlp_output_activation:
             x = activation(x, self.compute)
@@ -146,7 +149,7 @@ class Block(nn.Module):
         aux["attn"] = y
         x = x + self._branch(y, "scale_0", drop_path_share)
         y = LayerNorm(cfg.norm_eps, self.compute, name="norm_1")(x)
-        y = aux["mlp"] = Mlp(cfg, self.compute, self.train, gated=cfg.gated_mlp, name="mlp")(y)
+        y = aux["mlp"] = Mlp(cfg, self.compute, self.train, gated=cfg.gated_mlp, normed=cfg.mlp_norm, name="mlp")(y)
         x = aux["out"] = x + self._branch(y, "scale_1", drop_path_share)
         return x, aux
 

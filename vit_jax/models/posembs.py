@@ -60,6 +60,14 @@ def rope2d_dinov3_angles(
     return _turned(2 * np.pi * places, head_dim, prefix, temperature)
 
 
+def rope2d_eva_angles(
+    grid: Grid, head_dim: int, prefix: int, here: Grid | None = None, temperature: float = 10_000.0
+) -> np.ndarray:
+    """The same of EVA-02 (Fang et al. 2023): of another grid, the first place stays and the others are spread."""
+    along = [np.arange(h) * (g / h) for g, h in zip(grid, here or grid, strict=True)]  # (H,), (W,)
+    return _turned(np.stack(np.meshgrid(*along, indexing="ij")).reshape(2, -1, 1), head_dim, prefix, temperature)
+
+
 def _turned(places: np.ndarray, head_dim: int, prefix: int, temperature: float) -> np.ndarray:
     """Angles (prefix + N, E/2) of rows and columns (2, N, 1)."""
     quarter = head_dim // 4
@@ -77,4 +85,5 @@ def rotate(x: jnp.ndarray, angles: np.ndarray) -> jnp.ndarray:
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
 
 
-ROTARY = {"rope2d": rope2d_angles, "rope2d_dinov3": rope2d_dinov3_angles}
+ROTARY = {"rope2d": rope2d_angles, "rope2d_dinov3": rope2d_dinov3_angles, "learned_rope2d": rope2d_eva_angles}
+LEARNED = ("learned", "learned_rope2d")  # with a table

@@ -21,6 +21,11 @@ def stage_widths(cfg: ModelConfig) -> list[int]:
     return [cfg.stem.widths[0] * 2**i for i in range(len(cfg.stem.units))]
 
 
+def norm_eps(cfg: ModelConfig) -> float:
+    """Of the group norms."""
+    return cfg.norm_eps if cfg.stem.norm_eps is None else cfg.stem.norm_eps
+
+
 def output_channels(cfg: ModelConfig) -> int:
     """Of the last stage, or of the root where there is none."""
     return _EXPANSION * stage_widths(cfg)[-1] if cfg.stem.units else cfg.stem.widths[0]
@@ -64,6 +69,7 @@ class StandardizedConv(nn.Module):
     features: int
     size: int
     stride: int
+    variance_eps: float | None
     dtype: Any
 
     @nn.compact
@@ -71,7 +77,10 @@ class StandardizedConv(nn.Module):
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
         kernel = kernel - kernel.mean(axis=(0, 1, 2))
-        kernel = kernel / (kernel.std(axis=(0, 1, 2)) + _EPSILON)
+        if self.variance_eps is None:
+            kernel = kernel / (kernel.std(axis=(0, 1, 2)) + _EPSILON)
+        else:
+            kernel = kernel * jax.lax.rsqrt(kernel.var(axis=(0, 1, 2)) + self.variance_eps)
         return jax.lax.conv_general_dilated(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
@@ -87,6 +96,7 @@ class ResidualUnit(nn.Module):
     width: int
     stride: int
     epsilon: float
+    variance_eps: float | None
     dtype: Any
 
     @nn.compact
@@ -94,7 +104,7 @@ class ResidualUnit(nn.Module):
         wide = _EXPANSION * self.width
 
         def convolution(x: jax.Array, name: str, features: int, size: int, stride: int = 1) -> jax.Array:
-            x = StandardizedConv(features, size, stride, self.dtype, name=f"conv_{name}")(x)
+            x = StandardizedConv(features, size, stride, self.variance_eps, self.dtype, name=f"conv_{name}")(x)
             # A unit begins as the identity (Goyal et al. 2017): the last norm's scale is 0.
             scale = nn.initializers.zeros if name == "2" else nn.initializers.ones
             norm = nn.GroupNorm(epsilon=self.epsilon, dtype=self.dtype, scale_init=scale, name=f"norm_{name}")
@@ -116,12 +126,12 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        cfg = self.cfg
-        x = StandardizedConv(cfg.stem.widths[0], 7, 2, self.dtype, name="root")(x)
-        x = jax.nn.relu(nn.GroupNorm(epsilon=cfg.norm_eps, dtype=self.dtype, name="root_norm")(x))
+        cfg, eps, kernels = self.cfg, norm_eps(self.cfg), self.cfg.stem.variance_eps
+        x = StandardizedConv(cfg.stem.widths[0], 7, 2, kernels, self.dtype, name="root")(x)
+        x = jax.nn.relu(nn.GroupNorm(epsilon=eps, dtype=self.dtype, name="root_norm")(x))
         x = nn.max_pool(x, (3, 3), (2, 2), padding="SAME")
         for stage, (units, width) in enumerate(zip(cfg.stem.units, stage_widths(cfg), strict=True)):
             for unit in range(units):
                 stride = 2 if stage and not unit else 1
-                x = ResidualUnit(width, stride, cfg.norm_eps, self.dtype, name=f"stage_{stage}_unit_{unit}")(x)
+                x = ResidualUnit(width, stride, eps, kernels, self.dtype, name=f"stage_{stage}_unit_{unit}")(x)
         return x

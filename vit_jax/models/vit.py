@@ -79,7 +79,7 @@ class VisionTransformer(nn.Module):
         x = aux["stem"] = stem(cfg, self.compute, name="stem")(images.astype(self.compute.dtype))  # (B, N, D)
 
         grid, here, angles = grid_shape(cfg), grid_shape(self.seen), None
-        if cfg.posemb == "learned":
+        if cfg.posemb in posembs.LEARNED:
             table = self.param("posemb", inits.posemb(cfg), (grid[0] * grid[1], cfg.width), jnp.float32)
             # Added in float32, and so summed over the batch for the gradient; likewise below.
             x = (x + posembs.resized(table, grid, here)).astype(self.compute.dtype)
@@ -87,7 +87,8 @@ class VisionTransformer(nn.Module):
             x = x + posembs.sincos2d(grid, cfg.width, here).astype(self.compute.dtype)
         prefix = prefix_tokens(cfg)
         if cfg.posemb in posembs.ROTARY:
-            angles = posembs.ROTARY[cfg.posemb](grid, cfg.head_dim, prefix, here)
+            counted = grid if cfg.rope_side is None else (cfg.rope_side, cfg.rope_side)
+            angles = posembs.ROTARY[cfg.posemb](counted, cfg.head_dim, prefix, here)
 
         # Class token and registers (Darcet et al. 2024) come after the positions: they have no place in the image.
         if prefix:

@@ -10,6 +10,7 @@ from vit_jax.errors import UserError
 from vit_jax.evaluation import attention_maps, filters
 from vit_jax.evaluation.evaluate import Evaluator
 from vit_jax.evaluation.logits import confusion, probabilities, scorable
+from vit_jax.models.posembs import LEARNED
 from vit_jax.models.stems import grid_shape, prefix_tokens
 from vit_jax.page import classes
 from vit_jax.page.html import Html, Section, element, join, paragraph, picture
@@ -233,7 +234,7 @@ def _tiled(kernels: np.ndarray, columns: int, caption: str) -> Html:
 def positions(model: Trained) -> Html:
     """How alike the learned positions are."""
     cfg = model.module.cfg
-    if cfg.posemb != "learned":
+    if cfg.posemb not in LEARNED:
         return paragraph(f"Its positions are not learned: config.model.posemb is {cfg.posemb}.", kind="note")
     similarity = filters.position_similarity(np.asarray(model.params["posemb"]))
     drawn, columns = filters.similarity_pictures(similarity, grid_shape(cfg))

@@ -12,6 +12,7 @@ from vit_jax.errors import UserError
 from vit_jax.models import VisionTransformer, encoder, resolve
 from vit_jax.models.backend import Compute
 from vit_jax.models.checks import check_model
+from vit_jax.models.posembs import LEARNED
 from vit_jax.models.stems import grid_shape, image_shape
 from vit_jax.pretrained.files import Shape, Weights
 from vit_jax.pretrained.pieces import Piece, same
@@ -61,7 +62,7 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def layout(weights: Weights, model: Mapping[str, Any], given: Mapping[str, Any]) -> Layout:
     cfg = config_of(weights)
-    return Layout(0, grid_shape(cfg) if cfg.posemb == "learned" else None, image_shape(cfg)[:2])
+    return Layout(0, grid_shape(cfg) if cfg.posemb in LEARNED else None, image_shape(cfg)[:2])
 
 
 def paths(module: VisionTransformer) -> dict[str, Shape]:

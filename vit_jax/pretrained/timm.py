@@ -9,11 +9,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from vit_jax.config import ModelConfig
 from vit_jax.errors import UserError
+from vit_jax.models.posembs import LEARNED
+from vit_jax.models.resnet import output_channels
 from vit_jax.models.stems import prefix_tokens
+from vit_jax.pretrained import timm_blocks as blocks
+from vit_jax.pretrained import timm_resnet as resnet
 from vit_jax.pretrained.files import Shape, Weights
 from vit_jax.pretrained.pieces import (
     Piece,
@@ -22,7 +24,6 @@ from vit_jax.pretrained.pieces import (
     prefix,
     same,
     torch_dense,
-    torch_dense_rows,
     torch_patches,
 )
 from vit_jax.pretrained.positions import Grid, bicubic_antialiased, grid_of
@@ -60,7 +61,8 @@ _ARGS = {
     *("global_pool", "fc_norm", "reg_tokens", "qk_norm", "init_values", "act_layer", "no_embed_class", "pos_embed"),
     *("qkv_bias", "proj_bias", "dynamic_img_size", "dynamic_img_pad", "weight_init", "fix_init", "drop_rate"),
     *("pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate", "in_chans"),
-    *("pre_norm", "num_reg_tokens", "attn_type", "swiglu_mlp", "swiglu_align_to"),
+    *("pre_norm", "num_reg_tokens", "attn_type", "swiglu_mlp", "swiglu_align_to", "ref_feat_shape", "scale_mlp"),
+    *("qkv_fused", "use_fc_norm"),
 }
 
 
@@ -77,39 +79,50 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"config.json says {', '.join(other)}: that makes a model of timm's that isn't known here")
     patch = shapes.get("patch_embed.proj.weight", (1,))
     width = patch[0]
-    is_eva = first_shape(EVA, shapes) is not None
+    stem = resnet.stem_of(shapes)
+    is_eva = first_shape(EVA, shapes) is not None or name.startswith("eva")
+    is_dinov3 = is_eva and "pos_embed" not in shapes
     pooled = "map" if any(n.startswith("attn_pool.") for n in shapes) else None
     pooling = args.get("global_pool", config.get("global_pool", pooled))
     if pooling not in (None, *_POOLS):
         raise UserError(f"config.json says global_pool={pooling!r}; what there is: {', '.join(_POOLS)}")
     if pooling is None:
         # timm's own default; a norm after pooling comes by default with the mean alone.
-        pooling = "token" if "cls_token" in shapes and "fc_norm.weight" not in shapes and not is_eva else "avg"
+        pooling = "token" if "cls_token" in shapes and "fc_norm.weight" not in shapes and not is_dinov3 else "avg"
     pool = given.get("pool", _POOLS[pooling])
     hidden = first_shape(r"blocks\.\d+\.mlp\.fc1(_x)?\.weight", shapes) or (1,)
     out = first_shape(r"blocks\.\d+\.mlp\.fc2\.weight", shapes)
     packed = out is not None and hidden[0] == 2 * out[-1]
+    gated = packed or first_shape(r"blocks\.\d+\.mlp\.fc1_x\.weight", shapes) is not None
     embed_norm = "norm_pre.weight" in shapes
+    posemb = "learned" if "pos_embed" in shapes else "rope2d_dinov3" if is_dinov3 else "none"
+    if is_eva and gated and posemb == "learned":  # EVA-02
+        posemb = "learned_rope2d"
     found = {
         "patch_size": patch[-1],
-        "channels": channels_of(patch, 1),
+        "channels": channels_of(resnet.root_of(shapes) or patch, 1),
         "width": width,
         "depth": not_more_than(max(int(m[1]) for n in shapes if (m := re.match(r"blocks\.(\d+)\.", n))) + 1, shapes),
         "mlp_dim": hidden[0] // 2 if packed else hidden[0],
-        "gated_mlp": packed or first_shape(r"blocks\.\d+\.mlp\.fc1_x\.weight", shapes) is not None,
+        "gated_mlp": gated,
+        "mlp_norm": first_shape(r"blocks\.\d+\.mlp\.norm\.weight", shapes) is not None,
         "embed_norm": embed_norm,
         "distill_token": "head_dist.weight" in shapes,
         "pool": pool,
         "norm_after_pool": "fc_norm.weight" in shapes,
         # A class token that isn't pooled is as good as a register.
         "registers": shapes.get("reg_token", (1, 0))[1] + ("cls_token" in shapes and pool != "token"),
-        "posemb": "learned" if "pos_embed" in shapes else "rope2d_dinov3" if is_eva else "none",
+        "posemb": posemb,
         "qkv_bias": _has_qkv_bias(shapes),
         "qk_norm": (norm_of_a_head := first_shape(r"blocks\.\d+\.attn\.q_norm\.weight", shapes)) is not None,
         "layer_scale": float(args.get("init_values") or 1e-5)
         if first_shape(r"blocks\.\d+\.(ls1\.gamma|gamma_1)", shapes)
         else None,
     }
+    if stem is not None:
+        found["stem"] = stem
+    if posemb == "learned_rope2d":  # all of them count in those of 224 pixels
+        found["rope_side"] = (pair(args.get("ref_feat_shape")) or (16, 16))[0]
     if "head.weight" in shapes:
         found["num_classes"] = shapes["head.weight"][0]
     if norm_of_a_head:
@@ -119,7 +132,7 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
     elif heads := by_name(HEADS, name):
         found["heads"] = heads
     # Without a name: what all have that have such parts, or nothing.
-    epsilon = 1e-5 if is_eva else by_name(EPSILONS, name) or (None if embed_norm else 1e-6)
+    epsilon = 1e-5 if is_dinov3 else by_name(EPSILONS, name) or (None if embed_norm else 1e-6)
     if epsilon is not None:
         found["norm_eps"] = epsilon
     act = args.get("act_layer") or ("silu" if found["gated_mlp"] else by_name(NAMED_ACTIVATIONS, name))
@@ -133,7 +146,7 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_qkv_bias(shapes: Mapping[str, Shape]) -> bool:
-    return first_shape(r"blocks\..*\.attn\.(qkv\.|q_)bias", shapes) is not None
+    return first_shape(r"blocks\..*\.attn\.(qkv\.|q_|q_proj\.)bias", shapes) is not None
 
 
 def layout(weights: Weights, model: Mapping[str, Any], given: Mapping[str, Any]) -> Layout:
@@ -161,8 +174,12 @@ def pieces(cfg: ModelConfig, weights: Weights, before: int, grid: Grid | None) -
 
 def pieces_of(cfg: ModelConfig, shapes: Mapping[str, Shape], before: int, grid: Grid | None) -> list[Piece]:
     """All of a model's whose file has these arrays; with none, those that timm would save."""
-    d, table = cfg.width, "pos_embed" if cfg.posemb == "learned" else None
-    found = torch_patches("stem/proj", "patch_embed.proj", cfg.patch_size, cfg.channels, d, not cfg.embed_norm)
+    d, table = cfg.width, "pos_embed" if cfg.posemb in LEARNED else None
+    if cfg.stem.kind == "resnet":
+        ours, channels, found = "stem/patches/proj", output_channels(cfg), resnet.pieces(cfg)
+    else:
+        ours, channels, found = "stem/proj", cfg.channels, []
+    found += torch_patches(ours, "patch_embed.proj", cfg.patch_size, channels, d, not cfg.embed_norm)
     class_token = "cls_token" in shapes if shapes else cfg.pool == "token"
     second = "dist_token" in shapes if shapes else cfg.distill_token
     registers = prefix_tokens(cfg) - class_token - second
@@ -174,82 +191,24 @@ def pieces_of(cfg: ModelConfig, shapes: Mapping[str, Shape], before: int, grid: 
     if cfg.embed_norm:
         found += norm("embed_norm", "norm_pre", d, _NORM)
     qkv_bias = _has_qkv_bias(shapes) if shapes else cfg.qkv_bias
-    is_eva = cfg.posemb == "rope2d_dinov3"
+    is_eva = cfg.posemb in ("rope2d_dinov3", "learned_rope2d")
     in_two = "blocks.0.mlp.fc1_g.weight" in shapes if shapes else is_eva
     gammas = "blocks.0.gamma_1" in shapes if shapes else is_eva
     proj_bias = not shapes or first_shape(r"blocks\..*\.(attn\.proj|mlp\.fc1|mlp\.fc2)\.bias", shapes) is not None
     for i in range(cfg.depth):
         ours, theirs = f"block_{i:02d}", f"blocks.{i}"
-        found += _block(cfg, ours, theirs, shapes, qkv_bias, proj_bias)
-        found += _mlp(cfg, f"{ours}/mlp", f"{theirs}.mlp", proj_bias, not in_two)
+        found += blocks.block(cfg, ours, theirs, shapes, qkv_bias, proj_bias)
+        found += blocks.mlp(cfg, f"{ours}/mlp", f"{theirs}.mlp", proj_bias, not in_two)
         if cfg.layer_scale is not None:
             names = ("gamma_1", "gamma_2") if gammas else ("ls1.gamma", "ls2.gamma")
             found += [same(f"{ours}/scale_{k}", f"{theirs}.{name}", (d,)) for k, name in enumerate(names)]
     found += norm(*(("head/norm", "fc_norm") if cfg.norm_after_pool else ("norm", "norm")), d, _NORM)
     if cfg.pool == "map":
-        found += _attention_pool(cfg)
+        found += blocks.attention_pool(cfg)
     found += torch_dense("head/logits", "head", (d,), (cfg.num_classes,))
     if cfg.distill_token:
         found += torch_dense("head/logits_distill", "head_dist", (d,), (cfg.num_classes,))
     return found
-
-
-def _block(
-    cfg: ModelConfig, ours: str, theirs: str, shapes: Mapping[str, Shape], qkv_bias: bool, proj_bias: bool
-) -> list[Piece]:
-    d, inner = cfg.width, cfg.heads * cfg.head_dim
-    found = norm(f"{ours}/norm_0", f"{theirs}.norm1", d, _NORM)
-    qkv = torch_dense(f"{ours}/attention/qkv", f"{theirs}.attn.qkv", (d,), (3, cfg.heads, cfg.head_dim), qkv_bias)
-    if f"{theirs}.attn.q_bias" in shapes:
-        qkv[1] = _biases_without_keys(cfg, f"{ours}/attention/qkv/bias", f"{theirs}.attn")
-    found += qkv if cfg.qkv_bias else qkv[:1]
-    if cfg.qk_norm:
-        for kind in "qk":
-            found += norm(f"{ours}/attention/{kind}_norm", f"{theirs}.attn.{kind}_norm", cfg.head_dim, _NORM)
-    found += torch_dense(f"{ours}/attention/out", f"{theirs}.attn.proj", (inner,), (d,), proj_bias)
-    return found + norm(f"{ours}/norm_1", f"{theirs}.norm2", d, _NORM)
-
-
-def _biases_without_keys(cfg: ModelConfig, ours: str, theirs: str) -> Piece:
-    """Of queries and values, (K*E,) each: those of keys would change no softmax (Eva)."""
-    shape = cfg.heads, cfg.head_dim
-    names = (f"{theirs}.q_bias", f"{theirs}.v_bias")
-
-    def into(q: np.ndarray, v: np.ndarray) -> np.ndarray:
-        return np.stack([q.reshape(shape), np.zeros(shape, np.float32), v.reshape(shape)])
-
-    def out(x: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(names, (x[0].reshape(-1), x[2].reshape(-1)), strict=True))
-
-    return Piece(ours, {name: (shape[0] * shape[1],) for name in names}, into, out)
-
-
-def _mlp(cfg: ModelConfig, ours: str, theirs: str, bias: bool, packed: bool) -> list[Piece]:
-    """timm's Mlp, or its SwiGLU, whose two first layers are one, SwiGLUPacked, or two."""
-    d, hidden = cfg.width, (cfg.mlp_dim,)
-    second = torch_dense(f"{ours}/dense_1", f"{theirs}.fc2", hidden, (d,), bias)
-    if not cfg.gated_mlp:
-        return torch_dense(f"{ours}/dense_0", f"{theirs}.fc1", (d,), hidden, bias) + second
-    if packed:
-        return torch_dense_rows(ours, ("gate", "dense_0"), f"{theirs}.fc1", d, cfg.mlp_dim) + second
-    gate = torch_dense(f"{ours}/gate", f"{theirs}.fc1_g", (d,), hidden, bias)
-    return gate + torch_dense(f"{ours}/dense_0", f"{theirs}.fc1_x", (d,), hidden, bias) + second
-
-
-def _attention_pool(cfg: ModelConfig) -> list[Piece]:
-    d, heads, at = cfg.width, (cfg.heads, cfg.head_dim), "head/pool"
-    latent = Piece(
-        f"{at}/probe", {"attn_pool.latent": (1, 1, d)}, lambda x: x[0], lambda x: {"attn_pool.latent": x[None]}
-    )
-    return [
-        latent,
-        *torch_dense(f"{at}/query", "attn_pool.q", (d,), heads),
-        *torch_dense(f"{at}/kv", "attn_pool.kv", (d,), (2, *heads)),
-        *torch_dense(f"{at}/out", "attn_pool.proj", (cfg.heads * cfg.head_dim,), (d,)),
-        *norm(f"{at}/norm", "attn_pool.norm", d, _NORM),
-        *torch_dense(f"{at}/mlp/dense_0", "attn_pool.mlp.fc1", (d,), (cfg.mlp_dim,)),
-        *torch_dense(f"{at}/mlp/dense_1", "attn_pool.mlp.fc2", (cfg.mlp_dim,), (d,)),
-    ]
 
 
 def preprocessing(weights: Weights) -> Preprocessing | None:

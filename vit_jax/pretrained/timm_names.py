@@ -17,6 +17,11 @@ HEADS = (
     (r"vit_giant_patch(14_(reg\d_)?(dinov2|tipsv2)|16_(radio|lingbot))", 24),
     (r"vit_huge_plus_patch16_dinov3", 20),
     (r"vit_7b_", 32),
+    (r"eva02_(enormous|large)", 16),
+    (r"eva02_base", 12),
+    (r"eva02_small", 6),
+    (r"eva02_tiny", 3),
+    (r"eva_giant", 16),
     *(
         (rf"(vit|deit3?|flexivit)_(?:{size})(_|$)", heads)
         for size, heads in (
@@ -34,15 +39,19 @@ NAMED_ACTIVATIONS = (
 )
 EPSILONS = ((r".*_clip_", 1e-5), (r".+", 1e-6))
 
-# Of blocks of timm's Eva: a model with them that has no learned positions is DINOv3's.
-EVA = r"blocks\.\d+\.(gamma_1|attn\.q_bias)"
+# Of blocks of timm's Eva: DINOv3's without learned positions, with them EVA's, and EVA-02's where MLPs are gated.
+EVA = r"blocks\.\d+\.(gamma_1|attn\.q_bias|attn\.q_proj\.bias)"
+_EVA_WITH_POSITIONS = r"blocks\.\d+\.attn\.(q_bias|q_proj\.bias)"
 # What timm's classes have and models here don't, by the names of arrays.
 _UNKNOWN = (
-    (r"patch_embed\.backbone\..*", "a convolutional network before the patches (a hybrid)"),
+    (
+        r"patch_embed\.backbone\.(?!(stem\.)?(conv|norm)\.|stages\.\d+\.blocks\.\d+\.(conv\d|norm\d|downsample)\.).*",
+        "another network before the patches than Google's ResNet (a hybrid)",
+    ),
     (r"patch_embed\.norm\..*", "a norm of the patches"),
     (r".*\.(relative_position_bias_table|rel_pos_[hw]|rel_pos\..*)", "relative positions in attention"),
-    (r"blocks\.\d+\.(attn|mlp)\.norm\..*", "norms within attention or MLPs"),
-    (r"blocks\.\d+\.attn\.q_proj\.weight", "queries, keys and values in layers of their own"),
+    (r"blocks\.\d+\.attn\.norm\..*", "norms within attention"),
+    (r"blocks\.\d+\.attn\.k_proj\.bias", "keys with biases, in layers of their own"),
     (r"blocks\.\d+\.(in_proj|attns|ls1\.\d+|attn_out_proj)\..*", "attention and MLP side by side in a block"),
     (r"attn_pool\.(in_proj|norm_x)\..*", "another attention pooling"),
 )
@@ -62,10 +71,11 @@ def refuse_unknown(shapes: Mapping[str, Shape], architecture: str) -> None:
     others = {"pos_embed", "fc_norm.weight"} & shapes.keys() or (
         "_dinov3" not in architecture and first_shape(r"blocks\.\d+\.attn\.qkv\.bias", shapes)
     )
-    if first_shape(EVA, shapes) and (others or "reg_token" not in shapes):
+    of_eva = "pos_embed" in shapes and first_shape(_EVA_WITH_POSITIONS, shapes)
+    if first_shape(EVA, shapes) and not of_eva and (others or "reg_token" not in shapes):
         raise UserError(
-            "these weights of timm's have blocks of its Eva, Beit or CaiT: of such models DINOv3 alone is known here, "
-            "which has registers, no learned positions, and norms before pooling"
+            "these weights of timm's have blocks of its Eva, Beit or CaiT: of such models EVA, EVA-02 and DINOv3 are "
+            "known here; the latter has registers, no learned positions, and norms before pooling"
         )
     if {"norm_pre.weight", "attn_pool.latent"} <= shapes.keys():
         raise UserError("these weights of timm's are of a Perception Encoder: there is no such model here")

@@ -1,0 +1,93 @@
+"""`vit-jax fewshot`: how good the features of a run are, or those of weights on a data set."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vit_jax.cli.extractors import of_run, of_weights
+from vit_jax.cli.modes import OF_A_RUN
+from vit_jax.config import Config
+from vit_jax.data import sources
+from vit_jax.data.dataset import with_default_splits
+from vit_jax.errors import UserError
+from vit_jax.evaluation.fewshot import fewshot as score
+from vit_jax.runs import trained
+from vit_jax.schema import with_overrides
+from vit_jax.system.disk import expanded, write_whole
+from vit_jax.system.progress import doing, say
+
+
+def fewshot(
+    workdir: str | None,
+    checkpoint: str | None,
+    config: Config | None,
+    output: str | None,
+    shots: Sequence[int],
+    knn: Sequence[int],
+    linear: bool,
+    overrides: Mapping[str, Any],
+    check: Callable[[], None],
+) -> None:
+    """Scores a run's checkpoint, or the weights that a `config` starts from, and writes fewshot.json.
+
+    That is beside a run's results.json; of weights it is `output`. Raises UserError for a run, or data, without one of
+    the splits, and for what can't be used.
+    """
+    if config is None:
+        _of_a_run(str(workdir), checkpoint, output, shots, knn, linear, overrides, check)
+        return
+    if checkpoint is not None:
+        raise UserError("--checkpoint is of a run; --weights are as they are")
+    path = expanded(output or "fewshot.json")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"--output={path}: there is no folder {path.absolute().parent}; make it, or name another")
+    with doing("Loading"):
+        model = of_weights(config, overrides)
+    with doing("Reading the data"):
+        dataset = sources.load(model.config)
+        data = with_default_splits(model.config.data, dataset.splits)
+        for key, split in (("validation", data.validation), ("test", data.test)):
+            if not split:
+                raise UserError(
+                    f"config.data.{key}={split!r}: few-shot evaluation needs one; name one, like train[90%:]"
+                )
+    found = {"weights": model.name, "data": dataset.name, **score(model, dataset, data, shots, knn, linear, check)}
+    _write(path, found)
+    say(f"In {path}")
+
+
+def _of_a_run(
+    workdir: str,
+    checkpoint: str | None,
+    output: str | None,
+    shots: Sequence[int],
+    knn: Sequence[int],
+    linear: bool,
+    overrides: Mapping[str, Any],
+    check: Callable[[], None],
+) -> None:
+    for key in overrides:
+        if key not in OF_A_RUN:
+            raise UserError(f"--config.{key} is of --weights; a run's data and model are as they are")
+    model = trained.load(workdir, checkpoint)
+    run, config = model.run, with_overrides(model.config, overrides)
+    if not config.data.validation:
+        raise UserError("few-shot evaluation chooses its ridge on validation images, and the run has none")
+    if not config.data.test:
+        raise UserError(
+            f"{run.path} has no test images; name some with --config.data.test, like train[90%:], which the run must "
+            "not have trained on"
+        )
+    with doing("Reading the data"):
+        dataset = sources.load(config, must_find_dir=False)
+        run.check_data(dataset)
+    found = {"checkpoint": model.step, **score(of_run(model), dataset, config.data, shots, knn, linear, check)}
+    if output:
+        _write(expanded(output), found)
+    else:
+        run.write("fewshot.json", found)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    write_whole(path, json.dumps(content, indent=2) + "\n")
