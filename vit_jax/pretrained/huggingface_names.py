@@ -164,6 +164,10 @@ def family_of(weights: Weights) -> Family:
     said = weights.config.get("model_type")
     if said in list(FAMILIES):
         return FAMILIES[said]
+    if said in ("beit", "data2vec-vision"):
+        raise UserError(
+            f"config.json says model_type={said!r}: it has relative positions in attention, no model here has"
+        )
     if said is not None:
         raise UserError(f"config.json says model_type={said!r}; what is read is {', '.join(FAMILIES)}")
     return FAMILIES[_family_by_names(weights.shapes)]

@@ -51,6 +51,7 @@ _UNKNOWN = (
     (r"patch_embed\.norm\..*", "a norm of the patches"),
     (r".*\.(relative_position_bias_table|rel_pos_[hw]|rel_pos\..*)", "relative positions in attention"),
     (r"blocks\.\d+\.attn\.norm\..*", "norms within attention"),
+    (r"blocks\.\d+\.attn\.proj_[lw]\..*", "talking heads in attention"),
     (r"blocks\.\d+\.attn\.k_proj\.bias", "keys with biases, in layers of their own"),
     (r"blocks\.\d+\.(in_proj|attns|ls1\.\d+|attn_out_proj)\..*", "attention and MLP side by side in a block"),
     (r"attn_pool\.(in_proj|norm_x)\..*", "another attention pooling"),
@@ -68,6 +69,9 @@ def refuse_unknown(shapes: Mapping[str, Shape], architecture: str) -> None:
         raise UserError(
             f"config.json says architecture={architecture!r}: of models with rotary positions DINOv3's alone"
         )
+    for pattern, what in _UNKNOWN:
+        if name := next((name for name in shapes if re.fullmatch(pattern, name)), None):
+            raise UserError(f"these weights of timm's have {what} ({name}): there is no such model here")
     others = {"pos_embed", "fc_norm.weight"} & shapes.keys() or (
         "_dinov3" not in architecture and first_shape(r"blocks\.\d+\.attn\.qkv\.bias", shapes)
     )
@@ -79,8 +83,5 @@ def refuse_unknown(shapes: Mapping[str, Shape], architecture: str) -> None:
         )
     if {"norm_pre.weight", "attn_pool.latent"} <= shapes.keys():
         raise UserError("these weights of timm's are of a Perception Encoder: there is no such model here")
-    for pattern, what in _UNKNOWN:
-        if name := next((name for name in shapes if re.fullmatch(pattern, name)), None):
-            raise UserError(f"these weights of timm's have {what} ({name}): there is no such model here")
     if first_shape(r"blocks\.\d+\.norm1\.weight", shapes) and not any(name.endswith("norm1.bias") for name in shapes):
         raise UserError("these weights of timm's have norms without biases (RMSNorm): there is no such model here")
