@@ -193,7 +193,7 @@ def _of_timm() -> dict[str, Case]:
     return {
         "hybrid, R10": hybrid((1, 2)),
         "hybrid, root": hybrid((), patch_size=4),
-        "EVA": case(kind=Eva, dynamic_img_size=True),
+        "EVA": case("eva_giant_patch14_224", kind=Eva, dynamic_img_size=True),
         "EVA-02": case(**eva02),
         "EVA-02, norms in MLPs": case("eva02_base_patch14_448", qkv_fused=False, scale_mlp=True, **eva02),
         "distilled": case("deit_tiny_distilled_patch16_224", kind=VisionTransformerDistilled),

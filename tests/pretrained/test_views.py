@@ -58,11 +58,13 @@ def test_without_classes_the_module_gives_features(tmp_path, capsys):
 
 
 REFUSED = {
-    "patch_embed.backbone.conv.weight": "a convolutional network before the patches",
+    "patch_embed.backbone.conv1.0.weight": "another network before the patches than Google's ResNet",
     "patch_embed.norm.weight": "a norm of the patches",
     "blocks.0.attn.rel_pos_h": "relative positions in attention",
     "blocks.1.attn.rel_pos.mlp.fc1.weight": "relative positions in attention",
-    "blocks.0.mlp.norm.weight": "norms within attention or MLPs",
+    "blocks.0.attn.norm.weight": "norms within attention",
+    "blocks.0.attn.proj_l.weight": "talking heads",
+    "blocks.0.attn.q_bias": "bring the config.json",
     "blocks.0.attns.0.qkv.weight": "attention and MLP side by side",
     "blocks.0.gamma_1": "blocks of its Eva, Beit or CaiT",
     "attn_pool.latent": "a Perception Encoder",
@@ -127,7 +129,7 @@ def test_names_of_architectures_say_what_timm_makes_of_them():
 
 @pytest.mark.slow
 def test_models_of_timms_are_known_or_refused_by_their_names_and_arrays(tmp_path):
-    """Of all its models whose arrays are named alike, but for plain ViTs, those of DINO are read."""
+    """Of all its models whose arrays are named alike, but for plain ViTs, those of DINO, EVA and hybrids are read."""
     if any(importlib.util.find_spec(name) is None for name in ("torch", "timm")):
         pytest.skip("timm or PyTorch isn't installed")
     import timm
@@ -141,7 +143,8 @@ def test_models_of_timms_are_known_or_refused_by_their_names_and_arrays(tmp_path
                 model = timm.create_model(name, depth=1)
             except (AssertionError, TypeError):  # another kind of model
                 continue
-        if type(model) is VisionTransformer and type(model.blocks[0]) is Block and "dinov2" not in name:
+        is_plain = type(model) is VisionTransformer and type(model.blocks[0]) is Block
+        if is_plain and "dinov2" not in name and not hasattr(model.patch_embed, "backbone"):
             continue  # those that are known
         shapes = {key: tuple(x.shape) for key, x in model.state_dict().items()}
         size = model.pretrained_cfg["input_size"][1:]
@@ -153,5 +156,7 @@ def test_models_of_timms_are_known_or_refused_by_their_names_and_arrays(tmp_path
         except UserError:
             continue
         taken.add(name)
-    known = ("dinov2", "dinov3", "lingbot")
-    assert len(taken) > 15 and all(any(kind in name for kind in known) for name in taken), taken
+    known = ("dinov2", "dinov3", "lingbot", "eva_giant", "_r26_s32", "_r50_s", "_r_s16")
+    eva02 = {name for name in taken if name.startswith("eva02_")}
+    assert eva02 and not any("_clip_" in name for name in eva02)
+    assert len(taken) > 30 and all(any(kind in name for kind in known) for name in taken - eva02), taken

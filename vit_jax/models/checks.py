@@ -22,6 +22,8 @@ _STEM_CHOICES = {
     "norm": ("none", "layer", "group"),
     "activation": tuple(ACTIVATIONS),
 }
+# Far beyond what any machine takes: descriptions beyond them are mistakes, or files made to do harm.
+_MOST_PIXELS, _MOST_TOKENS = 2**16, 2**22
 _RATES = ("token_dropout", "attention_dropout", "mlp_dropout", "head_dropout", "drop_path")
 
 
@@ -44,6 +46,12 @@ def check_model(cfg: ModelConfig) -> None:
         one_of(f"{at}.{key}", getattr(cfg, key), allowed)
     for key in ("image_size", "patch_size", "width", "depth", "mlp_dim", "norm_eps"):
         positive(f"{at}.{key}", getattr(cfg, key))
+    height, width, _ = image_shape(cfg)
+    if max(height, width) > _MOST_PIXELS or height * width > _MOST_TOKENS * cfg.patch_size**2:
+        raise UserError(
+            f"{at}.image_size={cfg.image_size}: images of {height:,} x {width:,} pixels in patches of {cfg.patch_size} "
+            f"are more than {_MOST_PIXELS:,} pixels a side or {_MOST_TOKENS:,} tokens; give smaller ones"
+        )
     if cfg.num_classes < 0:
         raise UserError(f"{at}.num_classes must not be negative; found {cfg.num_classes}")
     if cfg.channels not in (1, 3):
@@ -137,7 +145,7 @@ def _check_resnet(stem: StemConfig) -> None:
     at = "config.model.stem"
     if len(stem.widths) != 1:
         raise UserError(f'{at}.kind="resnet" needs {at}.widths with the channels of its root alone, like (64,)')
-    if stem.widths[0] % 32:
+    if stem.widths[0] % 32 or stem.widths[0] < 32:
         raise UserError(f'{at}.kind="resnet" makes 32 groups; found {at}.widths={stem.widths}')
     for units in stem.units:
         positive(f"{at}.units", units)

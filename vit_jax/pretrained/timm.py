@@ -95,6 +95,8 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
     packed = out is not None and hidden[0] == 2 * out[-1]
     gated = packed or first_shape(r"blocks\.\d+\.mlp\.fc1_x\.weight", shapes) is not None
     embed_norm = "norm_pre.weight" in shapes
+    # Without classifiers DeiT's second token is as good as a register.
+    distilled = "dist_token" in shapes and not shapes.keys().isdisjoint(("head.weight", "head_dist.weight"))
     posemb = "learned" if "pos_embed" in shapes else "rope2d_dinov3" if is_dinov3 else "none"
     if is_eva and gated and posemb == "learned":  # EVA-02
         posemb = "learned_rope2d"
@@ -107,11 +109,13 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
         "gated_mlp": gated,
         "mlp_norm": first_shape(r"blocks\.\d+\.mlp\.norm\.weight", shapes) is not None,
         "embed_norm": embed_norm,
-        "distill_token": "head_dist.weight" in shapes,
+        "distill_token": distilled,
         "pool": pool,
         "norm_after_pool": "fc_norm.weight" in shapes,
         # A class token that isn't pooled is as good as a register.
-        "registers": shapes.get("reg_token", (1, 0))[1] + ("cls_token" in shapes and pool != "token"),
+        "registers": shapes.get("reg_token", (1, 0))[1]
+        + ("cls_token" in shapes and pool != "token")
+        + ("dist_token" in shapes and not distilled),
         "posemb": posemb,
         "qkv_bias": _has_qkv_bias(shapes),
         "qk_norm": (norm_of_a_head := first_shape(r"blocks\.\d+\.attn\.q_norm\.weight", shapes)) is not None,

@@ -67,7 +67,11 @@ def refuse_unknown(shapes: Mapping[str, Shape], architecture: str) -> None:
     """Raises UserError, with the reason, for weights of models of timm's that there aren't here."""
     if re.match(r"vit_pe_|.*_rope_", architecture):
         raise UserError(
-            f"config.json says architecture={architecture!r}: of models with rotary positions DINOv3's alone"
+            f"config.json says architecture={architecture!r}: of rotary positions there are DINOv3's and EVA-02's alone"
+        )
+    if architecture.startswith("eva02_enormous"):
+        raise UserError(
+            f"config.json says architecture={architecture!r}: its norms come after the branches, there is no such model"
         )
     for pattern, what in _UNKNOWN:
         if name := next((name for name in shapes if re.fullmatch(pattern, name)), None):
@@ -76,6 +80,11 @@ def refuse_unknown(shapes: Mapping[str, Shape], architecture: str) -> None:
         "_dinov3" not in architecture and first_shape(r"blocks\.\d+\.attn\.qkv\.bias", shapes)
     )
     of_eva = "pos_embed" in shapes and first_shape(_EVA_WITH_POSITIONS, shapes)
+    if of_eva and not _is_gated(shapes) and not architecture.startswith("eva_"):
+        raise UserError(
+            "these weights of timm's are EVA's, or of a model with its arrays and norms after the branches; bring the "
+            "config.json that lies beside them, and name the folder of both"
+        )
     if first_shape(EVA, shapes) and not of_eva and (others or "reg_token" not in shapes):
         raise UserError(
             "these weights of timm's have blocks of its Eva, Beit or CaiT: of such models EVA, EVA-02 and DINOv3 are "
@@ -85,3 +94,10 @@ def refuse_unknown(shapes: Mapping[str, Shape], architecture: str) -> None:
         raise UserError("these weights of timm's are of a Perception Encoder: there is no such model here")
     if first_shape(r"blocks\.\d+\.norm1\.weight", shapes) and not any(name.endswith("norm1.bias") for name in shapes):
         raise UserError("these weights of timm's have norms without biases (RMSNorm): there is no such model here")
+
+
+def _is_gated(shapes: Mapping[str, Shape]) -> bool:
+    """Whether MLPs are SwiGLUs, of one first layer or two."""
+    first, second = (first_shape(rf"blocks\.\d+\.mlp\.{name}\.weight", shapes) for name in ("fc1(_x)?", "fc2"))
+    in_two = first_shape(r"blocks\.\d+\.mlp\.fc1_x\.weight", shapes) is not None
+    return in_two or (first is not None and second is not None and first[0] == 2 * second[-1])
