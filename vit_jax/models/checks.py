@@ -63,6 +63,8 @@ def check_model(cfg: ModelConfig) -> None:
         positive(f"{at}.head_mlp", width)
     if cfg.registers < 0:
         raise UserError(f"{at}.registers must not be negative; found {cfg.registers}")
+    if cfg.layer_scale is not None and not 0 <= cfg.layer_scale < math.inf:
+        raise UserError(f"{at}.layer_scale must be at least 0; found {cfg.layer_scale!r}")
     for key in _RATES:
         if not 0 <= getattr(cfg, key) < 1:
             raise UserError(f"{at}.{key} must be at least 0 and below 1; found {getattr(cfg, key)!r}")

@@ -71,7 +71,7 @@ def _open_folder(folder: Path) -> Weights:
     if (index := folder / "model.safetensors.index.json").is_file():
         return _open_shards(index, config)
     names = sorted(entry.name for entry in folder.iterdir())
-    if pickles := [name for name in names if name.endswith(_PICKLES)]:
+    if pickles := [name for name in names if name.endswith(_PICKLES) and (folder / name).is_file()]:
         return open_weights(folder / pickles[0])  # says what to do with one
     raise UserError(f"{folder} has no model.safetensors; found {', '.join(names[:8]) or 'nothing'}")
 
