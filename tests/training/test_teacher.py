@@ -71,6 +71,14 @@ def test_a_teacher_that_does_not_fit_is_told(straight, command, tmp_path):
     flag = f"--config.train.distill.teacher={other}"
     code, printed = command(*TAUGHT, flag, f"--workdir={tmp_path / 'run'}")
     assert code == 2 and "in the same order" in printed, printed
+    code, printed = command("export", f"--workdir={other}", "--format=timm", f"--output={tmp_path / 'out'}")
+    assert code == 0, printed
+    code, printed = command(*TAUGHT, flag.replace("other", "out"), f"--workdir={tmp_path / 'run'}")
+    assert code == 2 and "in the same order" in printed, printed
+    (tmp_path / "out/config.json").unlink()
+    alone = f"--config.train.distill.teacher={tmp_path / 'out/model.safetensors'}"
+    code, printed = command(*TAUGHT, alone, "--config.model.heads=2", f"--workdir={tmp_path / 'run'}")
+    assert code == 2 and "put the config.json beside them" in printed and "say so" not in printed, printed
     code, printed = command(*RUN, flag, "--config.train.overfit_one_batch=true", f"--workdir={tmp_path / 'one'}")
     assert code == 0 and "Teacher" not in printed, printed
 

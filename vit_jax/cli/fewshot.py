@@ -34,14 +34,14 @@ def fewshot(
     That is beside a run's results.json; of weights it is `output`. Raises UserError for a run, or data, without one of
     the splits, and for what can't be used.
     """
+    path = expanded(output or "fewshot.json")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"--output={path}: there is no folder {path.absolute().parent}; make it, or name another")
     if config is None:
         _of_a_run(str(workdir), checkpoint, output, shots, knn, linear, overrides, check)
         return
     if checkpoint is not None:
         raise UserError("--checkpoint is of a run; --weights are as they are")
-    path = expanded(output or "fewshot.json")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"--output={path}: there is no folder {path.absolute().parent}; make it, or name another")
     with doing("Loading"):
         model = of_weights(config, overrides)
     with doing("Reading the data"):

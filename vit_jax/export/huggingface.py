@@ -55,7 +55,7 @@ def obstacles(cfg: ModelConfig) -> dict[str, bool]:
         "gated_mlp=True": cfg.gated_mlp and not is_dinov2,
         f"activation={cfg.activation} of gated MLPs": cfg.gated_mlp and is_dinov2 and cfg.activation != "silu",
         f"mlp_dim={cfg.mlp_dim}": is_dinov2 and _mlp_ratio(cfg) is None,
-        f"images of {height} x {width}": family == "siglip" and height != width,
+        f"images of {height} x {width}": (family == "siglip" or is_dinov2) and height != width,
     }
 
 

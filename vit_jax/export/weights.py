@@ -121,7 +121,8 @@ def _as_theirs(cfg: ModelConfig, params: dict[str, Any], without_positions: bool
 
     Of a model with that norm, CLIP's, they have none; it is added to the positions.
     """
-    if cfg.posemb in posembs.ROTARY or (cfg.posemb == "none" and without_positions and not cfg.embed_norm):
+    as_it_is = cfg.posemb == "none" and without_positions and not (cfg.embed_norm or cfg.distill_token)
+    if cfg.posemb in posembs.ROTARY or as_it_is:
         return cfg, params
     grid, table = grid_shape(cfg), params.get("posemb")
     if table is None:

@@ -47,7 +47,8 @@ def check_model(cfg: ModelConfig) -> None:
     for key in ("image_size", "patch_size", "width", "depth", "mlp_dim", "norm_eps"):
         positive(f"{at}.{key}", getattr(cfg, key))
     height, width, _ = image_shape(cfg)
-    if max(height, width) > _MOST_PIXELS or height * width > _MOST_TOKENS * cfg.patch_size**2:
+    tokens = math.prod(patch_input_side(cfg, side) // cfg.patch_size for side in (height, width))
+    if max(height, width) > _MOST_PIXELS or tokens > _MOST_TOKENS:
         raise UserError(
             f"{at}.image_size={cfg.image_size}: images of {height:,} x {width:,} pixels in patches of {cfg.patch_size} "
             f"are more than {_MOST_PIXELS:,} pixels a side or {_MOST_TOKENS:,} tokens; give smaller ones"

@@ -77,7 +77,10 @@ def _head_widths(cfg: ModelConfig) -> list[int]:
 
 
 def training(cfg: ModelConfig) -> int:
-    """FLOPs of one image's part of a training step: forward, and backward at twice its cost."""
+    """FLOPs of one image's part of a training step: forward, and backward at twice its cost.
+
+    Of a run that trains some of the parameters it is more than is computed, and low-rank products aren't counted.
+    """
     return 3 * forward(cfg)
 
 

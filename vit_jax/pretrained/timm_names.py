@@ -37,7 +37,7 @@ NAMED_ACTIVATIONS = (
     (r"vit_giant_patch14_(reg\d_)?(dinov2|tipsv2)", "silu"),
     (r".+", "gelu"),
 )
-EPSILONS = ((r".*_clip_", 1e-5), (r".+", 1e-6))
+EPSILONS = ((r"eva", 1e-6), (r".*_clip_", 1e-5), (r".+", 1e-6))
 
 # Of blocks of timm's Eva: DINOv3's without learned positions, with them EVA's, and EVA-02's where MLPs are gated.
 EVA = r"blocks\.\d+\.(gamma_1|attn\.q_bias|attn\.q_proj\.bias)"

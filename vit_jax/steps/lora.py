@@ -44,7 +44,9 @@ def adapted(params: Any, rank: int, key: jax.Array) -> Any:
         parts, ins = (kernel.shape[1], kernel.shape[0]) if kernel.ndim > 2 else (1, kernel.shape[0])  # G, D
         outs = math.prod(kernel.shape[1:]) // parts
         if rank > min(ins, outs):
-            raise UserError(f"config.optim.lora_rank={rank}: {name} is {ins} x {outs}; give a rank below both")
+            raise UserError(
+                f"config.optim.lora_rank={rank}: {name} is {ins} x {outs}; give a rank that is at most both"
+            )
         bound = ins**-0.5
         a = jax.random.uniform(jax.random.fold_in(key, places[name]), (parts, ins, rank), jnp.float32, -bound, bound)
         return {**node, "lora_a": a, "lora_b": jnp.zeros((parts, rank, outs), jnp.float32)}

@@ -16,7 +16,8 @@ from vit_jax.models.backend import Target
 from vit_jax.models.stems import image_shape
 from vit_jax.models.vit import rounded_once
 from vit_jax.pretrained import hub
-from vit_jax.pretrained.load import describe, params_for
+from vit_jax.pretrained.files import Weights
+from vit_jax.pretrained.load import Described, describe, params_for
 from vit_jax.runs import trained
 from vit_jax.runs.folder import RunFolder
 from vit_jax.schema import from_mapping
@@ -50,19 +51,21 @@ def teacher_of(config: Config, classes: Sequence[str], target: Target) -> Teache
     if (expanded(path) / "checkpoints").is_dir():
         run = trained.load(path)
         model, params, view = run.config.model, run.params, (run.config.augment.mean, run.config.augment.std)
-        if run.classes != tuple(classes):
-            raise UserError(
-                f"{_KEY}={path!r} tells {_listed(run.classes)} apart, and the data are of {_listed(classes)}; "
-                "distil a run on the same classes, in the same order"
-            )
+        names: Sequence[str] = run.classes
     else:
-        described = describe(path, {"channels": config.model.channels})
+        described = _described(path, config)
+        names = _names_beside(described.weights)
         model = resolve(from_mapping(ModelConfig, described.model, "model"))
         params = params_for(create(model, target), described)
         known = described.preprocessing
         view = (config.augment.mean, config.augment.std) if known is None else known.of(model.channels)[:2]
         if known is None:
             say(f"The teacher's images are normalised as the student's: {path} doesn't tell how.")
+    if names and list(names) != list(classes):
+        raise UserError(
+            f"{_KEY}={path!r} tells {_listed(names)} apart, and the data are of {_listed(classes)}; distil a model of "
+            "the same classes, in the same order"
+        )
     if model.num_classes != len(classes):
         has = f"{model.num_classes} classes" if model.num_classes else "no classifier"
         raise UserError(
@@ -78,7 +81,31 @@ def teacher_of(config: Config, classes: Sequence[str], target: Target) -> Teache
     module = create(model, target)
     params = jax.tree.map(np.asarray, params)
     say(f"Teacher: {path}, for images of {' x '.join(map(str, image_shape(model)[:2]))}")
-    return Teacher(jax.tree.map(np.asarray, rounded_once(params, module)), module, *view, _sha256(params))
+    kind = dataclasses.replace(model, dtype="auto")  # which differs from machine to machine
+    sha256 = _sha256(params, f"{kind} {view}")
+    return Teacher(jax.tree.map(np.asarray, rounded_once(params, module)), module, *view, sha256)
+
+
+def _described(path: str, config: Config) -> Described:
+    try:
+        return describe(path, {"channels": config.model.channels})
+    except UserError as error:
+        text = str(error).partition("; say so, like")[0]  # that would be of the student
+        raise UserError(
+            f"{_KEY}: {text}. A teacher is a run's workdir with checkpoints, or weights that tell all of themselves: "
+            "put the config.json beside them, or start a run from them and distil that"
+        ) from error
+
+
+def _names_beside(weights: Weights) -> list[str]:
+    """The classes that a config.json beside weights names, in order; none where it doesn't, or only numbers them."""
+    config = weights.config
+    by_number, seen = config.get("id2label"), config.get("pretrained_cfg")
+    if isinstance(by_number, dict) and all(str(i) in by_number for i in range(len(by_number))):
+        names = [str(by_number[str(i)]) for i in range(len(by_number))]
+        return [] if names == [f"LABEL_{i}" for i in range(len(names))] else names
+    listed = seen.get("label_names") if isinstance(seen, dict) else None
+    return [str(name) for name in listed] if isinstance(listed, list) else []
 
 
 def check_same_teacher(config: Config, teacher: Teacher | None, before: str | None) -> None:
@@ -95,8 +122,8 @@ def on_devices(teacher: Teacher | None, mesh: Mesh) -> Teacher | None:
     return jax.tree.map(lambda x: put(x, replicated(mesh)), teacher)
 
 
-def _sha256(params: Any) -> str:
-    digest = hashlib.sha256()
+def _sha256(params: Any, kind: str) -> str:
+    digest = hashlib.sha256(kind.encode())
     for path, x in jax.tree_util.tree_leaves_with_path(params):
         digest.update(path_of(path).encode())
         digest.update(np.ascontiguousarray(x).tobytes())
