@@ -86,6 +86,8 @@ def test_our_own_come_back_bit_for_bit_and_describe_themselves(tmp_path):
     module, params = pretrained.load(tmp_path)
     assert module.cfg == model.module.cfg
     jax.tree.map(np.testing.assert_array_equal, params, model.params)
+    features, without = pretrained.load(tmp_path, num_classes=0)
+    assert features.cfg.num_classes == 0 and params["head"].keys() - without["head"].keys() == {"logits"}
 
 
 @pytest.mark.slow

@@ -57,20 +57,18 @@ def test_weights_are_fine_tuned_or_probed_on_a_folder(variant, pictures, command
 
 @pytest.mark.slow
 def test_features_of_weights_are_probed_without_a_run(pictures, command, tmp_path):
-    options = (
-        f"--weights={WEIGHTS}",
-        "--config.data.name=image_folder",
-        f"--config.data.dir={pictures}",
-        "--shots=1,2",
-    )
-    options = (*options, "--knn=3", f"--output={tmp_path / 'found.json'}")
-    code, printed = command(
-        "fewshot", *options, "--config.data.train=train[:80%]", "--config.data.validation=train[80%:]"
-    )
+    data = ("--config.data.name=image_folder", f"--config.data.dir={pictures}")
+    options = (f"--weights={WEIGHTS}", *data, "--shots=1,2", "--knn=3", f"--output={tmp_path / 'found.json'}")
+    splits = ("--config.data.train=train[:80%]", "--config.data.validation=train[80%:]")
+    code, printed = command("fewshot", *options, *splits)
     assert code == 0 and "3 nearest" in printed, printed
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["weights"] == str(WEIGHTS) and [r["shots"] for r in found["results"]] == [1, 2]
-    code, printed = command("fewshot", *options, "--config.data.validation=")
-    assert code == 2 and "config.data.validation=''" in printed
-    code, printed = command("fewshot", "--workdir=x", "--config.data.name=digits")
-    assert code == 2 and "is of --weights" in printed or "no run" in printed, printed
+    for wrong, said in (
+        (("--config.data.validation=",), "has no validation images"),
+        (("--config.data.test=train[95%:]",), "shares images with config.data.validation"),
+        ((*splits, "--config.model.heads=3"), "is of a model with heads=4"),
+        (("--output=nowhere/found.json",), "there is no folder"),
+    ):
+        code, printed = command("fewshot", *options, *wrong)
+        assert code == 2 and said in printed, printed

@@ -22,7 +22,7 @@ def test_a_run_is_taught_by_another_and_goes_on_bit_for_bit(straight, command, t
     options = (*TAUGHT, f"--config.train.distill.teacher={teacher}")
     code, printed = command(*options, f"--workdir={tmp_path / 'run'}")
     assert code == 0, printed
-    assert f"Teacher: {teacher}, for images of 32 x 32" in printed
+    assert f"Teacher: checkpoint 30 of {teacher}, for images of 32 x 32; soft targets, weight 0.5" in printed
     code, printed = command(*[x.replace("soft", "hard") for x in options], f"--workdir={tmp_path / 'hard'}")
     assert code == 0, printed
     found, hard = rows(tmp_path / "run", "train"), rows(tmp_path / "hard", "train")
@@ -57,6 +57,7 @@ def test_a_teacher_that_does_not_fit_is_told(straight, command, tmp_path):
         (("weight=2.0", f"teacher={straight}"), "from 0 to 1"),
         (("temperature=0.0", f"teacher={straight}"), "config.train.distill.temperature"),
         (("kind=soft",), "give config.train.distill.teacher"),
+        (("kind=hard", "temperature=3.0", f"teacher={straight}"), "is of soft targets"),
         ((f"teacher={tmp_path / 'nowhere'}",), "nowhere"),
     ):
         flags = [f"--config.train.distill.{option}" for option in options]

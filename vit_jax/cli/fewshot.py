@@ -7,9 +7,9 @@ from typing import Any
 
 from vit_jax.cli.extractors import of_run, of_weights
 from vit_jax.cli.modes import OF_A_RUN
-from vit_jax.config import Config
+from vit_jax.config import Config, DataConfig
 from vit_jax.data import sources
-from vit_jax.data.dataset import with_default_splits
+from vit_jax.data.dataset import DataSet, split_range, with_default_splits
 from vit_jax.errors import UserError
 from vit_jax.evaluation.fewshot import fewshot as score
 from vit_jax.runs import trained
@@ -47,11 +47,7 @@ def fewshot(
     with doing("Reading the data"):
         dataset = sources.load(model.config)
         data = with_default_splits(model.config.data, dataset.splits)
-        for key, split in (("validation", data.validation), ("test", data.test)):
-            if not split:
-                raise UserError(
-                    f"config.data.{key}={split!r}: few-shot evaluation needs one; name one, like train[90%:]"
-                )
+        _check_splits(dataset, data)
     found = {"weights": model.name, "data": dataset.name, **score(model, dataset, data, shots, knn, linear, check)}
     _write(path, found)
     say(f"In {path}")
@@ -91,3 +87,22 @@ def _of_a_run(
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     write_whole(path, json.dumps(content, indent=2) + "\n")
+
+
+def _check_splits(dataset: DataSet, data: DataConfig) -> None:
+    """Raises UserError for data without validation or test images, and for images that would be in two splits."""
+    sizes = {name: len(examples.labels) for name, examples in dataset.splits.items()}
+    taken: list[tuple[str, str, range]] = []
+    for name in ("train", "validation", "test"):
+        key, spec = f"config.data.{name}", {"train": data.train, "validation": data.validation, "test": data.test}[name]
+        if not spec:
+            raise UserError(
+                f"{dataset.name} has no {name} images, of its splits {', '.join(sizes)}; name some, apart from the "
+                f"others, like --config.data.train=train[:60%] --config.data.validation=train[60%:80%] "
+                "--config.data.test=train[80%:]"
+            )
+        split, part = split_range(spec, key, sizes)
+        for other, its_split, its_part in taken:
+            if its_split == split and min(part.stop, its_part.stop) > max(part.start, its_part.start):
+                raise UserError(f"{key}={spec!r} shares images with {other}; take them apart")
+        taken.append((f"config.data.{name}", split, part))

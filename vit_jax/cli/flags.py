@@ -61,7 +61,10 @@ def parse(argv: list[str]) -> Command:
     if instead and flags.workdir:
         raise UserError("--workdir names a run, --weights other weights in its place: name one of them")
     if "workdir" in MODES[mode].flags and not flags.workdir and not instead:
-        raise UserError("--workdir is missing: the folder of the run, like --workdir=runs/first (vit-jax --help)")
+        other = ", or --weights, a file or folder of weights" if "weights" in MODES[mode].flags else ""
+        raise UserError(
+            f"--workdir is missing: the folder of the run, like --workdir=runs/first{other} (vit-jax --help)"
+        )
     if mode in ("predict", "features") and not flags.images:
         raise UserError("--images is missing: files and folders, like --images cat.png pictures/")
     overrides = {key: typed(Config, key, text) for key, text in texts.items()}

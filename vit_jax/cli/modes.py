@@ -255,7 +255,9 @@ def help_text(mode: str | None) -> str:
         rows.append((flag, told["help"]))
     if chosen.keys is None:
         rows.append((_USED[2][0], "changes a key of the config; vit_jax/config.py has them all"))
-    rows += [(f"--config.{key}=VALUE", "in place of the run's own") for key in chosen.keys or ()]
+    of_a_run = chosen.keys or () if "weights" not in chosen.flags else OF_A_RUN
+    of_each = {True: "in place of the run's own", False: "with --weights: what they don't tell, and their data"}
+    rows += [(f"--config.{key}=VALUE", of_each[key in of_a_run]) for key in chosen.keys or ()]
     flags = f"\n\nFlags\n{_columns(rows)}" if rows else ""
     return f"vit-jax {mode}: {chosen.what}{flags}\n\nExample\n{_indented([chosen.example])}"
 

@@ -88,7 +88,8 @@ def configs(model: Trained, cfg: ModelConfig) -> dict[str, Any]:
         if family != "siglip":
             sizes |= {"qkv_bias": cfg.qkv_bias, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     tower = sizes | {"model_type": "siglip_vision_model", "vision_use_head": False}  # classified is the mean
-    named = {"vision_config": tower} if family == "siglip" else sizes
+    texts = {"bos_token_id": None, "eos_token_id": None}  # of the text model that a classifier doesn't have
+    named = {"vision_config": tower, "text_config": texts} if family == "siglip" else sizes
     config = {
         "architectures": [_WITH_TEACHER if cfg.distill_token else _CLASSES[family]],
         "model_type": family,
@@ -148,9 +149,13 @@ def logits(folder: Path, images: np.ndarray) -> np.ndarray:
     """As transformers' own program gives them, (B, C), of images (B, H, W, channels) float32."""
     import torch
     from transformers import AutoModelForImageClassification, DeiTForImageClassificationWithTeacher
+    from transformers.utils import logging as transformers_logging
 
     two_heads = json.loads((folder / "config.json").read_text())["architectures"] == [_WITH_TEACHER]
     kind = DeiTForImageClassificationWithTeacher if two_heads else AutoModelForImageClassification
+    # What it says of parts that no classifier uses is not for the one who exports.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     with torch.inference_mode():
         model = kind.from_pretrained(folder).eval()
         return model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).logits.numpy()

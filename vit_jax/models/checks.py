@@ -72,7 +72,7 @@ def check_model(cfg: ModelConfig) -> None:
     _check_stem(cfg)
     if cfg.distill_token and (cfg.pool != "token" or cfg.norm_after_pool or cfg.representation_dim or cfg.head_mlp):
         raise UserError(
-            f"{at}.distill_token is classified beside the class token, as this is: it needs "
+            f"{at}.distill_token is a second class token with a classifier of its own: it needs "
             f'{at}.pool="token" and no norm_after_pool, representation_dim or head_mlp'
         )
     of_attention = cfg.posemb in ROTARY or not cfg.qkv_bias or cfg.qk_norm or cfg.attention_dropout

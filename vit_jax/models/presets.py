@@ -50,6 +50,7 @@ def resolve(model: ModelConfig, num_classes: int | None = None) -> ModelConfig:
     missing = [k for k in needed if getattr(model, k) is None]
     if missing:
         raise UserError(
-            f"config.model.{', config.model.'.join(missing)}: not set; set a variant like 'Ti/4' or each of them"
+            f"config.model.{', config.model.'.join(missing)}: not set; set a variant like 'Ti/4' or each of them, or "
+            "start from weights that tell: config.init_from"
         )
     return model

@@ -117,6 +117,9 @@ def _described(weights: Weights, by_hand: dict[str, Any], given: Mapping[str, An
         )
     weights, found = known, source.fields(known, given)
     model = found | by_hand
+    said, heads = found.get("heads"), model.get("heads")
+    if said not in (None, heads):  # nothing else would tell: shapes fit all the same
+        raise UserError(f"{weights.path} is of a model with heads={said}; found heads={heads}: leave that out")
     not_more_than(model["depth"], weights.shapes)
     layout = source.layout(weights, model, given)
     size, classes = pair(given.get("image_size")) or layout.image_size, model.get("num_classes")
@@ -171,9 +174,10 @@ def fitting(module: VisionTransformer, described: Described) -> list[Piece]:
     """
     source, weights, cfg = described.source, described.weights, module.cfg
     before, grid, _ = described.layout
-    stored = dataclasses.replace(cfg, channels=described.stored_channels)
+    classes = cfg.num_classes if described.stored_classes is None else described.stored_classes
+    stored = dataclasses.replace(cfg, channels=described.stored_channels, num_classes=classes)
     pieces, wanted, replaced = source.pieces(stored, weights, before, grid), own.paths(module), set()
-    if stored != cfg:
+    if stored.channels != cfg.channels:
         _check_summable(weights.path, cfg)
         change = summed_over_colours if cfg.channels == 1 else spread_over_colours
         pieces = [change(piece) if piece.ours in _FIRST else piece for piece in pieces]

@@ -103,7 +103,10 @@ def params_of(config: Config, module: VisionTransformer) -> dict[str, Any]:
 
     Raises UserError as `check_start` does, before an array is read.
     """
-    params = params_for(module, _describe(config, module))
+    described = _describe(config, module)
+    params = params_for(module, described)
+    if described.stored_classes == module.cfg.num_classes and not described.without:
+        say(f"The head of the weights is kept: its {module.cfg.num_classes} classes are the data's, in this order.")
     return encoder.stacked(params) if module.cfg.scan else params
 
 

@@ -214,6 +214,11 @@ def _check_train(config: Config, device_count: int) -> None:
 def _check_distill(distill: DistillConfig) -> None:
     one_of("config.train.distill.kind", distill.kind, ("hard", "soft"))
     positive("config.train.distill.temperature", distill.temperature)
+    if distill.kind == "hard" and distill.temperature != 1:
+        raise UserError(
+            f"config.train.distill.temperature={distill.temperature} is of soft targets; set "
+            "config.train.distill.kind=soft"
+        )
     if not 0 <= distill.weight <= 1:
         raise UserError(f"config.train.distill.weight must be from 0 to 1; found {distill.weight}")
     if distill.teacher is None and distill != DistillConfig():

@@ -52,9 +52,10 @@ def teacher_of(config: Config, classes: Sequence[str], target: Target) -> Teache
         run = trained.load(path)
         model, params, view = run.config.model, run.params, (run.config.augment.mean, run.config.augment.std)
         names: Sequence[str] = run.classes
+        of = f"checkpoint {run.step} of {path}"
     else:
         described = _described(path, config)
-        names = _names_beside(described.weights)
+        names, of = _names_beside(described.weights), path
         model = resolve(from_mapping(ModelConfig, described.model, "model"))
         params = params_for(create(model, target), described)
         known = described.preprocessing
@@ -80,7 +81,10 @@ def teacher_of(config: Config, classes: Sequence[str], target: Target) -> Teache
     model = dataclasses.replace(model, dtype=config.model.dtype, attention="auto", remat=False, scan=False)
     module = create(model, target)
     params = jax.tree.map(np.asarray, params)
-    say(f"Teacher: {path}, for images of {' x '.join(map(str, image_shape(model)[:2]))}")
+    distill = config.train.distill
+    how = f"{distill.kind} targets, weight {distill.weight:g}"
+    how += f", temperature {distill.temperature:g}" if distill.kind == "soft" else ""
+    say(f"Teacher: {of}, for images of {' x '.join(map(str, image_shape(model)[:2]))}; {how}")
     kind = dataclasses.replace(model, dtype="auto")  # which differs from machine to machine
     sha256 = _sha256(params, f"{kind} {view}")
     return Teacher(jax.tree.map(np.asarray, rounded_once(params, module)), module, *view, sha256)

@@ -78,6 +78,8 @@ def _loaded(config: Config, must_find_dir: bool, download: bool) -> DataSet:
     if source is None:
         dataset = _kept(store, data.name, None, None)
         if dataset is not None:
+            if data.dir is not None and exists:
+                say(f"{data.dir} holds no {data.name}; it is taken from the arrays that are cached in {store}.")
             return _with_channels(_of_view(dataset, view), view.channels)
         if not (download and _is_tfds(data.name)):
             raise _absent(data)
