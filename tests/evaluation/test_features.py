@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from vit_jax import pretrained
-from vit_jax.cli import features as cli_features
+from vit_jax.cli import extractors
 from vit_jax.evaluation import features
 from vit_jax.main import main
 
@@ -69,7 +69,7 @@ def test_they_are_the_models(pictures, monkeypatch, capsys):
     parts = {part.name: part.read_bytes() for part in kept.iterdir()}
     assert set(parts) == {"of", "000000000.npz", "000000002.npz"}
     with monkeypatch.context() as changed:
-        changed.setattr(cli_features, "load", other_weights)
+        changed.setattr(extractors, "load", other_weights)
         assert extracted(pictures)[0] == 0 and "are there from before" not in capsys.readouterr().out
     (pictures.parent / "features.npz").unlink()
     kept.mkdir()

@@ -183,7 +183,7 @@ def test(
         "per_class_f1": by_name(classes.f1, data["classes"]),
         "params": states.count(states.abstract_params(module)),
         "flops_per_image": flop_count.forward(module.cfg),
-        "train_flops_per_image": _speed(clock, module)[1],
+        "train_flops_per_image": flop_count.training(module.cfg),  # a teacher's are in train_flops alone
         "steps": latest,
         "epochs": latest * config.train.batch_size / num_train,
         "seed": config.seed,

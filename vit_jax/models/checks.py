@@ -46,13 +46,6 @@ def check_model(cfg: ModelConfig) -> None:
         one_of(f"{at}.{key}", getattr(cfg, key), allowed)
     for key in ("image_size", "patch_size", "width", "depth", "mlp_dim", "norm_eps"):
         positive(f"{at}.{key}", getattr(cfg, key))
-    height, width, _ = image_shape(cfg)
-    tokens = math.prod(patch_input_side(cfg, side) // cfg.patch_size for side in (height, width))
-    if max(height, width) > _MOST_PIXELS or tokens > _MOST_TOKENS:
-        raise UserError(
-            f"{at}.image_size={cfg.image_size}: images of {height:,} x {width:,} pixels in patches of {cfg.patch_size} "
-            f"are more than {_MOST_PIXELS:,} pixels a side or {_MOST_TOKENS:,} tokens; give smaller ones"
-        )
     if cfg.num_classes < 0:
         raise UserError(f"{at}.num_classes must not be negative; found {cfg.num_classes}")
     if cfg.channels not in (1, 3):
@@ -70,6 +63,13 @@ def check_model(cfg: ModelConfig) -> None:
         if not 0 <= getattr(cfg, key) < 1:
             raise UserError(f"{at}.{key} must be at least 0 and below 1; found {getattr(cfg, key)!r}")
     _check_stem(cfg)
+    height, width, _ = image_shape(cfg)
+    tokens = math.prod(patch_input_side(cfg, side) // cfg.patch_size for side in (height, width))
+    if max(height, width) > _MOST_PIXELS or tokens > _MOST_TOKENS:
+        raise UserError(
+            f"{at}.image_size={cfg.image_size}: images of {height:,} x {width:,} pixels in patches of {cfg.patch_size} "
+            f"are more than {_MOST_PIXELS:,} pixels a side or {_MOST_TOKENS:,} tokens; give smaller ones"
+        )
     if cfg.distill_token and (cfg.pool != "token" or cfg.norm_after_pool or cfg.representation_dim or cfg.head_mlp):
         raise UserError(
             f"{at}.distill_token is a second class token with a classifier of its own: it needs "

@@ -29,7 +29,7 @@ class Phase:
 
     start: float  # place
     flops_per_image: int  # of a training step
-    step_fn: Any  # compiled train_step: (state, data, pace, teacher) -> (state, metrics)
+    step_fn: Any  # compiled train_step: (state, data, pace[, teacher]) -> (state, metrics)
     steps_fn: Any  # compiled train_steps, train.steps_per_call at once; None for 1
 
 
@@ -103,7 +103,7 @@ def traced_step(
     split: Mapping[str, int] = MappingProxyType({}),
     teacher: Teacher | None = None,
 ) -> Any:
-    """`train_step`, or `train_steps` for a count above 1, traced: (state, data, pace, teacher) -> (state, metrics).
+    """`train_step`, or `train_steps` for a count above 1, traced: (state, data, pace[, teacher]) -> (state, metrics).
 
     It is compiled by `.lower().compile()`. Config and module made for a target that isn't at hand (models/backend.py),
     with a mesh of its devices, give the program for those.
@@ -128,7 +128,14 @@ def traced_step(
         split=split,
     )
     lie = jax.tree.map(lambda x: x.sharding, state)
-    return jax.jit(step, donate_argnums=0, out_shardings=(lie, replicated(mesh))).trace(state, data, pace, teacher)
+    return jax.jit(step, donate_argnums=0, out_shardings=(lie, replicated(mesh))).trace(
+        state, data, pace, *taught_by(teacher)
+    )
+
+
+def taught_by(teacher: Teacher | None) -> tuple[Teacher, ...]:
+    """What a compiled step is given after state, data and pace: a teacher, where there is one."""
+    return () if teacher is None else (teacher,)
 
 
 def flops_per_image(module: VisionTransformer, teacher: Teacher | None) -> int:

@@ -24,6 +24,7 @@ from vit_jax.runs.stored import is_spread
 from vit_jax.steps import durations
 from vit_jax.steps.clock import Clock
 from vit_jax.steps.cpu import give_memory_back
+from vit_jax.steps.phases import taught_by
 from vit_jax.steps.state import TrainState
 from vit_jax.system import environment, jobs
 from vit_jax.system.jobs import Peers
@@ -192,7 +193,7 @@ def _loop(
                 distance = distance if before is None else (place - before) / done
                 with laggards.reading():
                     batch = next(feed)
-                state, figures = step_fn(state, batch, _pace(job, place, distance), job.teacher)
+                state, figures = step_fn(state, batch, _pace(job, place, distance), *taught_by(job.teacher))
                 step, before, done, evaluated = step + count, place, count, False
                 log.put(step, figures, dispatched, phase.flops_per_image)
                 watchdog.beat()
