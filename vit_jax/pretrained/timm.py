@@ -133,7 +133,7 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
         found["heads"] = width // norm_of_a_head[0]
     elif "num_heads" in args:
         found["heads"] = args["num_heads"]
-    elif heads := by_name(HEADS, name):
+    elif given.get("heads") is None and (heads := by_name(HEADS, name)):
         found["heads"] = heads
     # Without a name: what all have that have such parts, or nothing.
     epsilon = 1e-5 if is_dinov3 else by_name(EPSILONS, name) or (None if embed_norm else 1e-6)
