@@ -72,12 +72,13 @@ def _of_a_run(
         raise UserError("few-shot evaluation chooses its ridge on validation images, and the run has none")
     if not config.data.test:
         raise UserError(
-            f"{run.path} has no test images; name some with --config.data.test, like train[90%:], which the run must "
-            "not have trained on"
+            f"{run.path} has no test images; name some with --config.data.test that are neither in its "
+            f"config.data.train={config.data.train!r} nor in its config.data.validation={config.data.validation!r}"
         )
     with doing("Reading the data"):
         dataset = sources.load(config, must_find_dir=False)
         run.check_data(dataset)
+        _check_splits(dataset, config.data)
     found = {"checkpoint": model.step, **score(of_run(model), dataset, config.data, shots, knn, linear, check)}
     if output:
         _write(expanded(output), found)

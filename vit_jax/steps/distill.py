@@ -21,7 +21,7 @@ class Teacher(flax.struct.PyTreeNode):
     module: VisionTransformer = flax.struct.field(pytree_node=False)
     mean: tuple[float, ...] = flax.struct.field(pytree_node=False)
     std: tuple[float, ...] = flax.struct.field(pytree_node=False)
-    sha256: str = flax.struct.field(pytree_node=False)  # of the parameters' numbers, by which it is known again
+    sha256: str = flax.struct.field(pytree_node=False)  # of its numbers and what it is, by which it is known again
 
 
 def told(teacher: Teacher, images: jax.Array, cfg: AugmentConfig, parts: int, mesh: Mesh) -> jax.Array:
