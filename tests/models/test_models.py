@@ -209,7 +209,7 @@ def test_a_distillation_token_is_classified_beside_the_class_token():
     head = params["head"]["logits_distill"]
     expected = aux["encoded"][:, 1] @ head["kernel"] + head["bias"]
     np.testing.assert_allclose(aux["logits_distill"], expected, atol=1e-5)
-    with pytest.raises(UserError, match="distill_token is classified beside"):
+    with pytest.raises(UserError, match="distill_token is a second class token"):
         models.create(dataclasses.replace(TINY, distill_token=True))
 
 

@@ -39,6 +39,7 @@ class Described:
     model: dict[str, Any]  # the keys of a ModelConfig that they and what was given by hand say
     stored_classes: int | None  # None: there is no classifier
     stored_channels: int  # of the images that they are for
+    stored_heads: int | None  # None: they don't tell
     without: tuple[str, ...]  # beginnings of names that aren't wanted; the head that follows on them isn't, either
     layout: Layout
     preprocessing: Preprocessing | None  # None: the weights don't tell
@@ -117,9 +118,6 @@ def _described(weights: Weights, by_hand: dict[str, Any], given: Mapping[str, An
         )
     weights, found = known, source.fields(known, given)
     model = found | by_hand
-    said, heads = found.get("heads"), model.get("heads")
-    if said not in (None, heads):  # nothing else would tell: shapes fit all the same
-        raise UserError(f"{weights.path} is of a model with heads={said}; found heads={heads}: leave that out")
     not_more_than(model["depth"], weights.shapes)
     layout = source.layout(weights, model, given)
     size, classes = pair(given.get("image_size")) or layout.image_size, model.get("num_classes")
@@ -146,6 +144,7 @@ def _described(weights: Weights, by_hand: dict[str, Any], given: Mapping[str, An
         model,
         found.get("num_classes"),
         found["channels"],
+        found.get("heads"),
         without,
         layout,
         source.preprocessing(weights),
@@ -188,6 +187,9 @@ def fitting(module: VisionTransformer, described: Described) -> list[Piece]:
     if grid is not None and "posemb" in wanted:  # it is resized
         wanted["posemb"] = (grid[0] * grid[1], cfg.width)
     check(weights, pieces, wanted, lambda n: n in replaced or n.startswith(described.without) or source.ignored(n))
+    if described.stored_heads not in (None, cfg.heads):  # shapes fit all the same
+        said = f"{weights.path} is of a model with heads={described.stored_heads}"
+        raise UserError(f"{said}; found heads={cfg.heads}: leave that out")
     return pieces
 
 
