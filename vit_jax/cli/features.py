@@ -1,4 +1,4 @@
-"""`vit-jax features`: the model of a run, or that of weights of any kind, as a source of features."""
+"""`vit-jax features`: what a run's model, or that of weights of any kind, sees in one's own pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ from vit_jax.cli.extractors import of_run, of_weights
 from vit_jax.cli.modes import OF_A_RUN
 from vit_jax.config import Config, DataConfig
 from vit_jax.data import sources
-from vit_jax.data.dataset import DataSet, split_range, with_default_splits
+from vit_jax.data.dataset import DataSet, in_both, split_range, with_default_splits
 from vit_jax.errors import UserError
+from vit_jax.evaluation.features import Extractor
 from vit_jax.evaluation.fewshot import fewshot as score
 from vit_jax.runs import trained
 from vit_jax.schema import with_overrides
@@ -37,8 +39,9 @@ def fewshot(
     path = expanded(output or "fewshot.json")
     if not path.absolute().parent.is_dir():
         raise UserError(f"--output={path}: there is no folder {path.absolute().parent}; make it, or name another")
+    scored = partial(score, shots=shots, knn=knn, linear=linear, check=check)
     if config is None:
-        _of_a_run(str(workdir), checkpoint, output, shots, knn, linear, overrides, check)
+        _of_a_run(str(workdir), checkpoint, output, overrides, scored)
         return
     if checkpoint is not None:
         raise UserError("--checkpoint is of a run; --weights are as they are")
@@ -48,7 +51,7 @@ def fewshot(
         dataset = sources.load(model.config)
         data = with_default_splits(model.config.data, dataset.splits)
         _check_splits(dataset, data)
-    found = {"weights": model.name, "data": dataset.name, **score(model, dataset, data, shots, knn, linear, check)}
+    found = {"weights": model.name, "data": dataset.name, **scored(model, dataset, data)}
     _write(path, found)
     say(f"In {path}")
 
@@ -57,11 +60,8 @@ def _of_a_run(
     workdir: str,
     checkpoint: str | None,
     output: str | None,
-    shots: Sequence[int],
-    knn: Sequence[int],
-    linear: bool,
     overrides: Mapping[str, Any],
-    check: Callable[[], None],
+    scored: Callable[[Extractor, DataSet, DataConfig], dict[str, Any]],
 ) -> None:
     for key in overrides:
         if key not in OF_A_RUN:
@@ -79,7 +79,7 @@ def _of_a_run(
         dataset = sources.load(config, must_find_dir=False)
         run.check_data(dataset)
         _check_splits(dataset, config.data)
-    found = {"checkpoint": model.step, **score(of_run(model), dataset, config.data, shots, knn, linear, check)}
+    found = {"checkpoint": model.step, **scored(of_run(model), dataset, config.data)}
     if output:
         _write(expanded(output), found)
     else:
@@ -104,6 +104,6 @@ def _check_splits(dataset: DataSet, data: DataConfig) -> None:
             )
         split, part = split_range(spec, key, sizes)
         for other, its_split, its_part in taken:
-            if its_split == split and min(part.stop, its_part.stop) > max(part.start, its_part.start):
+            if in_both((split, part), (its_split, its_part)):
                 raise UserError(f"{key}={spec!r} shares images with {other}; take them apart")
         taken.append((f"config.data.{name}", split, part))

@@ -60,6 +60,12 @@ def with_default_splits(data: DataConfig, names: Collection[str]) -> DataConfig:
 _SPLIT = re.compile(r"(\w+)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
 
+def in_both(one: tuple[str, range], other: tuple[str, range]) -> int:
+    """How many examples two slices, as `split_range` gives them, share."""
+    (name, a), (other_name, b) = one, other
+    return max(min(a.stop, b.stop) - max(a.start, b.start), 0) if name == other_name else 0
+
+
 def split_range(spec: str, key: str, sizes: dict[str, int]) -> tuple[str, range]:
     """("train[:90%]", key, {"train": 50000}) -> ("train", range(0, 45000)).
 

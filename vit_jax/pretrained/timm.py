@@ -43,7 +43,7 @@ from vit_jax.pretrained.source import (
     pixels_of_a_patch,
     preprocessing_of,
 )
-from vit_jax.pretrained.timm_names import EPSILONS, EVA, HEADS, NAMED_ACTIVATIONS, by_name, refuse_unknown
+from vit_jax.pretrained.timm_names import EPSILONS, EVA, HEADS, NAMED_ACTIVATIONS, by_name, is_gated, refuse_unknown
 
 _NORM = (".weight", ".bias")
 _POOLS = {"token": "token", "avg": "mean", "map": "map"}
@@ -93,7 +93,7 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
     hidden = first_shape(r"blocks\.\d+\.mlp\.fc1(_x)?\.weight", shapes) or (1,)
     out = first_shape(r"blocks\.\d+\.mlp\.fc2\.weight", shapes)
     packed = out is not None and hidden[0] == 2 * out[-1]
-    gated = packed or first_shape(r"blocks\.\d+\.mlp\.fc1_x\.weight", shapes) is not None
+    gated = is_gated(shapes)
     embed_norm = "norm_pre.weight" in shapes
     # Without classifiers DeiT's second token is as good as a register.
     distilled = "dist_token" in shapes and not shapes.keys().isdisjoint(("head.weight", "head_dist.weight"))

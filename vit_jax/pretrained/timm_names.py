@@ -80,7 +80,7 @@ def refuse_unknown(shapes: Mapping[str, Shape], architecture: str) -> None:
         "_dinov3" not in architecture and first_shape(r"blocks\.\d+\.attn\.qkv\.bias", shapes)
     )
     of_eva = "pos_embed" in shapes and first_shape(_EVA_WITH_POSITIONS, shapes)
-    if of_eva and not _is_gated(shapes) and not architecture.startswith("eva_"):
+    if of_eva and not is_gated(shapes) and not architecture.startswith("eva_"):
         raise UserError(
             "these weights of timm's are EVA's, or of a model with its arrays and norms after the branches; bring the "
             "config.json that lies beside them, and name the folder of both"
@@ -96,7 +96,7 @@ def refuse_unknown(shapes: Mapping[str, Shape], architecture: str) -> None:
         raise UserError("these weights of timm's have norms without biases (RMSNorm): there is no such model here")
 
 
-def _is_gated(shapes: Mapping[str, Shape]) -> bool:
+def is_gated(shapes: Mapping[str, Shape]) -> bool:
     """Whether MLPs are SwiGLUs, of one first layer or two."""
     first, second = (first_shape(rf"blocks\.\d+\.mlp\.{name}\.weight", shapes) for name in ("fc1(_x)?", "fc2"))
     in_two = first_shape(r"blocks\.\d+\.mlp\.fc1_x\.weight", shapes) is not None

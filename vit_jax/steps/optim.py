@@ -25,7 +25,9 @@ def rates(cfg: OptimConfig, params: Any) -> Any:
 
     def share(key_path: tuple[Any, ...], share: float, is_hidden: bool) -> float:
         path = path_of(key_path)
-        if path == WHITENING or (cfg.lora_rank is not None and not lora.is_trained(path)):  # computed from the data
+        if path == WHITENING:  # computed from the data
+            return 0.0
+        if cfg.lora_rank is not None and not lora.is_trained(path):
             return 0.0
         return share if is_hidden else share * (cfg.adam_learning_rate or cfg.learning_rate) / cfg.learning_rate
 

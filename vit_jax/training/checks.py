@@ -4,7 +4,7 @@ import dataclasses
 
 from vit_jax.config import Config, DistillConfig
 from vit_jax.data import sources
-from vit_jax.data.dataset import split_range, with_default_splits
+from vit_jax.data.dataset import in_both, split_range, with_default_splits
 from vit_jax.data.pipeline import MAX_EXAMPLES
 from vit_jax.data.view import crop_pct_of, interpolation_of
 from vit_jax.errors import UserError
@@ -45,9 +45,7 @@ def check_splits(config: Config, sizes: dict[str, int]) -> int:
     if data.test and (data.test != "test" or data.name != "image_folder" or "test" in sizes):
         parts.append(("config.data.test", data.test))
     for key, spec in parts:
-        name, part = split_range(spec, key, sizes)
-        shared = min(train.stop, part.stop) - max(train.start, part.start)
-        if name == train_name and shared > 0:
+        if shared := in_both((train_name, train), split_range(spec, key, sizes)):
             raise UserError(
                 f"{key}={spec!r} shares {shared} examples with config.data.train={data.train!r}; "
                 'take them apart, or set config.data.validation="" to train without one'
@@ -140,10 +138,11 @@ def _check_optim(config: Config) -> None:
     positive("config.optim.muon_iterations", cfg.muon_iterations)
     if cfg.lora_rank is not None:
         positive("config.optim.lora_rank", cfg.lora_rank)
-        if config.init_from is None or cfg.name == "muon":
-            what = "config.optim.name=muon takes whole matrices; adamw, say, takes its products"
-            what = "config.init_from names no weights for it to be trained beside" if config.init_from is None else what
-            raise UserError(f"config.optim.lora_rank={cfg.lora_rank}: {what}")
+        at = f"config.optim.lora_rank={cfg.lora_rank}"
+        if config.init_from is None:
+            raise UserError(f"{at}: config.init_from names no weights for it to be trained beside")
+        if cfg.name == "muon":
+            raise UserError(f"{at}: config.optim.name=muon takes whole matrices; adamw, say, takes its products")
     if cfg.adam_learning_rate is not None:
         positive("config.optim.adam_learning_rate", cfg.adam_learning_rate)
         if cfg.name != "muon":
