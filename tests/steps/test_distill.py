@@ -15,7 +15,7 @@ from vit_jax.config import AugmentConfig, DistillConfig, ModelConfig
 from vit_jax.data.augment import preprocess
 from vit_jax.steps import optim
 from vit_jax.steps import state as states
-from vit_jax.steps.distill import Teacher, distillation, told
+from vit_jax.steps.distill import Teacher, distillation, teacher_logits
 from vit_jax.steps.losses import cross_entropy
 from vit_jax.steps.schedules import learning_rate
 from vit_jax.steps.step import train_step
@@ -55,7 +55,7 @@ def test_the_teacher_sees_the_students_images_as_its_own_would_be():
     own = preprocess(IMAGES[:16], AugmentConfig(mean=MEAN, std=STD), (12, 12))
     expected = teacher.module.apply({"params": teacher.params}, own)[0]
     for parts in (1, 4):
-        found = jax.jit(partial(told, cfg=cfg, parts=parts, mesh=mesh))(teacher, images)
+        found = jax.jit(partial(teacher_logits, cfg=cfg, parts=parts, mesh=mesh))(teacher, images)
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -88,7 +88,7 @@ def test_the_steps_loss_is_of_labels_and_teacher(token):
     images = preprocess(IMAGES[:16], config.augment, (8, 8))
     logits, aux = models.create(config.model).apply({"params": first}, images)
     assert token == ("logits_token" in aux)
-    preferred = told(teacher, images, config.augment, 1, mesh_of(1)).argmax(-1)
+    preferred = teacher_logits(teacher, images, config.augment, 1, mesh_of(1)).argmax(-1)
     of_labels = cross_entropy(aux.get("logits_token", logits), LABELS[:16], 0.1)
     of_teacher = cross_entropy(aux.get("logits_distill", logits), preferred)
     np.testing.assert_allclose(loss, (0.7 * of_labels + 0.3 * of_teacher).mean(), rtol=1e-5)

@@ -20,7 +20,7 @@ from vit_jax.models.stems import image_shape
 from vit_jax.steps import optim
 from vit_jax.steps import state as states
 from vit_jax.steps.losses import cross_entropy, weights_of
-from vit_jax.steps.schedules import learning_rate
+from vit_jax.steps.schedules import TimedProgress, learning_rate
 from vit_jax.steps.step import eval_step, shown, train_step, train_steps
 from vit_jax.system.sharding import replicated
 
@@ -239,7 +239,8 @@ def test_a_crop_that_is_left_to_the_step_is_enlarged_before_all_else():
     batch = {"label": LABELS[:1], "parity": np.zeros(1, bool)}
     batches = batch | {"image": np.asarray(whole)[None]}, batch | {"image": corner, "extent": np.int32([[3, 5]])}
     expected, found = (
-        jax.jit(partial(shown, config=CONFIG, size=(8, 8), total=10))(jax.random.key(0), b, place=0)[0] for b in batches
+        jax.jit(partial(shown, config=CONFIG, size=(8, 8), total=10))(jax.random.key(0), b, progress=0)[0]
+        for b in batches
     )
     np.testing.assert_allclose(found, expected, atol=1.01 / 255 / min(CONFIG.augment.std))
 
@@ -271,6 +272,6 @@ def test_a_run_by_the_clock_takes_its_place_from_outside():
         "total": 10,
     }
     state = states.create(module, tx, 0, mesh)
-    pace = jnp.array([4.0, 0.5], jnp.float32)
-    _, metrics = jax.jit(partial(train_steps, count=3, **bound))(state, data, pace)
+    timed = TimedProgress(jnp.float32(4.0), jnp.float32(0.5))
+    _, metrics = jax.jit(partial(train_steps, count=3, **bound))(state, data, timed)
     np.testing.assert_allclose(metrics["learning_rate"], [schedule(4.0), schedule(4.5), schedule(5.0)], rtol=1e-6)

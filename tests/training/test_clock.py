@@ -33,13 +33,13 @@ def clock_at(monkeypatch, wall, train):
 
 def test_places_go_from_0_to_the_end_whatever_else_takes_time(monkeypatch):
     plan = Plan(10_000, seconds=100.0, reserve=10.0)
-    assert plan.place(0, clock_at(monkeypatch, wall=30.0, train=0.0)) == 0
-    assert plan.place(9, clock_at(monkeypatch, wall=60.0, train=30.0)) == 5_000
+    assert plan.progress(0, clock_at(monkeypatch, wall=30.0, train=0.0)) == 0
+    assert plan.progress(9, clock_at(monkeypatch, wall=60.0, train=30.0)) == 5_000
     # An evaluation of 10 s later: less is left, but the schedule still ends.
-    assert plan.place(9, clock_at(monkeypatch, wall=70.0, train=30.0)) == 6_000
+    assert plan.progress(9, clock_at(monkeypatch, wall=70.0, train=30.0)) == 6_000
     assert plan.ended(99, clock_at(monkeypatch, wall=90.0, train=50.0))
     training = Plan(10_000, seconds=100.0, clock="train")
-    assert training.place(9, clock_at(monkeypatch, wall=500.0, train=25.0)) == 2_500
+    assert training.progress(9, clock_at(monkeypatch, wall=500.0, train=25.0)) == 2_500
 
 
 @pytest.mark.slow

@@ -84,7 +84,7 @@ def test_steps_that_are_not_finite_can_be_left_out(command, tmp_path, monkeypatc
         return original(logits, targets, *rest) * jnp.where(targets.label[0] == 3, jnp.nan, 1.0)
 
     monkeypatch.setattr(step, "mixed_cross_entropy", poisoned)
-    labels = vit_jax.setup("debug").parts.train.labels
+    labels = vit_jax.setup("debug").splits.train.labels
     bad = [s + 1 for s in range(30) if labels[indices_at(0, s, 461, 32)[0]] == 3]
     longest = max(sum(bad.count(s + i) for i in range(30)) if s - 1 not in bad else 0 for s in bad)
     assert 2 <= len(bad) <= 8 and longest <= 2

@@ -35,7 +35,7 @@ def augment(
     strength: jax.Array | float = 1.0,
     left: jax.Array | float = 1.0,
 ) -> tuple[jax.Array, Targets]:
-    """uint8 (B, H, W, C), labels (B,) -> float32 (B, *size, C) and what they are to be told as.
+    """uint8 (B, H, W, C), labels (B,) -> float32 (B, *size, C) and their targets.
 
     In this order: crop and flip, policy, preprocessing, rotation and zoom, cutout, erasing, mixing. `parity` (B,) bool
     decides on alternating flips. `strength` from 0 to 1 scales magnitudes and the probabilities of erasing and mixing;

@@ -35,8 +35,8 @@ class DataSet:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The slices of a data set that a run uses; validation and test may be absent."""
+class Splits:
+    """The splits of a data set that a run uses: slices of its own; validation and test may be absent."""
 
     train: Examples
     validation: Examples | None

@@ -1,4 +1,4 @@
-"""What a loss is told that a batch shows. B batch, C classes."""
+"""The targets of a batch. B batch, C classes."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import jax
 
 
 class Targets(NamedTuple):
-    """What a batch is to be told as. The loss of an image is weight * loss(label) + (1 - weight) * loss(partner)."""
+    """Of an image whose loss is weight * loss(label) + (1 - weight) * loss(partner)."""
 
     label: jax.Array  # (B,) int32
     partner: jax.Array  # (B,) int32: the label of the image that was mixed into it

@@ -12,7 +12,7 @@ import numpy as np
 
 import vit_jax
 from vit_jax.config import Config
-from vit_jax.data.dataset import Parts
+from vit_jax.data.dataset import Splits
 from vit_jax.models import VisionTransformer, encoder, flops
 from vit_jax.models.stems import image_shape
 from vit_jax.runs import metrics, pictures
@@ -27,13 +27,13 @@ from vit_jax.system.progress import say, say_table
 _MAX_PICTURE_CLASSES = 50  # beyond, cells are too small to read
 
 
-def say_run(path: Path, config: Config, module: VisionTransformer, shapes: Any, parts: Parts, plan: Plan) -> None:
+def say_run(path: Path, config: Config, module: VisionTransformer, shapes: Any, splits: Splits, plan: Plan) -> None:
     """What is about to be trained, on what, where; and the table of its parameters."""
-    h, w, channels = parts.train.images.shape[1:]
+    h, w, channels = splits.train.images.shape[1:]
     kind = "grey images" if channels == 1 else "images"
     counts = [
         f"{len(part.labels):,} {name}"
-        for name, part in (("train", parts.train), ("validation", parts.validation), ("test", parts.test))
+        for name, part in (("train", splits.train), ("validation", splits.validation), ("test", splits.test))
         if part is not None
     ]
     cfg = module.cfg
@@ -56,7 +56,7 @@ def say_run(path: Path, config: Config, module: VisionTransformer, shapes: Any, 
         say(f"{taken:,} of them are trained; the others stay.")
     micro = f" in {config.train.accumulate} micro-batches" if config.train.accumulate > 1 else ""
     if plan.seconds is None:
-        length = f" ({plan.total * config.train.batch_size / len(parts.train.labels):.1f} epochs)"
+        length = f" ({plan.total * config.train.batch_size / len(splits.train.labels):.1f} epochs)"
     else:
         length = " by the clock"
     forward = flops.forward(cfg) / 1e6

@@ -17,7 +17,7 @@ from vit_jax.data.pipeline import Batch, DevicePipeline, TfDataPipeline
 from vit_jax.models import VisionTransformer, flops
 from vit_jax.steps.distill import Teacher
 from vit_jax.steps.plan import Plan
-from vit_jax.steps.schedules import Schedule
+from vit_jax.steps.schedules import Schedule, TimedProgress
 from vit_jax.steps.state import TrainState
 from vit_jax.steps.step import train_step, train_steps
 from vit_jax.system.sharding import batch_sharding, replicated
@@ -27,9 +27,9 @@ from vit_jax.system.sharding import batch_sharding, replicated
 class Phase:
     """A part of a run: its images' size, and its compiled steps."""
 
-    start: float  # place
+    start: float  # progress at which it begins
     flops_per_image: int  # of a training step
-    step_fn: Any  # compiled train_step: (state, data, pace[, teacher]) -> (state, metrics)
+    step_fn: Any  # compiled train_step: (state, data, timed[, teacher]) -> (state, metrics)
     steps_fn: Any  # compiled train_steps, train.steps_per_call at once; None for 1
 
 
@@ -103,18 +103,19 @@ def traced_step(
     split: Mapping[str, int] = MappingProxyType({}),
     teacher: Teacher | None = None,
 ) -> Any:
-    """`train_step`, or `train_steps` for a count above 1, traced: (state, data, pace[, teacher]) -> (state, metrics).
+    """`train_step`, or `train_steps` for a count above 1, traced: (state, data, timed[, teacher]) -> (state, metrics).
 
     It is compiled by `.lower().compile()`. Config and module made for a target that isn't at hand (models/backend.py),
     with a mesh of its devices, give the program for those.
 
     `data` is the pipeline itself where it is resident, else one batch; its arrays, the state's and the teacher's may be
-    shapes (`shapes_of`). The new state lies as the old one, its parameters `split` as `train_step` says. `pace` (2,)
-    float32 is for runs by the clock, None for others. The state is given up (donated).
+    shapes (`shapes_of`). The new state lies as the old one, its parameters `split` as `train_step` says. `timed` is
+    for runs by the clock, None for others. The state is given up (donated).
     `class_weights` are constants of the program.
     """
     resident = isinstance(data, DevicePipeline)
-    pace = None if plan.seconds is None else jax.ShapeDtypeStruct((2,), np.float32, sharding=replicated(mesh))
+    number: Any = jax.ShapeDtypeStruct((), np.float32, sharding=replicated(mesh))
+    timed = None if plan.seconds is None else TimedProgress(number, number)
     step = partial(
         train_step if count == 1 else partial(train_steps, count=count),
         fetch=(lambda data, seed, step: data.batch_at(seed, step)) if resident else (lambda data, seed, step: data),
@@ -129,12 +130,12 @@ def traced_step(
     )
     lie = jax.tree.map(lambda x: x.sharding, state)
     return jax.jit(step, donate_argnums=0, out_shardings=(lie, replicated(mesh))).trace(
-        state, data, pace, *taught_by(teacher)
+        state, data, timed, *taught_by(teacher)
     )
 
 
 def taught_by(teacher: Teacher | None) -> tuple[Teacher, ...]:
-    """What a compiled step is given after state, data and pace: a teacher, where there is one."""
+    """What a compiled step is given after state, data and progress: a teacher, where there is one."""
     return () if teacher is None else (teacher,)
 
 

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from vit_jax.config import Config
 from vit_jax.steps import durations
 from vit_jax.steps.clock import Clock
-from vit_jax.steps.schedules import PLACES
+from vit_jax.steps.schedules import TIMED_TOTAL
 
 _AFTERWARDS = 6.0  # seconds kept for saving, drawing and writing after the last step and its evaluation
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The end of a run and its places (schedules.py)."""
+    """The end of a run and its progress (schedules.py)."""
 
-    total: int  # places: the steps, or PLACES of a run by the clock
+    total: int  # progress at the end: the steps, or TIMED_TOTAL of a run by the clock
     seconds: float | None  # of a run by the clock
     clock: str = "wall"  # what they count (config.train.clock)
     reserve: float = 0.0  # seconds of the wall's that are kept for what comes after the last step
 
-    def place(self, step: int, clock: Clock) -> float:
+    def progress(self, step: int, clock: Clock) -> float:
         """Where the run stands after `step` steps, from 0 to `total`."""
         if self.seconds is None:
             return step
@@ -28,7 +28,7 @@ class Plan:
         return self.total * trained / (trained + left) if left > 0 else self.total
 
     def ended(self, step: int, clock: Clock) -> bool:
-        return self.place(step, clock) >= self.total
+        return self.progress(step, clock) >= self.total
 
     def steps_in_all(self, step: int, ended: bool) -> int:
         """Of the whole run; -1 as long as one by the clock hasn't ended."""
@@ -52,14 +52,14 @@ def plan_of(config: Config, num_examples: int, reserve: float = 0.0) -> Plan:
     text, key = config.train.length, "config.train.length"
     seconds = durations.seconds_of(text, key)
     if seconds is not None:
-        return Plan(PLACES, seconds, config.train.clock, reserve)
+        return Plan(TIMED_TOTAL, seconds, config.train.clock, reserve)
     return Plan(
         durations.to_steps(text, key, num_examples=num_examples, batch_size=config.train.batch_size), seconds=None
     )
 
 
-def warmup_places(config: Config, num_examples: int) -> int:
-    """Places over which the learning rate rises."""
+def warmup_progress(config: Config, num_examples: int) -> int:
+    """Progress over which the learning rate rises."""
     return durations.to_steps(
         config.optim.warmup,
         "config.optim.warmup",

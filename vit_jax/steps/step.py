@@ -18,12 +18,12 @@ from vit_jax.models import VisionTransformer
 from vit_jax.models.encoder import is_of_blocks
 from vit_jax.models.stems import image_shape
 from vit_jax.steps import state as states
-from vit_jax.steps.distill import Teacher, distillation, told
+from vit_jax.steps.distill import Teacher, distillation, teacher_logits
 from vit_jax.steps.losses import mixed_cross_entropy, rank_of_label
 from vit_jax.steps.optim import rates, updates_done
 from vit_jax.steps.partition import specs_of
 from vit_jax.steps.rules import path_of
-from vit_jax.steps.schedules import Schedule, ramp
+from vit_jax.steps.schedules import Schedule, TimedProgress, ramp
 from vit_jax.steps.state import TrainState
 from vit_jax.system.sharding import batch_sharding, gathered, of_each_device
 
@@ -34,7 +34,7 @@ Fetch = Callable[[Any, jax.Array, jax.Array], Batch]
 def train_step(
     state: TrainState,
     data: Any,
-    pace: jax.Array | None = None,
+    timed: TimedProgress | None = None,
     teacher: Teacher | None = None,
     ahead: jax.Array | int = 0,
     *,
@@ -50,11 +50,11 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update: batch, augmentation, gradients averaged over the whole batch, optimizer.
 
-    All randomness is fold_in(key of the seed, state.step). The step's place among the run's `total` (schedules.py) is
-    state.step or, where the run follows the clock, pace[0] + ahead * pace[1]. The metrics, () float32 each, are those
-    of this batch, before the update: loss (what is minimised: of the targets, mixed and smoothed if the config says so,
-    times `class_weights`, losses.weights_of of the train labels), top1, top5 (of an image mixed of two by the first
-    one's label), grad_norm, learning_rate.
+    All randomness is fold_in(key of the seed, state.step). The progress of the run, up to `total` (schedules.py), is
+    state.step or, where it follows the clock, timed.now + ahead * timed.per_step. The metrics, () float32 each, are
+    those of this batch, before the update: loss (what is minimised: of the targets, mixed and smoothed if the config
+    says so, times `class_weights`, losses.weights_of of the train labels), top1, top5 (of an image mixed of two by the
+    first one's label), grad_norm, learning_rate.
 
     With a `teacher` its logits are a target beside the labels, as config.train.distill says. Of a model with a
     distillation token the loss of the labels is then the class token's, that of the teacher the other's.
@@ -65,7 +65,7 @@ def train_step(
     """
     if (config.train.class_weights != "none") != (class_weights is not None):
         raise ValueError(f"config.train.class_weights={config.train.class_weights!r}, class_weights={class_weights}")
-    place = state.step if pace is None else pace[0] + ahead * pace[1]
+    progress = state.step if timed is None else timed.now + ahead * timed.per_step
     overfit = config.train.overfit_one_batch
     augment_key, dropout_key = keys_at(state.seed, state.step)
     # Scopes name the parts of the program where its memory's traffic is looked at (aot/hlo.py).
@@ -74,13 +74,13 @@ def train_step(
         batch = jax.lax.with_sharding_constraint(fetch(data, state.seed, number), batch_sharding(mesh))
     with jax.named_scope("augment"):
         size = image_shape(module.seen)[:2]
-        images, targets = shown(augment_key, batch, config, size, place, total)  # (B, H, W, C)
+        images, targets = shown(augment_key, batch, config, size, progress, total)  # (B, H, W, C)
     accumulate = config.train.accumulate or 1
     if teacher is not None:
         with jax.named_scope("teacher"):
-            targets = targets._replace(teacher=told(teacher, images, config.augment, accumulate, mesh))
+            targets = targets._replace(teacher=teacher_logits(teacher, images, config.augment, accumulate, mesh))
     frozen = jax.tree.map(lambda share: share == 0, rates(config.optim, state.params))
-    drop_path_share = ramp(module.cfg.drop_path_ramp, place, total)
+    drop_path_share = ramp(module.cfg.drop_path_ramp, progress, total)
 
     if accumulate > 1 or split:  # each device computes for itself
         module = module.of_one_device(split)
@@ -106,7 +106,7 @@ def train_step(
         return losses.mean(), jax.tree.map(lambda x: x.astype(jnp.float32), sums)
 
     grads, sums = _gradients(loss_fn, state.params, images, targets, dropout_key, accumulate, mesh, split)
-    rate = jnp.asarray(schedule(place), jnp.float32)
+    rate = jnp.asarray(schedule(progress), jnp.float32)
     with jax.named_scope("update"):
         updates, opt_state = tx.update(grads, state.opt_state, state.params, learning_rate=rate)
         params = optax.apply_updates(state.params, updates)
@@ -139,9 +139,9 @@ def keys_at(seed: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def shown(
-    key: jax.Array, batch: Batch, config: Config, size: tuple[int, int], place: jax.Array, total: int
+    key: jax.Array, batch: Batch, config: Config, size: tuple[int, int], progress: jax.Array, total: int
 ) -> tuple[jax.Array, Targets]:
-    """What the model is shown of a batch at a place of the run: float32 (B, *size, C), normalised, and its targets."""
+    """What the model is shown of a batch at this progress: float32 (B, *size, C), normalised, and its targets."""
     cfg = config.augment
     if config.train.overfit_one_batch:
         cfg = AugmentConfig(mean=cfg.mean, std=cfg.std)
@@ -153,22 +153,22 @@ def shown(
         batch["parity"],
         cfg,
         size,
-        ramp(cfg.ramp, place, total),
-        1.0 - place / total,
+        ramp(cfg.ramp, progress, total),
+        1.0 - progress / total,
     )
 
 
 def train_steps(
     state: TrainState,
     data: Any,
-    pace: jax.Array | None = None,
+    timed: TimedProgress | None = None,
     teacher: Teacher | None = None,
     *,
     count: int,
     **bound: Any,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """`count` steps of `train_step`, bound as it is, in one call. Each metric is (count,) float32, step by step."""
-    return jax.lax.scan(lambda state, i: train_step(state, data, pace, teacher, i, **bound), state, jnp.arange(count))
+    return jax.lax.scan(lambda state, i: train_step(state, data, timed, teacher, i, **bound), state, jnp.arange(count))
 
 
 def averaged(ema: Any, params: Any, updates: jax.Array, decay: float) -> Any:

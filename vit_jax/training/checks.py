@@ -13,7 +13,7 @@ from vit_jax.models.backend import Target
 from vit_jax.models.checks import one_of, positive
 from vit_jax.steps import durations, optim, partition
 from vit_jax.steps import state as states
-from vit_jax.steps.plan import plan_of, warmup_places
+from vit_jax.steps.plan import plan_of, warmup_progress
 
 
 def check_config(config: Config, target: Target) -> None:
@@ -50,7 +50,7 @@ def check_splits(config: Config, sizes: dict[str, int]) -> int:
                 f"{key}={spec!r} shares {shared} examples with config.data.train={data.train!r}; "
                 'take them apart, or set config.data.validation="" to train without one'
             )
-    plan, warmup = plan_of(config, len(train)), warmup_places(config, len(train))
+    plan, warmup = plan_of(config, len(train)), warmup_progress(config, len(train))
     if warmup > plan.total:
         raise UserError(
             f"config.optim.warmup={config.optim.warmup!r} is longer than training, "

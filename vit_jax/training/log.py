@@ -27,7 +27,7 @@ class Log:
     def __init__(self, job: Job, step: int, evaluated: bool, clock: Clock):
         self._job, self._clock = job, clock
         self._file = metrics.MetricsFile(job.run.path, step, evaluated) if job.run.writes else None
-        self._bar = TrainingBar(job.plan.total, job.plan.place(step, clock), step, job.plan.seconds is not None)
+        self._bar = TrainingBar(job.plan.total, job.plan.progress(step, clock), step, job.plan.seconds is not None)
         self._board: metrics.TensorBoard | None = None
         self._pending: tuple[int, dict[str, jax.Array], float, int] | None = None
         self._mark = clock.totals()  # at the last row
@@ -81,7 +81,7 @@ class Log:
         now = self._clock.totals()
         seconds = now["train"] - self._mark["train"]
         rate = (now["train_images"] - self._mark["train_images"]) / seconds if seconds else 0.0
-        self._bar.update(last, self._job.plan.place(last, self._clock), rows[-1]["loss"], rows[-1]["top1"], rate)
+        self._bar.update(last, self._job.plan.progress(last, self._clock), rows[-1]["loss"], rows[-1]["top1"], rate)
         if due:
             self._mark = now
         for step, row in due:
@@ -132,7 +132,7 @@ class Log:
         return times
 
     def _epoch(self, step: int) -> float:
-        return step * self._job.config.train.batch_size / len(self._job.parts.train.labels)
+        return step * self._job.config.train.batch_size / len(self._job.splits.train.labels)
 
     def _write(self, row: dict[str, Any]) -> None:
         row = {"step": row["step"], "split": row["split"], "epoch": self._epoch(row["step"])} | row

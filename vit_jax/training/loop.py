@@ -25,6 +25,7 @@ from vit_jax.steps import durations
 from vit_jax.steps.clock import Clock
 from vit_jax.steps.cpu import give_memory_back
 from vit_jax.steps.phases import taught_by
+from vit_jax.steps.schedules import TimedProgress
 from vit_jax.steps.state import TrainState
 from vit_jax.system import environment, jobs
 from vit_jax.system.jobs import Peers
@@ -89,11 +90,11 @@ def train(
         run.create()
         stack.enter_context(run.lock())
         with doing("Reading the data"):
-            config, parts, teacher = resolve_config(config, run, target)
+            config, splits, teacher = resolve_config(config, run, target)
         # Before they compute anything together that depends on it.
         remedy = "give all of them the same config and data, and a --workdir on a disk that all of them see"
         numbers = {
-            "the data (sha256)": parts.sha256[:12],
+            "the data (sha256)": splits.sha256[:12],
             "the teacher (sha256)": teacher.sha256[:12] if teacher else "",
         }
         jobs.require_same({**numbers, **compared(config)}, remedy)
@@ -102,7 +103,7 @@ def train(
             set_damaged_aside(run, checkpoints)
         jobs.meet("checked the checkpoints")
         spent = {"imports": entered - started, "data": time.monotonic() - entered}
-        job, state, clock, evaluated, waiting = build(config, target, run, parts, teacher, checkpoints, started, spent)
+        job, state, clock, evaluated, waiting = build(config, target, run, splits, teacher, checkpoints, started, spent)
         jobs.require_same({"the step": f"{state.step}", "the evaluation": f"{evaluated}"}, remedy)
         with stop.deferred():
             state = _loop(job, state, evaluated, waiting, clock, checkpoints, stop, watchdog)
@@ -133,8 +134,8 @@ def _loop(
     """Steps, figures, evaluations and checkpoints up to the last step; gives the state after it."""
     step, patience = int(state.step), job.config.train.patience
     saved, ended = step, job.plan.ended(step, clock) or waiting.over(patience)
-    # The place and the steps of the last call, and how far it is from step to step; None after a pause.
-    before, done, distance = None, 1, 0.0
+    # The progress before the last call, None after a pause, the call's steps, and how far one took the run.
+    before, done, per_step = None, 1, 0.0
     feed, vote, laggards = _feed(job, step), jobs.StopVote(job.mesh), Laggards()
     with Log(job, step, evaluated, clock) as log:
 
@@ -144,7 +145,7 @@ def _loop(
             log.sync()
             try:
                 total = job.plan.steps_in_all(step, ended)
-                checkpoints.save(state, meta_of(total, job.parts, job.teacher, clock, evaluated, waiting), scores)
+                checkpoints.save(state, meta_of(total, job.splits, job.teacher, clock, evaluated, waiting), scores)
             except NotFinite as error:
                 raise Diverged(f"{error} ({log.last()})") from error
 
@@ -187,14 +188,14 @@ def _loop(
                         say(f"{what}: ended after {job.plan.say(step)}.")
                     break
                 clock.resume()
-                dispatched, place = time.monotonic(), job.plan.place(step, clock)
-                count, phase = job.steps_in_a_call(step), job.phase_at(place)
+                dispatched, progress = time.monotonic(), job.plan.progress(step, clock)
+                count, phase = job.steps_in_a_call(step), job.phase_at(progress)
                 step_fn = phase.step_fn if count == 1 else phase.steps_fn
-                distance = distance if before is None else (place - before) / done
+                per_step = per_step if before is None else (progress - before) / done
                 with laggards.reading():
                     batch = next(feed)
-                state, figures = step_fn(state, batch, _pace(job, place, distance), *taught_by(job.teacher))
-                step, before, done, evaluated = step + count, place, count, False
+                state, figures = step_fn(state, batch, _timed(job, progress, per_step), *taught_by(job.teacher))
+                step, before, done, evaluated = step + count, progress, count, False
                 log.put(step, figures, dispatched, phase.flops_per_image)
                 watchdog.beat()
         except Stopped:
@@ -212,11 +213,11 @@ def _loop(
     return state
 
 
-def _pace(job: Job, place: float, distance: float) -> jax.Array | None:
-    """Of a run by the clock, where it is and how far from step to step, (2,) float32; None of others."""
+def _timed(job: Job, progress: float, per_step: float) -> TimedProgress | None:
+    """What a step of a run by the clock is told of its progress; None of other runs."""
     if job.plan.seconds is None:
         return None
-    return put(np.array([place, distance], np.float32), replicated(job.mesh))
+    return TimedProgress(*(put(np.asarray(x, np.float32), replicated(job.mesh)) for x in (progress, per_step)))
 
 
 def _feed(job: Job, first: int) -> Iterator[Any]:
@@ -243,8 +244,8 @@ def _evaluate(job: Job, state: TrainState, step: int, log: Log, check: Callable[
     if totals["count"]:  # not if every step since was left out
         seen = {name: totals[name] / totals["count"] for name in ("loss", "top1", "top5")}
         rows.append({"step": step, "split": "train_epoch", **seen})
-    if job.parts.validation is not None:
-        images, labels = job.parts.validation
+    if job.splits.validation is not None:
+        images, labels = job.splits.validation
         every = {"raw": ("validation", state.params), "ema": ("validation_ema", state.ema)}
         with doing("Validating"):
             for kind, (split, params) in every.items():
@@ -269,16 +270,16 @@ def _finish(
     if job.run.writes:
         size, grid = image_shape(job.module.cfg)[:2], grid_shape(job.module.cfg)
         with doing("Drawing"):
-            report.write_pictures(job.run.path, job.parts.train.images[0], size, grid)
+            report.write_pictures(job.run.path, job.splits.train.images[0], size, grid)
     if job.config.train.overfit_one_batch:
         say_learned(job, state, check)
         return None
-    if job.parts.test is None:
+    if job.splits.test is None:
         say("There is no test split, so there is no test.")
         return None
     name = trained.name_of(job.config)
     results, matrix = evaluate.test(
-        job.run, job.config, checkpoints, name, job.parts.test, job.evaluator, job.module, job.mesh, check
+        job.run, job.config, checkpoints, name, job.splits.test, job.evaluator, job.module, job.mesh, check
     )
     results["total_seconds"] = clock.totals()["wall"]
     if job.run.writes:

@@ -14,7 +14,7 @@ def say_learned(job: Job, state: TrainState, check: Callable[[], None]) -> None:
 
     `check` is called before each batch of the evaluation and may raise.
     """
-    config, (images, labels) = job.config, job.parts.train
+    config, (images, labels) = job.config, job.splits.train
     index = indices_at(config.seed, 0, len(labels), config.train.batch_size)  # (B,)
     with doing("Testing the first batch"):
         found = score(job.evaluator.logits(state.params, images[index], check), labels[index])

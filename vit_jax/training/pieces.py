@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from vit_jax.config import Config
 from vit_jax.data.augment import preprocess
-from vit_jax.data.dataset import Parts
+from vit_jax.data.dataset import Splits
 from vit_jax.data.pipeline import DevicePipeline, RandomCrop, TfDataPipeline
 from vit_jax.data.view import interpolation_of
 from vit_jax.models import VisionTransformer, create
@@ -23,7 +23,7 @@ from vit_jax.pretrained.start import params_of
 from vit_jax.steps import optim
 from vit_jax.steps import state as states
 from vit_jax.steps.partition import mesh_for, split_axes
-from vit_jax.steps.plan import Plan, plan_of, warmup_places
+from vit_jax.steps.plan import Plan, plan_of, warmup_progress
 from vit_jax.steps.schedules import Schedule, learning_rate
 from vit_jax.steps.state import TrainState
 from vit_jax.system.progress import say
@@ -53,7 +53,7 @@ def pieces_of(config: Config, target: Target, num_train: int, devices: Sequence[
     mesh = mesh_for(config.train, devices)
     module, plan = create(config.model, target), plan_of(config, num_train)
     shapes = states.abstract_params(module, config.optim.lora_rank)
-    schedule = learning_rate(config.optim, plan.total, warmup_places(config, num_train))
+    schedule = learning_rate(config.optim, plan.total, warmup_progress(config, num_train))
     tx = optim.optimizer(config.optim, shapes, module.dtype, optim.sharing_mesh(config, target, mesh))
     return Pieces(mesh, module, shapes, plan, schedule, tx, split_axes(config.train, shapes, mesh.shape.get(FSDP, 1)))
 
@@ -65,10 +65,10 @@ def blank_state(config: Config, pieces: Pieces, fixed: dict[str, Any] | None = N
     return states.create(pieces.module, pieces.tx, config.seed, pieces.mesh, ema, fixed, pieces.split, rank)
 
 
-def first_state(config: Config, pieces: Pieces, parts: Parts) -> TrainState:
+def first_state(config: Config, pieces: Pieces, splits: Splits) -> TrainState:
     """The state that a run begins with: of random parameters, or of the weights of config.init_from."""
     if config.init_from is None:
-        return blank_state(config, pieces, _fixed(config, parts))
+        return blank_state(config, pieces, _fixed(config, splits))
     params = params_of(config, pieces.module)
     if jax.process_count() > 1:  # the same in all, whatever lies at that path on each machine
         params = jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(params))
@@ -77,21 +77,21 @@ def first_state(config: Config, pieces: Pieces, parts: Parts) -> TrainState:
     return state
 
 
-def _fixed(config: Config, parts: Parts) -> dict[str, Any]:
+def _fixed(config: Config, splits: Splits) -> dict[str, Any]:
     """Parameters that are computed from the train images, by path: those of process 0 in all."""
     if not config.model.stem.whiten:
         return {}
     size = image_shape(config.model)[:2]
-    images = parts.train.images[: max(_WHITENING_PIXELS // math.prod(size), 1)]
+    images = splits.train.images[: max(_WHITENING_PIXELS // math.prod(size), 1)]
     kernel = whitening_kernel(np.asarray(preprocess(images, config.augment, size)), config.model.stem.whiten)
     if jax.process_count() > 1:  # eigenvectors differ in sign and rounding from machine to machine
         kernel = np.asarray(multihost_utils.broadcast_one_to_all(kernel))
     return {WHITENING: kernel}
 
 
-def pipeline_of(config: Config, parts: Parts, target: Target, mesh: Mesh) -> Pipeline:
+def pipeline_of(config: Config, splits: Splits, target: Target, mesh: Mesh) -> Pipeline:
     """Where the batches of the train split come from: resident on the devices, or streamed."""
-    examples, batch_size = parts.train, config.train.batch_size
+    examples, batch_size = splits.train, config.train.batch_size
     if pipeline_of_data(config, examples, target)[0] == "resident":
         return DevicePipeline.of(examples, batch_size, replicated(mesh))
     return TfDataPipeline(examples, batch_size, jax.process_index(), jax.process_count(), crop_of(config, target))

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from vit_jax.config import Config
 from vit_jax.data import sources
-from vit_jax.data.dataset import Parts
+from vit_jax.data.dataset import Splits
 from vit_jax.evaluation.evaluate import Evaluator
 from vit_jax.models import VisionTransformer, flops
 from vit_jax.models.backend import Target
@@ -41,7 +41,7 @@ class Job:
 
     config: Config  # resolved
     run: RunFolder
-    parts: Parts
+    splits: Splits
     mesh: Mesh
     module: VisionTransformer
     plan: Plan
@@ -51,9 +51,9 @@ class Job:
     evaluator: Evaluator
     teacher: Teacher | None
 
-    def phase_at(self, place: float) -> Phase:
-        """The phase that the step at this place is done in."""
-        return next(phase for phase in reversed(self.phases) if phase.start <= place)
+    def phase_at(self, progress: float) -> Phase:
+        """The phase in which the run has this progress."""
+        return next(phase for phase in reversed(self.phases) if phase.start <= progress)
 
     def steps_in_a_call(self, step: int) -> int:
         """How many steps to do at once after `step`: several, or 1 where that would pass over an evaluation or save.
@@ -72,7 +72,7 @@ class Job:
         return 1 if any(other in self.due[kind] for kind in ("eval", "checkpoint") for other in passed) else several
 
 
-def resolve_config(config: Config, run: RunFolder, target: Target) -> tuple[Config, Parts, Teacher | None]:
+def resolve_config(config: Config, run: RunFolder, target: Target) -> tuple[Config, Splits, Teacher | None]:
     """Loads the data, fills in what the config leaves to them or to the target, and describes the run in its folder.
 
     Also loads its teacher, if it has one. A run that overfits one batch is neither validated nor tested.
@@ -81,21 +81,21 @@ def resolve_config(config: Config, run: RunFolder, target: Target) -> tuple[Conf
     run.check_data(dataset)
     for note in dataset.notes:
         say(note)
-    config, parts = with_data(config, dataset, target)
-    pipeline, why = pipeline_of_data(config, parts.train, target)
+    config, splits = with_data(config, dataset, target)
+    pipeline, why = pipeline_of_data(config, splits.train, target)
     say(f"Train images: {pipeline}; {why}")
     teacher = teacher_of(config, dataset.classes, target)
     run.describe(config, dataset)
     if config.train.overfit_one_batch:
-        parts = dataclasses.replace(parts, validation=None, test=None)
-    return config, parts, teacher
+        splits = dataclasses.replace(splits, validation=None, test=None)
+    return config, splits, teacher
 
 
 def build(
     config: Config,
     target: Target,
     run: RunFolder,
-    parts: Parts,
+    splits: Splits,
     teacher: Teacher | None,
     checkpoints: Checkpoints,
     started: float,
@@ -107,13 +107,13 @@ def build(
     step has been evaluated already; and how long a better validation has been waited for.
     """
     entered = time.monotonic()
-    num_train = len(parts.train.labels)
+    num_train = len(splits.train.labels)
     pieces = pieces_of(config, target, num_train)
     mesh, module, plan, shapes = pieces.mesh, pieces.module, pieces.plan, pieces.shapes
-    report.say_run(run.path, config, module, shapes, parts, plan)
+    report.say_run(run.path, config, module, shapes, splits, plan)
 
     # A checkpoint has all that the first state takes from data and weights.
-    state = blank_state(config, pieces) if checkpoints.steps() else first_state(config, pieces, parts)
+    state = blank_state(config, pieces) if checkpoints.steps() else first_state(config, pieces, splits)
     if pieces.split:
         say_split(state, mesh)
     evaluated, carried, waiting = True, None, Waiting()
@@ -131,27 +131,27 @@ def build(
     clock = Clock(started, carried)
     if carried is None and (run.writes or is_spread(state)):
         # Before anything is computed it shows that this can be saved; written while the step compiles.
-        checkpoints.save(state, meta_of(plan.steps_in_all(0, False), parts, teacher, clock, evaluated, waiting), None)
+        checkpoints.save(state, meta_of(plan.steps_in_all(0, False), splits, teacher, clock, evaluated, waiting), None)
 
-    pipeline = pipeline_of(config, parts, target, mesh)
+    pipeline = pipeline_of(config, splits, target, mesh)
     for kind, seconds in {**spent, "init": time.monotonic() - entered}.items():
         clock.add(kind, seconds)
     teacher = on_devices(teacher, mesh)
     say("Compiling ...")
     before = time.monotonic()
     with doing("Compiling"):
-        weights = weights_of(config.train.class_weights, parts.train.labels, module.cfg.num_classes)
+        weights = weights_of(config.train.class_weights, splits.train.labels, module.cfg.num_classes)
         phases = compile_phases(
             config, module, pieces.tx, pieces.schedule, plan, mesh, pipeline, state, weights, pieces.split, teacher
         )
-        evaluator = Evaluator(module, config, mesh, shapes, parts.train.images.shape[1:])
+        evaluator = Evaluator(module, config, mesh, shapes, splits.train.images.shape[1:])
     with doing("Saving"):
         checkpoints.wait()
     clock.add("compile", time.monotonic() - before)
     say(f"Compiled in {time.monotonic() - before:.1f} s; {time.monotonic() - started:.1f} s since the start.")
     if plan.seconds is not None and plan.clock == "wall":
-        validation, test = (len(part.labels) if part is not None else 0 for part in (parts.validation, parts.test))
-        speed = evaluator.images_per_second(state.params, parts.train.images)
+        validation, test = (len(part.labels) if part is not None else 0 for part in (splits.validation, splits.test))
+        speed = evaluator.images_per_second(state.params, splits.train.images)
         plan = dataclasses.replace(plan, reserve=reserve_of(config, validation, test, speed))
 
     batch_size = config.train.batch_size
@@ -163,7 +163,7 @@ def build(
             "log": config.log.every,
         }.items()
     }
-    job = Job(config, run, parts, mesh, module, plan, due, pipeline, phases, evaluator, teacher)
+    job = Job(config, run, splits, mesh, module, plan, due, pipeline, phases, evaluator, teacher)
     return job, state, clock, evaluated, waiting
 
 
@@ -189,7 +189,7 @@ def compared(config: Config) -> dict[str, str]:
 
 
 def meta_of(
-    total: int, parts: Parts, teacher: Teacher | None, clock: Clock, evaluated: bool, waiting: Waiting
+    total: int, splits: Splits, teacher: Teacher | None, clock: Clock, evaluated: bool, waiting: Waiting
 ) -> dict[str, Any]:
     """What a checkpoint says beside its state; `evaluated`: whether its step's evaluation, if one is due, is done."""
     return {
@@ -197,6 +197,6 @@ def meta_of(
         "waiting": dataclasses.asdict(waiting),
         "clock": clock.totals(),
         "total_steps": total,
-        "num_train": len(parts.train.labels),
+        "num_train": len(splits.train.labels),
         "teacher": None if teacher is None else teacher.sha256,
     }

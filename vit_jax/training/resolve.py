@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.config import Config
-from vit_jax.data.dataset import DataSet, Examples, Parts, take, with_default_splits
+from vit_jax.data.dataset import DataSet, Examples, Splits, take, with_default_splits
 from vit_jax.data.encoded import EncodedImages
 from vit_jax.data.streaming import batches
 from vit_jax.data.view import crop_pct_of, interpolation_of
@@ -22,7 +22,7 @@ _RESIDENT_LIMIT = 4 * 2**30  # bytes, of all copies in one memory, up to which "
 _COUNTED_PIXELS = 2**26  # of the images from which mean and standard deviation are computed: all of CIFAR's
 
 
-def with_data(config: Config, dataset: DataSet, target: Target) -> tuple[Config, Parts]:
+def with_data(config: Config, dataset: DataSet, target: Target) -> tuple[Config, Splits]:
     """The config with what it leaves to the data and to the target filled in, and the slices of the data that it uses.
 
     Raises UserError for a config that doesn't fit them.
@@ -37,15 +37,15 @@ def with_data(config: Config, dataset: DataSet, target: Target) -> tuple[Config,
             f"config.model.num_classes={config.model.num_classes}, but {dataset.name} has {classes} classes; "
             f"set --config.model.num_classes={classes}"
         )
-    parts = split(config, dataset)
-    side = min(parts.train.images.shape[1:3])
+    splits = split(config, dataset)
+    side = min(splits.train.images.shape[1:3])
     if config.augment.crop_padding >= side:
         raise UserError(
             f"config.augment.crop_padding={config.augment.crop_padding} is not below the {side} pixels of an image"
         )
     augment = config.augment
     if not (augment.mean and augment.std):
-        mean, std = channel_statistics(parts.train.images)
+        mean, std = channel_statistics(splits.train.images)
         augment = dataclasses.replace(augment, mean=augment.mean or mean, std=augment.std or std)
     model = config.model
     if config.train.deterministic and model.attention == "auto" and target.platform == "gpu":
@@ -57,7 +57,7 @@ def with_data(config: Config, dataset: DataSet, target: Target) -> tuple[Config,
     )
     config = dataclasses.replace(config, augment=augment, data=data, model=model)
     config = with_micro_batches(config, target)
-    if pipeline_of_data(config, parts.train, target)[0] != "resident":
+    if pipeline_of_data(config, splits.train, target)[0] != "resident":
         resident = "--config.data.pipeline=resident"
         resident += " --config.augment.crop_scale='()'" if config.augment.crop_scale else ""
         if config.train.steps_per_call > 1:
@@ -70,17 +70,17 @@ def with_data(config: Config, dataset: DataSet, target: Target) -> tuple[Config,
         except ImportError as error:
             raise UserError(
                 f"streaming needs TensorFlow ({error}); install it, or set {resident} to keep the "
-                f"{parts.train.images.nbytes * backend.resident_copies(target) / 2**30:.1f} GiB of images in memory"
+                f"{splits.train.images.nbytes * backend.resident_copies(target) / 2**30:.1f} GiB of images in memory"
             ) from error
-    return config, parts
+    return config, splits
 
 
-def split(config: Config, dataset: DataSet) -> Parts:
+def split(config: Config, dataset: DataSet) -> Splits:
     """The config's train, validation and test examples, without a copy; `""` is to have none."""
     data = config.data
     assert data.train is not None
     has_test = data.test and (data.test in dataset.splits or "[" in data.test)
-    return Parts(
+    return Splits(
         train=take(dataset, data.train, "config.data.train"),
         validation=take(dataset, data.validation, "config.data.validation") if data.validation else None,
         test=take(dataset, data.test, "config.data.test") if data.test and has_test else None,

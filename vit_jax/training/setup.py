@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from vit_jax.config import Config
 from vit_jax.data import sources
-from vit_jax.data.dataset import Parts
+from vit_jax.data.dataset import Splits
 from vit_jax.data.pipeline import Batch, DevicePipeline
 from vit_jax.errors import UserError
 from vit_jax.models import VisionTransformer
@@ -44,7 +44,7 @@ class Setup:
 
     config: Config  # resolved: class count, mean and standard deviation, number format filled in
     classes: tuple[str, ...]
-    parts: Parts  # train, validation and test images and labels, on the host
+    splits: Splits  # train, validation and test images and labels, on the host
     mesh: Mesh
     module: VisionTransformer
     schedule: Schedule  # step -> learning rate
@@ -91,9 +91,9 @@ def setup(config: Config, target: Target | None = None) -> Setup:
             "False, and give each step the batch of step 0"
         )
     dataset = sources.load(config)
-    config, parts = with_data(config, dataset, target)
-    pieces = pieces_of(config, target, len(parts.train.labels))
-    pipeline = pipeline_of(config, parts, target, pieces.mesh)
+    config, splits = with_data(config, dataset, target)
+    pieces = pieces_of(config, target, len(splits.train.labels))
+    pipeline = pipeline_of(config, splits, target, pieces.mesh)
     bound = {
         "teacher": on_devices(teacher_of(config, dataset.classes, target), pieces.mesh),
         "module": pieces.module,
@@ -102,18 +102,18 @@ def setup(config: Config, target: Target | None = None) -> Setup:
         "config": config,
         "mesh": pieces.mesh,
         "total": pieces.plan.total,
-        "class_weights": weights_of(config.train.class_weights, parts.train.labels, len(dataset.classes)),
+        "class_weights": weights_of(config.train.class_weights, splits.train.labels, len(dataset.classes)),
         "split": pieces.split,
     }
     of_batch = partial(steps.train_step, fetch=lambda batch, seed, step: batch, **bound)
     of_pipeline = partial(steps.train_step, fetch=lambda source, seed, step: source.batch_at(seed, step), **bound)
     step = of_pipeline if isinstance(pipeline, DevicePipeline) else of_batch
-    state = first_state(config, pieces, parts)
+    state = first_state(config, pieces, splits)
     lie = jax.tree.map(lambda x: x.sharding, state)
     return Setup(
         config=config,
         classes=dataset.classes,
-        parts=parts,
+        splits=splits,
         mesh=pieces.mesh,
         module=pieces.module,
         schedule=pieces.schedule,
