@@ -196,6 +196,7 @@ class CheckpointConfig:
 class LogConfig:
     every: str = "50 steps"
     tensorboard: bool = True  # where TensorFlow is installed
+    tracker: str = "none"  # wandb | mlflow | comet: figures go there, too (runs/trackers.py)
 
 
 @dataclass(frozen=True)

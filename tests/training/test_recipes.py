@@ -1,5 +1,6 @@
 """Runs with nearly everything but the defaults, through the command line: two, each of which shows several things."""
 
+import importlib.util
 import json
 import shutil
 
@@ -133,9 +134,12 @@ def unusual(tmp_path_factory):
         found = real(*args)
         return found | {"top1": next(validations, found["top1"])}
 
+    tracker = "mlflow" if importlib.util.find_spec("mlflow") else "none"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "score", score)
-        assert main(["vit-jax", *UNUSUAL, *GIVEN, f"--workdir={workdir}"]) == 0
+        patch.setenv("MLFLOW_TRACKING_URI", f"file:{workdir.parent / 'store'}")
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        assert main(["vit-jax", *UNUSUAL, *GIVEN, f"--workdir={workdir}", f"--config.log.tracker={tracker}"]) == 0
     return workdir
 
 
@@ -163,6 +167,20 @@ def test_tensorboard_events_hold_the_metrics(unusual):
     events.Reload()
     found = {e.step: float(make_ndarray(e.tensor_proto)) for e in events.Tensors("validation/top1")}
     assert found == pytest.approx({r["step"]: r["top1"] for r in rows(unusual, "validation")})
+
+
+@pytest.mark.slow
+def test_a_tracker_has_the_metrics_and_the_test(unusual):
+    tracking = pytest.importorskip("mlflow.tracking")
+    run = json.loads((unusual / "tracker.json").read_text())["id"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        client = tracking.MlflowClient(f"file:{unusual.parent / 'store'}")
+    found = {metric.step: metric.value for metric in client.get_metric_history(run, "validation/top1")}
+    assert found == {row["step"]: row["top1"] for row in rows(unusual, "validation")}
+    (tested,) = client.get_metric_history(run, "test/top1")
+    assert (tested.step, tested.value) == (15, results(unusual)["top1"])
+    assert client.get_run(run).info.status == "FINISHED"
 
 
 @pytest.mark.slow

@@ -17,7 +17,14 @@ from vit_jax.schema import difference, from_mapping, to_dict
 from vit_jax.system.disk import expanded, write_whole
 
 # Where things lie may differ from start to start; it doesn't change a result.
-_PLACES = (("data", "dir"), ("data", "cache_dir"), ("train", "mesh"), ("train", "split_rules"), ("model", "scan"))
+_PLACES = (
+    ("data", "dir"),
+    ("data", "cache_dir"),
+    ("train", "mesh"),
+    ("train", "split_rules"),
+    ("model", "scan"),
+    ("log", "tracker"),
+)
 
 # Names in the runs of version 0.1.0, and now.
 _PIPELINES = {"device": "resident", "tfdata": "mapped"}
@@ -121,6 +128,7 @@ class RunFolder:
             before,
             data=dataclasses.replace(before.data, dir=config.data.dir, cache_dir=config.data.cache_dir),
             model=dataclasses.replace(before.model, scan=config.model.scan),
+            log=dataclasses.replace(before.log, tracker=config.log.tracker),
             train=dataclasses.replace(
                 before.train,
                 mesh=config.train.mesh,

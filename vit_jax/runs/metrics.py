@@ -1,12 +1,9 @@
-"""Where the figures of a run go: metrics.jsonl always, TensorBoard through clu where TensorFlow is installed."""
+"""metrics.jsonl, where the figures of a run go."""
 
 import contextlib
-import itertools
 import json
 import os
-import queue
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,50 +90,3 @@ def _parse(path: Path) -> tuple[list[dict[str, Any]], int]:
         except (ValueError, KeyError, TypeError):
             damaged += line.endswith(b"\n")
     return rows, damaged
-
-
-class TensorBoard:
-    """Writes rows as TensorBoard scalars `split/name` in a thread of its own.
-
-    The thread also does the importing, TensorFlow's ten seconds, while training goes on. Where the packages are
-    missing it says so once and drops the rows. The events of earlier starts are replaced by those of the rows in
-    metrics.jsonl: together they are the run's, without gaps and doubles, however often it was killed.
-    """
-
-    def __init__(self, workdir: Path):
-        self._queue: queue.SimpleQueue = queue.SimpleQueue()
-        self._before = read(workdir)
-        self._thread = threading.Thread(target=self._run, args=(str(workdir),), daemon=True)
-        self._thread.start()
-
-    def write(self, row: dict[str, Any]) -> None:
-        self._queue.put(row)
-
-    def close(self, timeout: float | None = None) -> None:
-        """Waits until all rows are written, at most `timeout` seconds."""
-        self._queue.put(None)
-        self._thread.join(timeout)
-
-    def _run(self, workdir: str) -> None:
-        try:
-            self._write_all(workdir)
-        except Exception as error:  # no package, no room: the figures themselves are in metrics.jsonl
-            say(f"No TensorBoard events ({type(error).__name__}: {error}). The figures are in metrics.jsonl.")
-
-    def _write_all(self, workdir: str) -> None:
-        from vit_jax.system.tensorflow import import_tensorflow
-
-        import_tensorflow()
-        from clu import metric_writers
-
-        for earlier in Path(workdir).glob("events.out.tfevents.*"):
-            earlier.unlink()
-        writer = metric_writers.SummaryWriter(workdir)
-        for row in itertools.chain(self._before, iter(self._queue.get, None)):
-            scalars = {
-                f"{row['split']}/{name}": value
-                for name, value in row.items()
-                if name not in ("step", "split") and isinstance(value, (int, float))
-            }
-            writer.write_scalars(row["step"], scalars)
-        writer.close()

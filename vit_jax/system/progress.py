@@ -83,10 +83,10 @@ class TrainingBar:
     `quiet` seconds.
     """
 
-    def __init__(self, total: int, place: float, step: int, by_clock: bool, quiet: float = 20.0):
-        """`place` is where the run stands, from 0 to `total`; `by_clock`: its places are no steps."""
+    def __init__(self, total: int, progress: float, step: int, by_clock: bool, quiet: float = 20.0):
+        """`progress` is where the run stands, from 0 to `total`; `by_clock`: that is no number of steps."""
         self._total, self._quiet, self._by_clock = total, quiet, by_clock
-        self._started, self._first, self._shown = time.monotonic(), place, time.monotonic()
+        self._started, self._first, self._shown = time.monotonic(), progress, time.monotonic()
         self._cell = _Cell(total) if in_notebook() and not console.quiet else None
         self._live = console.is_terminal or self._cell is not None
         self._bar = Progress(
@@ -100,16 +100,16 @@ class TrainingBar:
             transient=True,
             disable=self._cell is not None or not console.is_terminal,
         )
-        self._where = self._said(step, place)
+        self._where = self._said(step, progress)
         # Fractions do as well, whatever its annotation says.
-        self._task = self._bar.add_task("", total=total, completed=place, figures="", where=self._where)  # type: ignore[arg-type]
+        self._task = self._bar.add_task("", total=total, completed=progress, figures="", where=self._where)  # type: ignore[arg-type]
         self._bar.start()
         self._closed = threading.Event()
         if not self._live:
             threading.Thread(target=self._tell, daemon=True).start()
 
-    def _said(self, step: int, place: float) -> str:
-        return f"{step}, {100 * place / self._total:.0f} %" if self._by_clock else f"{step}/{self._total}"
+    def _said(self, step: int, progress: float) -> str:
+        return f"{step}, {100 * progress / self._total:.0f} %" if self._by_clock else f"{step}/{self._total}"
 
     def _tell(self) -> None:
         """Says where training is when no step has ended for long."""
@@ -122,17 +122,17 @@ class TrainingBar:
         """Whether new figures would be shown now: reading them from the device costs a little."""
         return time.monotonic() - self._shown > (0.2 if self._live else self._quiet)
 
-    def update(self, step: int, place: float, loss: float, top1: float, images_per_second: float) -> None:
-        self._where = self._said(step, place)
+    def update(self, step: int, progress: float, loss: float, top1: float, images_per_second: float) -> None:
+        self._where = self._said(step, progress)
         if not self.wants_figures():
             return
         self._shown = time.monotonic()
         figures = f"loss {loss:.3f}  top-1 {percent(top1)}  {images_per_second:,.0f} images/s"
-        self._bar.update(self._task, completed=place, figures=figures, where=self._where)
-        left = (self._shown - self._started) / max(place - self._first, 1e-9) * (self._total - place)
+        self._bar.update(self._task, completed=progress, figures=figures, where=self._where)
+        left = (self._shown - self._started) / max(progress - self._first, 1e-9) * (self._total - progress)
         text = f"step {self._where}  {figures}  ETA {duration(left)}"
         if self._cell:
-            self._cell.draw(place, text)
+            self._cell.draw(progress, text)
         elif not self._live:
             say(f"  {text}")
 
@@ -152,8 +152,8 @@ class _Cell:
         self._total, self._html = total, HTML
         self._handle = display(HTML(""), display_id=True)
 
-    def draw(self, place: float, text: str) -> None:
-        bar = f"<progress style='width:20em' max='{self._total}' value='{place:.2f}'></progress>"
+    def draw(self, progress: float, text: str) -> None:
+        bar = f"<progress style='width:20em' max='{self._total}' value='{progress:.2f}'></progress>"
         self._handle.update(self._html(f"{bar} <code>{html.escape(text)}</code>"))
 
     def clear(self) -> None:

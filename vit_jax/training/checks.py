@@ -11,6 +11,7 @@ from vit_jax.errors import UserError
 from vit_jax.models import VisionTransformer, create
 from vit_jax.models.backend import Target
 from vit_jax.models.checks import one_of, positive
+from vit_jax.runs import trackers
 from vit_jax.steps import durations, optim, partition
 from vit_jax.steps import state as states
 from vit_jax.steps.plan import plan_of, warmup_progress
@@ -25,6 +26,8 @@ def check_config(config: Config, target: Target) -> None:
     if classes == 0:
         raise UserError("config.model.num_classes=0 gives features, which can't be trained; leave it to the data")
     module = create(dataclasses.replace(config.model, num_classes=classes), target)
+    one_of("config.log.tracker", config.log.tracker, trackers.NAMES)
+    trackers.check_installed(config.log.tracker)
     _check_optim(config)
     optim.optimizer(config.optim, states.abstract_params(module, config.optim.lora_rank), module.dtype)
     _check_train(config, target.devices)

@@ -1,7 +1,8 @@
-"""The figures of a run on their way to the screen, metrics.jsonl and TensorBoard."""
+"""The figures of a run on their way to the screen, metrics.jsonl, TensorBoard and a tracker."""
 
 import math
 import time
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,6 +10,8 @@ import numpy as np
 
 from vit_jax.errors import RunError
 from vit_jax.runs import metrics, report
+from vit_jax.runs.boards import InBackground, TensorBoard
+from vit_jax.runs.trackers import open_tracker
 from vit_jax.steps.clock import Clock
 from vit_jax.system.progress import TrainingBar, percent, say
 from vit_jax.training.prepare import Job
@@ -19,7 +22,7 @@ class Diverged(RunError):
 
 
 class Log:
-    """The figures of a run on their way to screen, metrics.jsonl and TensorBoard.
+    """The figures of a run on their way to screen, metrics.jsonl, TensorBoard and a tracker.
 
     A step's figures are read while the device is busy with the next step.
     """
@@ -28,7 +31,8 @@ class Log:
         self._job, self._clock = job, clock
         self._file = metrics.MetricsFile(job.run.path, step, evaluated) if job.run.writes else None
         self._bar = TrainingBar(job.plan.total, job.plan.progress(step, clock), step, job.plan.seconds is not None)
-        self._board: metrics.TensorBoard | None = None
+        self._boards: list[InBackground] = []
+        self._opened = False  # are the boards, if there are any
         self._pending: tuple[int, dict[str, jax.Array], float, int] | None = None
         self._mark = clock.totals()  # at the last row
         self._begun = False  # until the first call is done
@@ -42,8 +46,8 @@ class Log:
 
     def __exit__(self, kind: type | None, *_: Any) -> None:
         self._bar.close()
-        if self._board:
-            self._board.close(timeout=5 if kind else None)
+        for board in self._boards:
+            board.close(True) if kind is None else board.close(False, timeout=5)
         if self._file:
             self._file.close()
 
@@ -54,8 +58,17 @@ class Log:
         """
         self.flush()
         self._pending = step, figures, dispatched, flops_per_image
-        if self._job.config.log.tensorboard and self._file and self._board is None:
-            self._board = metrics.TensorBoard(self._job.run.path)  # now that its import can't delay the first step
+        if self._file and not self._opened:
+            self._open_boards()  # now that their imports can't delay the first step
+
+    def _open_boards(self) -> None:
+        config, path, before = self._job.config, self._job.run.path, metrics.read(self._job.run.path)
+        if config.log.tensorboard:
+            self._boards.append(InBackground("TensorBoard events", partial(TensorBoard, path), before))
+        if config.log.tracker != "none":
+            opened = partial(open_tracker, config.log.tracker, path, config)
+            self._boards.append(InBackground(f"figures for {config.log.tracker}", opened, before))
+        self._opened = True
 
     def flush(self) -> None:
         """Reads what is pending; raises Diverged if it isn't finite, so that such a state is never saved."""
@@ -121,6 +134,17 @@ class Log:
         rate = self._clock.images_per_second() or 0.0
         say(f"epoch {self._epoch(step):.2f}  {'  |  '.join(words)}  |  {rate:,.0f} images/s")
 
+    def trained(self) -> None:
+        """The steps are done: ends the bar."""
+        self._bar.close()
+
+    def tested(self, results: dict[str, Any]) -> None:
+        """Sends the figures of the test to the boards; the run's own place for them is results.json."""
+        if self._file and not self._opened:
+            self._open_boards()
+        for board in self._boards:
+            board.write({"step": results["checkpoint"], **results, "split": "test"})
+
     def _times_to_goals(self, top1: float) -> dict[str, float]:
         """{"time_to/70": seconds of training, "wall_to/70": of everything} for each goal reached for the first time."""
         totals = self._clock.totals()
@@ -138,8 +162,8 @@ class Log:
         row = {"step": row["step"], "split": row["split"], "epoch": self._epoch(row["step"])} | row
         if self._file:
             self._file.write(row)
-        if self._board:
-            self._board.write(row)
+        for board in self._boards:
+            board.write(row)
 
     def sync(self) -> None:
         """Puts the rows so far on the disk, so that no checkpoint outlives the figures of its steps."""

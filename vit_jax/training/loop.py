@@ -105,9 +105,11 @@ def train(
         spent = {"imports": entered - started, "data": time.monotonic() - entered}
         job, state, clock, evaluated, waiting = build(config, target, run, splits, teacher, checkpoints, started, spent)
         jobs.require_same({"the step": f"{state.step}", "the evaluation": f"{evaluated}"}, remedy)
+        log = stack.enter_context(Log(job, int(state.step), evaluated, clock))
         with stop.deferred():
-            state = _loop(job, state, evaluated, waiting, clock, checkpoints, stop, watchdog)
-        return _finish(job, state, checkpoints, clock, _check(stop, watchdog))
+            state = _loop(job, state, evaluated, waiting, clock, log, checkpoints, stop, watchdog)
+        log.trained()
+        return _finish(job, state, checkpoints, clock, log, _check(stop, watchdog))
 
 
 def _check(stop: StopRequest, watchdog: Watchdog) -> Callable[[], None]:
@@ -127,6 +129,7 @@ def _loop(
     evaluated: bool,
     waiting: Waiting,
     clock: Clock,
+    log: Log,
     checkpoints: Checkpoints,
     stop: StopRequest,
     watchdog: Watchdog,
@@ -137,79 +140,78 @@ def _loop(
     # The progress before the last call, None after a pause, the call's steps, and how far one took the run.
     before, done, per_step = None, 1, 0.0
     feed, vote, laggards = _feed(job, step), jobs.StopVote(job.mesh), Laggards()
-    with Log(job, step, evaluated, clock) as log:
 
-        def save(scores: dict[str, float] | None) -> None:
-            if not (job.run.writes or is_spread(state)):
-                return
-            log.sync()
-            try:
-                total = job.plan.steps_in_all(step, ended)
-                checkpoints.save(state, meta_of(total, job.splits, job.teacher, clock, evaluated, waiting), scores)
-            except NotFinite as error:
-                raise Diverged(f"{error} ({log.last()})") from error
-
+    def save(scores: dict[str, float] | None) -> None:
+        if not (job.run.writes or is_spread(state)):
+            return
+        log.sync()
         try:
-            while True:
-                checkpoints.poll()
+            total = job.plan.steps_in_all(step, ended)
+            checkpoints.save(state, meta_of(total, job.splits, job.teacher, clock, evaluated, waiting), scores)
+        except NotFinite as error:
+            raise Diverged(f"{error} ({log.last()})") from error
+
+    try:
+        while True:
+            checkpoints.poll()
+            ended = job.plan.ended(step, clock) or waiting.over(patience)
+            if (ended or step in job.due["eval"]) and not evaluated:
+                log.flush()
+                clock.pause()
+                if jax.process_count() > 1:
+                    checkpoints.wait()  # else the first process is slow by its writing
+                for line in laggards.compare():
+                    say(line)
+                scores = _evaluate(job, state, step, log, _check(stop, watchdog))
+                evaluated, state = True, _without_totals(job, state)
+                waiting = waiting.after(scores["top1"]) if scores else waiting
+                # That may have taken what was left of the time, or have been one validation too many.
                 ended = job.plan.ended(step, clock) or waiting.over(patience)
-                if (ended or step in job.due["eval"]) and not evaluated:
-                    log.flush()
-                    clock.pause()
-                    if jax.process_count() > 1:
-                        checkpoints.wait()  # else the first process is slow by its writing
-                    for line in laggards.compare():
-                        say(line)
-                    scores = _evaluate(job, state, step, log, _check(stop, watchdog))
-                    evaluated, state = True, _without_totals(job, state)
-                    waiting = waiting.after(scores["top1"]) if scores else waiting
-                    # That may have taken what was left of the time, or have been one validation too many.
-                    ended = job.plan.ended(step, clock) or waiting.over(patience)
-                    save(scores)
-                    saved, before = step, None
-                    give_memory_back()
-                    laggards.resume()
-                elif step in job.due["checkpoint"] and step != saved:
-                    log.flush()
-                    clock.pause()
-                    save(None)
-                    saved, before = step, None
-                if signum := vote(stop.signum):
-                    raise Stopped(signum)
-                if ended:
-                    if not step:
-                        raise UserError(
-                            f"config.train.length={job.config.train.length!r} is over before the first step: starting "
-                            f"up took {clock.since_start():.1f} s, and {job.plan.reserve:.1f} s are kept for the end; "
-                            "give it more, in another --workdir"
-                        )
-                    if waiting.over(patience) and not job.plan.ended(step, clock):
-                        what = f"No better validation top-1 in {waiting.validations} evaluations"
-                        say(f"{what}: ended after {job.plan.say(step)}.")
-                    break
-                clock.resume()
-                dispatched, progress = time.monotonic(), job.plan.progress(step, clock)
-                count, phase = job.steps_in_a_call(step), job.phase_at(progress)
-                step_fn = phase.step_fn if count == 1 else phase.steps_fn
-                per_step = per_step if before is None else (progress - before) / done
-                with laggards.reading():
-                    batch = next(feed)
-                state, figures = step_fn(state, batch, _timed(job, progress, per_step), *taught_by(job.teacher))
-                step, before, done, evaluated = step + count, progress, count, False
-                log.put(step, figures, dispatched, phase.flops_per_image)
-                watchdog.beat()
-        except Stopped:
-            log.flush()
-            if step != saved:
+                save(scores)
+                saved, before = step, None
+                give_memory_back()
+                laggards.resume()
+            elif step in job.due["checkpoint"] and step != saved:
+                log.flush()
+                clock.pause()
                 save(None)
-            with doing("Saving"):
-                checkpoints.wait()
-            jobs.meet("saved")  # none leaves the job before
-            say(f"Stopped after {job.plan.say(step)}; saved. The same command goes on from there.")
-            raise
+                saved, before = step, None
+            if signum := vote(stop.signum):
+                raise Stopped(signum)
+            if ended:
+                if not step:
+                    raise UserError(
+                        f"config.train.length={job.config.train.length!r} is over before the first step: starting "
+                        f"up took {clock.since_start():.1f} s, and {job.plan.reserve:.1f} s are kept for the end; "
+                        "give it more, in another --workdir"
+                    )
+                if waiting.over(patience) and not job.plan.ended(step, clock):
+                    what = f"No better validation top-1 in {waiting.validations} evaluations"
+                    say(f"{what}: ended after {job.plan.say(step)}.")
+                break
+            clock.resume()
+            dispatched, progress = time.monotonic(), job.plan.progress(step, clock)
+            count, phase = job.steps_in_a_call(step), job.phase_at(progress)
+            step_fn = phase.step_fn if count == 1 else phase.steps_fn
+            per_step = per_step if before is None else (progress - before) / done
+            with laggards.reading():
+                batch = next(feed)
+            state, figures = step_fn(state, batch, _timed(job, progress, per_step), *taught_by(job.teacher))
+            step, before, done, evaluated = step + count, progress, count, False
+            log.put(step, figures, dispatched, phase.flops_per_image)
+            watchdog.beat()
+    except Stopped:
+        log.flush()
+        if step != saved:
+            save(None)
         with doing("Saving"):
             checkpoints.wait()
-        jobs.meet("saved the last step")
+        jobs.meet("saved")  # none leaves the job before
+        say(f"Stopped after {job.plan.say(step)}; saved. The same command goes on from there.")
+        raise
+    with doing("Saving"):
+        checkpoints.wait()
+    jobs.meet("saved the last step")
     return state
 
 
@@ -264,7 +266,7 @@ def _without_totals(job: Job, state: TrainState) -> TrainState:
 
 
 def _finish(
-    job: Job, state: TrainState, checkpoints: Checkpoints, clock: Clock, check: Callable[[], None]
+    job: Job, state: TrainState, checkpoints: Checkpoints, clock: Clock, log: Log, check: Callable[[], None]
 ) -> dict[str, Any] | None:
     """Pictures, and the test of the selected checkpoint: what results.json says."""
     if job.run.writes:
@@ -282,6 +284,7 @@ def _finish(
         job.run, job.config, checkpoints, name, job.splits.test, job.evaluator, job.module, job.mesh, check
     )
     results["total_seconds"] = clock.totals()["wall"]
+    log.tested(results)
     if job.run.writes:
         report.write_results(job.run.path, results, matrix, job.run.read("data.json")["classes"])
     report.say_results(job.run.path, results)
