@@ -39,7 +39,7 @@ class Setup:
 
     batch = setup.batch_at(config.seed, 0)
     state, metrics = jax.jit(setup.train_step)(setup.state, batch)
-    logits = jax.jit(setup.eval_step)(state.params, setup.parts.test.images[:100])
+    logits = jax.jit(setup.eval_step)(state.params, setup.splits.test.images[:100])
     """
 
     config: Config  # resolved: class count, mean and standard deviation, number format filled in
