@@ -6,8 +6,7 @@ python scripts/pods.py --models=B/16 --targets=v5e-16 --images=32
 Each model on each target, its state whole on every device, shared by all, and by neighbours (config.train.mesh): the
 GPUs of a machine, a side of a TPU slice's grid. Blocks are in a loop and recomputed (config.model.scan, remat),
 bfloat16, AdamW, 224 pixels. Nothing is run. Of the first target of each generation also with other numbers of images a
-device, for how memory grows with them, and with other image sizes. It needs what `vit-jax compile` needs
-(docs/compile.md), which also keeps the figures: a second call compiles nothing.
+device, and other image sizes. It needs what `vit-jax compile` needs (docs/compile.md); a second call compiles nothing.
 """
 
 import argparse

@@ -123,30 +123,93 @@ def _listed(kind: Callable[[str], int]) -> Callable[[str], tuple[int, ...]]:
     return parse
 
 
+# What argparse is told of each flag, in every mode that has it.
+_FLAGS: dict[str, dict[str, Any]] = {
+    "resume": {
+        "choices": ("auto", "never", "must"),
+        "default": "auto",
+        "help": "with a run in DIR: go on (auto, must) or refuse (never); without: refuse (must)",
+    },
+    "checkpoint": {"metavar": "WHICH", "help": "best, latest or a step; by default what the run's config selects"},
+    "images": {
+        "metavar": "PATH",
+        "nargs": "+",
+        "action": "extend",
+        "default": [],
+        "help": "image files (PNG, JPEG, WebP, BMP, GIF, TIFF), and folders of them",
+    },
+    "top_k": {"type": _above_0, "default": 5, "metavar": "N", "help": "classes to name for each image (5)"},
+    "weights": {"metavar": "PATH", "help": "in place of a run: a file or folder of weights (docs/weights.md)"},
+    "tokens": {"action": "store_true", "help": "all tokens, too: large"},
+    "shots": {
+        "type": _listed(_above_0),
+        "default": (1, 5, 10),
+        "metavar": "N,N",
+        "help": "images of each class to learn from (1,5,10)",
+    },
+    "knn": {
+        "type": _listed(_above_0),
+        "default": (),
+        "metavar": "N,N",
+        "help": "also by so many nearest of all train images, like 10,20",
+    },
+    "linear": {"action": "store_true", "help": "also by linear probes on all train images"},
+    "seeds": {"type": _listed(_whole), "default": (0,), "metavar": "N,N", "help": "seeds of each setting (0)"},
+    "grid": {
+        "action": "append",
+        "default": [],
+        "metavar": "KEY=VALUE;VALUE",
+        "help": "values of a key; several grids are combined",
+    },
+    "arm": {
+        "action": "append",
+        "default": [],
+        "metavar": '"KEY=VALUE KEY=VALUE"',
+        "help": 'a setting; "" is the config as it is',
+    },
+    "split": {
+        "choices": ("validation", "validation_ema"),
+        "default": "validation",
+        "help": "what they are compared on",
+    },
+    "target": {
+        "action": "append",
+        "default": [],
+        "metavar": "NAME",
+        "help": "h100, h200, a100-40, a100-80, l4, rtx4090, h100x8 for eight; v5e-1 to v5e-256, v5p-8, v6e-1, ...",
+    },
+    "batch": {"type": _batch, "metavar": "N", "help": "images a step; largest: looks for the most that fit"},
+    "json": {"metavar": "FILE", "help": "also writes all figures there"},
+    "name": {"metavar": "NAME", "default": "cifar10", "help": "the data set: config.data.name (cifar10)"},
+    "dir": {"metavar": "FOLDER", "help": "where it lies: config.data.dir"},
+    "cache_dir": {"metavar": "FOLDER", "help": "where to keep the arrays: config.data.cache_dir"},
+    "image_size": {"type": _above_0, "default": 32, "metavar": "N", "help": "pixels a side (32)"},
+    "num_classes": {"type": _above_0, "default": 10, "metavar": "N", "help": "classes (10)"},
+    "coordinator_address": {
+        "metavar": "HOST:PORT",
+        "help": "of process 0 of a job of several; auto: ask Slurm, TPU or MPI for all three",
+    },
+    "num_processes": {"type": _whole, "metavar": "N", "help": "processes of the job"},
+    "process_id": {"type": _whole, "metavar": "N", "help": "which of them this is, from 0"},
+    "peer_timeout": {
+        "type": _above_0,
+        "default": 300,
+        "metavar": "SECONDS",
+        "help": "to wait for the others; without a step for twice that, the job ends (300)",
+    },
+}
+
+
 def _flags(mode: str) -> dict[str, dict[str, Any]]:
     """What argparse is told of each flag, in the words that fit the mode."""
     several = mode == "report"
     formats = FORMATS.get(mode, ("",))
-    return {
+    return _FLAGS | {
         "workdir": {
             "metavar": "DIR",
             "help": "folder of the run" + (", or several of them" if several else ""),
             **({"nargs": "+", "action": "extend", "default": []} if several else {}),
         },
-        "resume": {
-            "choices": ("auto", "never", "must"),
-            "default": "auto",
-            "help": "with a run in DIR: go on (auto, must) or refuse (never); without: refuse (must)",
-        },
-        "checkpoint": {"metavar": "WHICH", "help": "best, latest or a step; by default what the run's config selects"},
-        "images": {
-            "metavar": "PATH",
-            "nargs": "+",
-            "action": "extend",
-            "default": [],
-            "help": "image files (PNG, JPEG, WebP, BMP, GIF, TIFF), and folders of them",
-        },
-        "top_k": {"type": _above_0, "default": 5, "metavar": "N", "help": "classes to name for each image (5)"},
         "format": {"choices": formats, "default": formats[0], "help": f"one of {', '.join(formats)} ({formats[0]})"},
         "output": {
             "metavar": "FOLDER" if mode == "export" else "FILE",
@@ -155,64 +218,6 @@ def _flags(mode: str) -> dict[str, dict[str, Any]]:
                 "features": "an .npz file; by default features.npz",
                 "fewshot": "a JSON file; by default fewshot.json in DIR or, of weights, here",
             }.get(mode, "by default DIR/export/FORMAT"),
-        },
-        "weights": {"metavar": "PATH", "help": "in place of a run: a file or folder of weights (docs/weights.md)"},
-        "tokens": {"action": "store_true", "help": "all tokens, too: large"},
-        "shots": {
-            "type": _listed(_above_0),
-            "default": (1, 5, 10),
-            "metavar": "N,N",
-            "help": "images of each class to learn from (1,5,10)",
-        },
-        "knn": {
-            "type": _listed(_above_0),
-            "default": (),
-            "metavar": "N,N",
-            "help": "also by so many nearest of all train images, like 10,20",
-        },
-        "linear": {"action": "store_true", "help": "also by linear probes on all train images"},
-        "seeds": {"type": _listed(_whole), "default": (0,), "metavar": "N,N", "help": "seeds of each setting (0)"},
-        "grid": {
-            "action": "append",
-            "default": [],
-            "metavar": "KEY=VALUE;VALUE",
-            "help": "values of a key; several grids are combined",
-        },
-        "arm": {
-            "action": "append",
-            "default": [],
-            "metavar": '"KEY=VALUE KEY=VALUE"',
-            "help": 'a setting; "" is the config as it is',
-        },
-        "split": {
-            "choices": ("validation", "validation_ema"),
-            "default": "validation",
-            "help": "what they are compared on",
-        },
-        "target": {
-            "action": "append",
-            "default": [],
-            "metavar": "NAME",
-            "help": "h100, h200, a100-40, a100-80, l4, rtx4090, h100x8 for eight; v5e-1 to v5e-256, v5p-8, v6e-1, ...",
-        },
-        "batch": {"type": _batch, "metavar": "N", "help": "images a step; largest: looks for the most that fit"},
-        "json": {"metavar": "FILE", "help": "also writes all figures there"},
-        "name": {"metavar": "NAME", "default": "cifar10", "help": "the data set: config.data.name (cifar10)"},
-        "dir": {"metavar": "FOLDER", "help": "where it lies: config.data.dir"},
-        "cache_dir": {"metavar": "FOLDER", "help": "where to keep the arrays: config.data.cache_dir"},
-        "image_size": {"type": _above_0, "default": 32, "metavar": "N", "help": "pixels a side (32)"},
-        "num_classes": {"type": _above_0, "default": 10, "metavar": "N", "help": "classes (10)"},
-        "coordinator_address": {
-            "metavar": "HOST:PORT",
-            "help": "of process 0 of a job of several; auto: ask Slurm, TPU or MPI for all three",
-        },
-        "num_processes": {"type": _whole, "metavar": "N", "help": "processes of the job"},
-        "process_id": {"type": _whole, "metavar": "N", "help": "which of them this is, from 0"},
-        "peer_timeout": {
-            "type": _above_0,
-            "default": 300,
-            "metavar": "SECONDS",
-            "help": "to wait for the others; without a step for twice that, the job ends (300)",
         },
     }
 

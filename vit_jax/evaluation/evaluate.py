@@ -167,9 +167,6 @@ def test(
         )
     matrix = confusion(logits, examples.labels)
     classes = scores_of(matrix)
-    latest = checkpoints.resolve("latest")
-    meta = checkpoints.check(latest)
-    clock, num_train = meta["clock"], meta["num_train"]
     results = {
         "dataset": data["name"],
         "split": config.data.test,
@@ -181,15 +178,29 @@ def test(
         "macro_f1": classes.macro_f1,
         "per_class": by_name(classes.recall, data["classes"]),
         "per_class_f1": by_name(classes.f1, data["classes"]),
+        **_of_run(run, config, module, checkpoints, trained_here),
+        "checkpoint": step,
+        "selected": SELECTED.get(name, "given"),
+        "tested_params": config.eval.params,
+        "evaluation_seconds": seconds,
+    }
+    return results, matrix
+
+
+def _of_run(
+    run: RunFolder, config: Config, module: VisionTransformer, checkpoints: Checkpoints, trained_here: bool
+) -> dict[str, Any]:
+    """What results.json says of the model, of its training up to the latest checkpoint, and of what it ran on."""
+    latest = checkpoints.resolve("latest")
+    meta = checkpoints.check(latest)
+    clock, num_train = meta["clock"], meta["num_train"]
+    return {
         "params": states.count(states.abstract_params(module)),
         "flops_per_image": flop_count.forward(module.cfg),
         "train_flops_per_image": flop_count.training(module.cfg),  # a teacher's are in train_flops alone
         "steps": latest,
         "epochs": latest * config.train.batch_size / num_train,
         "seed": config.seed,
-        "checkpoint": step,
-        "selected": SELECTED.get(name, "given"),
-        "tested_params": config.eval.params,
         "train_flops": clock.get("train_flops", 0.0),
         "train_seconds": clock["train"],
         "wall_seconds": clock["wall"],
@@ -197,12 +208,10 @@ def test(
         "time_to": metrics.time_to(run.path, latest),
         "startup_seconds": {kind: clock.get(kind, 0.0) for kind in Clock.STARTUP},
         **report.speed(*_speed(clock, module), module.dtype, trained_here),
-        "evaluation_seconds": seconds,
         "device": environment.device(),
         "versions": environment.versions(),
         "git_commit": environment.git_commit(),
     }
-    return results, matrix
 
 
 def _known(value: float) -> float | None:

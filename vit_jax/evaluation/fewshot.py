@@ -111,20 +111,7 @@ def fewshot(
         to_choose, to_test = ((compute(model.params, part.images, check), part.labels) for part in (validation, test))
     if lost := sum(int((~np.isfinite(x)).any(axis=-1).sum()) for x in (features, to_choose[0], to_test[0])):
         raise UserError(f"the model's features of {lost:,} images aren't finite; take another --checkpoint")
-    results: list[dict[str, Any]] = []
-    for shot in shots:
-        draws = [
-            score(
-                x[:, :shot].reshape(-1, x.shape[-1]),
-                train.labels[i[:, :shot]].reshape(-1),
-                to_choose,
-                to_test,
-                len(classes),
-            )
-            for x, i in zip(features, few, strict=True)
-        ]
-        top1, strengths = zip(*draws, strict=True)
-        results.append({"shots": shot, "top1": float(np.mean(top1)), "draws": list(top1), "ridge": list(strengths)})
+    results = [_by_few(features, train.labels[few], shot, to_choose, to_test, len(classes)) for shot in shots]
     probed: dict[str, Any] = {}
     if knn or linear:
         with doing("Computing features of all train images"):
@@ -141,6 +128,23 @@ def fewshot(
         rows += [(f"linear, {way}", percent(row["top1"])) for way, row in probed.get("linear", {}).items()]
         say_table(f"{dataset.name}, {data.test}: top-1 by all {len(train.labels):,} train images", rows)
     return {"results": results, **probed}
+
+
+def _by_few(
+    features: np.ndarray,
+    labels: np.ndarray,
+    shot: int,
+    validation: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    num_classes: int,
+) -> dict[str, Any]:
+    """Test top-1 by `shot` images of each class, of features (draws, C, shots, D) and labels (draws, C, shots)."""
+    draws = [
+        score(x[:, :shot].reshape(-1, x.shape[-1]), y[:, :shot].reshape(-1), validation, test, num_classes)
+        for x, y in zip(features, labels, strict=True)
+    ]
+    top1, strengths = zip(*draws, strict=True)
+    return {"shots": shot, "top1": float(np.mean(top1)), "draws": list(top1), "ridge": list(strengths)}
 
 
 def _probed(

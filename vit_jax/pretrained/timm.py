@@ -46,6 +46,7 @@ from vit_jax.pretrained.source import (
 from vit_jax.pretrained.timm_names import EPSILONS, EVA, HEADS, NAMED_ACTIVATIONS, by_name, is_gated, refuse_unknown
 
 _NORM = (".weight", ".bias")
+_SCALE = r"blocks\.\d+\.(ls1\.gamma|gamma_1)"
 _POOLS = {"token": "token", "avg": "mean", "map": "map"}
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -79,27 +80,18 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"config.json says {', '.join(other)}: that makes a model of timm's that isn't known here")
     patch = shapes.get("patch_embed.proj.weight", (1,))
     width = patch[0]
-    stem = resnet.stem_of(shapes)
     is_eva = first_shape(EVA, shapes) is not None or name.startswith("eva")
     is_dinov3 = is_eva and "pos_embed" not in shapes
-    pooled = "map" if any(n.startswith("attn_pool.") for n in shapes) else None
-    pooling = args.get("global_pool", config.get("global_pool", pooled))
-    if pooling not in (None, *_POOLS):
-        raise UserError(f"config.json says global_pool={pooling!r}; what there is: {', '.join(_POOLS)}")
-    if pooling is None:
-        # timm's own default; a norm after pooling comes by default with the mean alone.
-        pooling = "token" if "cls_token" in shapes and "fc_norm.weight" not in shapes and not is_dinov3 else "avg"
-    pool = given.get("pool", _POOLS[pooling])
+    pool = given.get("pool", _pool_of(shapes, args.get("global_pool", config.get("global_pool")), is_dinov3))
     hidden = first_shape(r"blocks\.\d+\.mlp\.fc1(_x)?\.weight", shapes) or (1,)
-    out = first_shape(r"blocks\.\d+\.mlp\.fc2\.weight", shapes)
-    packed = out is not None and hidden[0] == 2 * out[-1]
+    packed = hidden[0] == 2 * (first_shape(r"blocks\.\d+\.mlp\.fc2\.weight", shapes) or (0,))[-1]
     gated = is_gated(shapes)
     embed_norm = "norm_pre.weight" in shapes
     # Without classifiers DeiT's second token is as good as a register.
     distilled = "dist_token" in shapes and not shapes.keys().isdisjoint(("head.weight", "head_dist.weight"))
-    posemb = "learned" if "pos_embed" in shapes else "rope2d_dinov3" if is_dinov3 else "none"
-    if is_eva and gated and posemb == "learned":  # EVA-02
-        posemb = "learned_rope2d"
+    posemb = "rope2d_dinov3" if is_dinov3 else "none"
+    if "pos_embed" in shapes:
+        posemb = "learned_rope2d" if is_eva and gated else "learned"  # EVA-02, or any other
     found = {
         "patch_size": patch[-1],
         "channels": channels_of(resnet.root_of(shapes) or patch, 1),
@@ -119,21 +111,18 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
         "posemb": posemb,
         "qkv_bias": _has_qkv_bias(shapes),
         "qk_norm": (norm_of_a_head := first_shape(r"blocks\.\d+\.attn\.q_norm\.weight", shapes)) is not None,
-        "layer_scale": float(args.get("init_values") or 1e-5)
-        if first_shape(r"blocks\.\d+\.(ls1\.gamma|gamma_1)", shapes)
-        else None,
+        "layer_scale": float(args.get("init_values") or 1e-5) if first_shape(_SCALE, shapes) else None,
     }
-    if stem is not None:
+    if (stem := resnet.stem_of(shapes)) is not None:
         found["stem"] = stem
     if posemb == "learned_rope2d":  # all of them count in those of 224 pixels
         found["rope_side"] = (pair(args.get("ref_feat_shape")) or (16, 16))[0]
     if "head.weight" in shapes:
         found["num_classes"] = shapes["head.weight"][0]
-    if norm_of_a_head:
-        found["heads"] = width // norm_of_a_head[0]
-    elif "num_heads" in args:
-        found["heads"] = args["num_heads"]
-    elif given.get("heads") is None and (heads := by_name(HEADS, name)):
+    heads = width // norm_of_a_head[0] if norm_of_a_head else args.get("num_heads")
+    if heads is None and given.get("heads") is None:
+        heads = by_name(HEADS, name)
+    if heads is not None:
         found["heads"] = heads
     # Without a name: what all have that have such parts, or nothing.
     epsilon = 1e-5 if is_dinov3 else by_name(EPSILONS, name) or (None if embed_norm else 1e-6)
@@ -142,11 +131,25 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
     act = args.get("act_layer") or ("silu" if found["gated_mlp"] else by_name(NAMED_ACTIVATIONS, name))
     if act is None and not embed_norm and pool != "map":
         act = "gelu"
-    if act is not None:
-        if act not in list(ACTIVATIONS):
-            raise UserError(f"config.json says act_layer={act!r}; what there is: {', '.join(ACTIVATIONS)}")
-        found["activation"] = ACTIVATIONS[act]
-    return found
+    return found if act is None else found | {"activation": _activation(act)}
+
+
+def _pool_of(shapes: Mapping[str, Shape], named: Any, is_dinov3: bool) -> str:
+    """Our name of the pooling that config.json has `named`, or of the one that such arrays come with."""
+    if named not in (None, *_POOLS):
+        raise UserError(f"config.json says global_pool={named!r}; what there is: {', '.join(_POOLS)}")
+    if named is None and any(n.startswith("attn_pool.") for n in shapes):
+        named = "map"
+    if named is None:
+        # timm's own default; a norm after pooling comes by default with the mean alone.
+        named = "token" if "cls_token" in shapes and "fc_norm.weight" not in shapes and not is_dinov3 else "avg"
+    return _POOLS[named]
+
+
+def _activation(named: Any) -> str:
+    if named not in list(ACTIVATIONS):
+        raise UserError(f"config.json says act_layer={named!r}; what there is: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[named]
 
 
 def _has_qkv_bias(shapes: Mapping[str, Shape]) -> bool:

@@ -24,6 +24,7 @@ class Teacher(flax.struct.PyTreeNode):
     sha256: str = flax.struct.field(pytree_node=False)  # of its numbers and what it is, by which it is known again
 
 
+@jax.named_scope("teacher")
 def teacher_logits(teacher: Teacher, images: jax.Array, cfg: AugmentConfig, parts: int, mesh: Mesh) -> jax.Array:
     """Logits (B, C) float32 of augmented images (B, H, W, channels), normalised by `cfg`, in `parts` micro-batches.
 

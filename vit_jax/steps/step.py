@@ -66,28 +66,71 @@ def train_step(
     if (config.train.class_weights != "none") != (class_weights is not None):
         raise ValueError(f"config.train.class_weights={config.train.class_weights!r}, class_weights={class_weights}")
     progress = state.step if timed is None else timed.now + ahead * timed.per_step
-    overfit = config.train.overfit_one_batch
     augment_key, dropout_key = keys_at(state.seed, state.step)
     # Scopes name the parts of the program where its memory's traffic is looked at (aot/hlo.py).
     with jax.named_scope("fetch"):
-        number = jnp.zeros_like(state.step) if overfit else state.step
+        number = jnp.zeros_like(state.step) if config.train.overfit_one_batch else state.step
         batch = jax.lax.with_sharding_constraint(fetch(data, state.seed, number), batch_sharding(mesh))
     with jax.named_scope("augment"):
         size = image_shape(module.seen)[:2]
         images, targets = shown(augment_key, batch, config, size, progress, total)  # (B, H, W, C)
     accumulate = config.train.accumulate or 1
     if teacher is not None:
-        with jax.named_scope("teacher"):
-            targets = targets._replace(teacher=teacher_logits(teacher, images, config.augment, accumulate, mesh))
-    frozen = jax.tree.map(lambda share: share == 0, rates(config.optim, state.params))
+        targets = targets._replace(teacher=teacher_logits(teacher, images, config.augment, accumulate, mesh))
     drop_path_share = ramp(module.cfg.drop_path_ramp, progress, total)
-
     if accumulate > 1 or split:  # each device computes for itself
         module = module.of_one_device(split)
+    loss_fn = _loss_of(module, config, rates(config.optim, state.params), drop_path_share, class_weights, split)
+    grads, sums = _gradients(loss_fn, state.params, images, targets, dropout_key, accumulate, mesh, split)
+    rate = jnp.asarray(schedule(progress), jnp.float32)
+    with jax.named_scope("update"):
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, learning_rate=rate)
+        params = optax.apply_updates(state.params, updates)
+    count = jnp.float32(config.train.batch_size)
+    metrics = {name: value / count for name, value in sums.items()}
+    metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": rate}
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    return _after(state, params, opt_state, {**sums, "count": count}, finite, config), metrics
+
+
+def _after(
+    state: TrainState, params: Any, opt_state: Any, sums: dict[str, jax.Array], finite: jax.Array, config: Config
+) -> TrainState:
+    """The state after a step, of its new parameters and the sums of its metrics; `finite` are its loss and gradient."""
+    updated = state.replace(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        totals=jax.tree.map(jnp.add, state.totals, sums),
+        ema=None
+        if state.ema is None or config.train.ema is None
+        else averaged(state.ema, params, updates_done(state.opt_state), config.train.ema),
+    )
+    if config.optim.skip_nonfinite:
+        # As if the step hadn't been, the optimizer's own count of updates and the totals too; but it is counted in
+        # state.step, so that schedule and data go on.
+        updated = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
+        updated = updated.replace(step=state.step + 1)
+    return updated
+
+
+def _loss_of(
+    module: VisionTransformer,
+    config: Config,
+    shares: Any,
+    drop_path_share: jax.Array | float,
+    class_weights: tuple[float, ...] | None,
+    split: Mapping[str, int],
+) -> Callable[[Any, jax.Array, Targets, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]:
+    """(params, images, targets, dropout key) -> the mean loss, and sums of the metrics over the images.
+
+    `shares` are those of the learning rate that each parameter takes; one with 0 isn't trained.
+    """
+    overfit = config.train.overfit_one_batch
 
     def loss_fn(params: Any, images: jax.Array, targets: Targets, key: jax.Array) -> tuple[jax.Array, dict]:
         # What isn't trained costs no backward pass, and is no part of the gradient's norm.
-        params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen)
+        params = jax.tree.map(lambda p, share: p if share else jax.lax.stop_gradient(p), params, shares)
         outside = {path: axis for path, axis in split.items() if not is_of_blocks(path)}
         params = gathered(params, outside)  # blocks gather their own
         logits, aux = module.apply(
@@ -105,31 +148,7 @@ def train_step(
         sums = {"loss": losses.sum(), "top1": (ranks < 1).sum(), "top5": (ranks < 5).sum()}
         return losses.mean(), jax.tree.map(lambda x: x.astype(jnp.float32), sums)
 
-    grads, sums = _gradients(loss_fn, state.params, images, targets, dropout_key, accumulate, mesh, split)
-    rate = jnp.asarray(schedule(progress), jnp.float32)
-    with jax.named_scope("update"):
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, learning_rate=rate)
-        params = optax.apply_updates(state.params, updates)
-    count = jnp.float32(config.train.batch_size)
-    metrics = {name: value / count for name, value in sums.items()}
-    metrics["grad_norm"] = optax.tree.norm(grads)
-    metrics["learning_rate"] = rate
-    updated = state.replace(
-        step=state.step + 1,
-        params=params,
-        opt_state=opt_state,
-        totals=jax.tree.map(jnp.add, state.totals, {**sums, "count": count}),
-        ema=None
-        if state.ema is None or config.train.ema is None
-        else averaged(state.ema, params, updates_done(state.opt_state), config.train.ema),
-    )
-    if config.optim.skip_nonfinite:
-        good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-        # As if the step hadn't been, the optimizer's own count of updates and the totals too; but it is counted in
-        # state.step, so that schedule and data go on.
-        updated = jax.tree.map(lambda new, old: jnp.where(good, new, old), updated, state)
-        updated = updated.replace(step=state.step + 1)
-    return updated, metrics
+    return loss_fn
 
 
 def keys_at(seed: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:

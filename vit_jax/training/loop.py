@@ -14,7 +14,7 @@ from vit_jax.config import Config
 from vit_jax.data.pipeline import DevicePipeline
 from vit_jax.errors import UserError
 from vit_jax.evaluation import evaluate
-from vit_jax.models.backend import target_at_hand
+from vit_jax.models.backend import Target, target_at_hand
 from vit_jax.models.stems import grid_shape, image_shape
 from vit_jax.pretrained.start import check_start
 from vit_jax.runs import report, trained
@@ -62,17 +62,7 @@ def train(
     entered = time.monotonic()
     target = target_at_hand()
     check_config(config, target)
-    if jax.process_count() > 1 and durations.seconds_of(config.train.length, "config.train.length") is not None:
-        raise UserError(
-            f"config.train.length={config.train.length!r} is a time, and the clocks of a job's processes differ; give "
-            "steps or epochs"
-        )
-    if jax.process_count() > 1:
-        # Before they compile anything together: programs that differ would wait for each other in vain.
-        alike = (target.platform, target.fast_bfloat16, target.slow_convolutions)
-        programs = {**environment.programs(), "the kind of their devices": str(alike)}
-        remedy = "set up the same code and the same lock on machines of one kind"
-        jobs.require_same(programs, remedy)
+    _check_job(config, target)
     run = RunFolder(workdir, writes=jobs.is_first())
     patience = 2.0 * peers.timeout if peers else None
     with contextlib.ExitStack() as stack:
@@ -110,6 +100,22 @@ def train(
             state = _loop(job, state, evaluated, waiting, clock, log, checkpoints, stop, watchdog)
         log.trained()
         return _finish(job, state, checkpoints, clock, log, _check(stop, watchdog))
+
+
+def _check_job(config: Config, target: Target) -> None:
+    """Raises UserError for what several processes can't do together, and where they aren't alike."""
+    if jax.process_count() == 1:
+        return
+    if durations.seconds_of(config.train.length, "config.train.length") is not None:
+        raise UserError(
+            f"config.train.length={config.train.length!r} is a time, and the clocks of a job's processes differ; give "
+            "steps or epochs"
+        )
+    # Before they compile anything together: programs that differ would wait for each other in vain.
+    alike = (target.platform, target.fast_bfloat16, target.slow_convolutions)
+    programs = {**environment.programs(), "the kind of their devices": str(alike)}
+    remedy = "set up the same code and the same lock on machines of one kind"
+    jobs.require_same(programs, remedy)
 
 
 def _check(stop: StopRequest, watchdog: Watchdog) -> Callable[[], None]:

@@ -121,12 +121,8 @@ def build(
         checkpoints.check_space(state)
     if checkpoints.steps():
         latest = checkpoints.resolve("latest")
-        meta = checkpoints.meta(latest)
-        check_same_teacher(config, teacher, meta.get("teacher"))
-        state, evaluated, carried = checkpoints.restore(latest, state, mesh), meta["evaluated"], meta["clock"]
-        waiting = Waiting(**meta.get("waiting", {}))  # runs from before it was counted don't have it
-        # Runs from before FLOPs were counted had one image size.
-        carried = {"train_flops": carried["train_images"] * flops.training(module.cfg)} | carried
+        evaluated, carried, waiting = _carried(checkpoints.meta(latest), config, module, teacher)
+        state = checkpoints.restore(latest, state, mesh)
         say(f"Resuming after {plan.say(latest)}.")
     clock = Clock(started, carried)
     if carried is None and (run.writes or is_spread(state)):
@@ -150,21 +146,35 @@ def build(
     clock.add("compile", time.monotonic() - before)
     say(f"Compiled in {time.monotonic() - before:.1f} s; {time.monotonic() - started:.1f} s since the start.")
     if plan.seconds is not None and plan.clock == "wall":
-        validation, test = (len(part.labels) if part is not None else 0 for part in (splits.validation, splits.test))
-        speed = evaluator.images_per_second(state.params, splits.train.images)
-        plan = dataclasses.replace(plan, reserve=reserve_of(config, validation, test, speed))
+        plan = _with_reserve(plan, config, splits, evaluator.images_per_second(state.params, splits.train.images))
 
-    batch_size = config.train.batch_size
-    due = {
-        kind: due_of(every, f"config.{kind}.every", num_examples=num_train, batch_size=batch_size, plan=plan)
-        for kind, every in {
-            "eval": config.eval.every,
-            "checkpoint": config.checkpoint.every,
-            "log": config.log.every,
-        }.items()
-    }
+    due = _due(config, num_train, plan)
     job = Job(config, run, splits, mesh, module, plan, due, pipeline, phases, evaluator, teacher)
     return job, state, clock, evaluated, waiting
+
+
+def _carried(
+    meta: dict[str, Any], config: Config, module: VisionTransformer, teacher: Teacher | None
+) -> tuple[bool, dict[str, float], Waiting]:
+    """What a checkpoint says beside its state (`meta_of`): whether it is evaluated, the clock, the patience."""
+    check_same_teacher(config, teacher, meta.get("teacher"))
+    waiting = Waiting(**meta.get("waiting", {}))  # runs from before it was counted don't have it
+    # Runs from before FLOPs were counted had one image size.
+    counted = {"train_flops": meta["clock"]["train_images"] * flops.training(module.cfg)}
+    return meta["evaluated"], counted | meta["clock"], waiting
+
+
+def _due(config: Config, num_train: int, plan: Plan) -> dict[str, Due]:
+    """When evaluations, checkpoints and rows of metrics.jsonl fall due."""
+    size = {"num_examples": num_train, "batch_size": config.train.batch_size}
+    texts = {"eval": config.eval.every, "checkpoint": config.checkpoint.every, "log": config.log.every}
+    return {kind: due_of(text, f"config.{kind}.every", **size, plan=plan) for kind, text in texts.items()}
+
+
+def _with_reserve(plan: Plan, config: Config, splits: Splits, speed: float) -> Plan:
+    """The plan with the time that evaluating its splits takes at so many images/s kept for the end."""
+    validation, test = (len(part.labels) if part is not None else 0 for part in (splits.validation, splits.test))
+    return dataclasses.replace(plan, reserve=reserve_of(config, validation, test, speed))
 
 
 def say_split(state: TrainState, mesh: Mesh) -> None:
