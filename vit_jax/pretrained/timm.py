@@ -79,7 +79,6 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
     if other := sorted(args.keys() - _ARGS) or ([name] if "rpn" in name else []):
         raise UserError(f"config.json says {', '.join(other)}: that makes a model of timm's that isn't known here")
     patch = shapes.get("patch_embed.proj.weight", (1,))
-    width = patch[0]
     is_eva = first_shape(EVA, shapes) is not None or name.startswith("eva")
     is_dinov3 = is_eva and "pos_embed" not in shapes
     pool = given.get("pool", _pool_of(shapes, args.get("global_pool", config.get("global_pool")), is_dinov3))
@@ -95,7 +94,7 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
     found = {
         "patch_size": patch[-1],
         "channels": channels_of(resnet.root_of(shapes) or patch, 1),
-        "width": width,
+        "width": patch[0],
         "depth": not_more_than(max(int(m[1]) for n in shapes if (m := re.match(r"blocks\.(\d+)\.", n))) + 1, shapes),
         "mlp_dim": hidden[0] // 2 if packed else hidden[0],
         "gated_mlp": gated,
@@ -119,7 +118,7 @@ def fields(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
         found["rope_side"] = (pair(args.get("ref_feat_shape")) or (16, 16))[0]
     if "head.weight" in shapes:
         found["num_classes"] = shapes["head.weight"][0]
-    heads = width // norm_of_a_head[0] if norm_of_a_head else args.get("num_heads")
+    heads = patch[0] // norm_of_a_head[0] if norm_of_a_head else args.get("num_heads")
     if heads is None and given.get("heads") is None:
         heads = by_name(HEADS, name)
     if heads is not None:
