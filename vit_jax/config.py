@@ -24,8 +24,8 @@ class DataConfig:
     validation: str | None = None  # None: "validation", or else "train[90%:]"; "": none
     test: str | None = None  # None: "test" where the data set has one; "": none
     image_size: int | None = None  # pixels, height of encoded images once decoded; None: model.image_size
-    # Where images are encoded; None: as the weights of init_from have it, else 1.0 and bilinear.
-    crop_pct: float | None = None  # side of the central crop by the shorter side of the image
+    # Of encoded images; None: as the weights of init_from say, else 1.0 and bilinear.
+    crop_pct: float | None = None  # side of the central crop as a fraction of the shorter side
     interpolation: str | None = None  # of that resizing, with antialiasing: bilinear | bicubic | lanczos
     follow_links: bool = False  # image_folder: also links that lead out of `dir`
     pipeline: str = "auto"  # resident: decoded, on the devices | mapped: decoded, on disk | decoded as needed | auto
@@ -39,7 +39,7 @@ class AugmentConfig:
     crop_scale: tuple[float, ...] = ()  # random resized crop: (least, most) share of the image's area; (): none
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # of its sides, width / height
     flip: bool = False  # horizontal, probability 1/2
-    alternate_flip: bool = False  # of those flips: one drawn for each image, then turned in every epoch
+    alternate_flip: bool = False  # flips alternate: drawn once for each image, then in every other epoch
     policy: str = "none"  # randaugment | trivialaugment | none (data/policies.py)
     policy_operations: int = 2  # randaugment: one after the other
     policy_magnitude: float = 9.0  # randaugment: mean, of 10
@@ -52,8 +52,8 @@ class AugmentConfig:
     mixup: float = 0.0  # parameter of the beta distribution; 0: none
     cutmix: float = 0.0  # likewise; with both, each batch takes one of them
     ramp: str = "constant"  # linear: magnitudes and probabilities of all but crop, flip, cutout grow from 0 to the end
-    off_last: float = 0.0  # of the run, at its end, without policy, cutout and erasing
-    mix_off_last: float = 0.0  # of the run, at its end, without mixup and cutmix
+    off_last: float = 0.0  # last fraction of the run, without policy, cutout and erasing
+    mix_off_last: float = 0.0  # last fraction of the run, without mixup and cutmix
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class StemConfig:
     widths: tuple[int, ...] = ()  # conv: output channels of each convolution; resnet: of its root, a single one
     units: tuple[int, ...] = ()  # resnet: bottleneck units of each stage; (): the root alone
     norm_eps: float | None = None  # resnet: of its group norms; None: model.norm_eps
-    variance_eps: float | None = None  # resnet: kernels by sqrt(variance + this), as timm; None: deviation + 1e-5
+    variance_eps: float | None = None  # resnet: kernels / sqrt(variance + this), as timm; None: / (deviation + 1e-5)
     strides: tuple[int, ...] = ()  # stride of each; (): all 1
     kernel_size: int = 3
     norm: str = "none"  # after each convolution: none | layer | group
@@ -81,7 +81,7 @@ class StemConfig:
 class ModelConfig:
     variant: str | None = None  # "Ti/4": width, depth, heads, mlp_dim and patch_size of a preset
     num_classes: int | None = None  # None: as many as the data set has; 0: the model gives features
-    image_size: int = 32  # pixels of the square that the model sees; not set, with init_from: as its weights are for
+    image_size: int = 32  # pixels a side of the images that the model sees; unset, with init_from: its weights' own
     image_width: int | None = None  # of images that are image_size high and not square
     channels: int = 3  # of the images: 3 | 1, grey
     patch_size: int | None = None
@@ -93,7 +93,7 @@ class ModelConfig:
     token_mlp_dim: int | None = None  # MLP-Mixer: tokens are mixed by an MLP of this width, not by attention
     stem: StemConfig = field(default_factory=StemConfig)
     posemb: str = "learned"  # learned | sincos2d | rope2d | rope2d_dinov3 | learned_rope2d: both, as EVA-02 | none
-    rope_side: int | None = None  # learned_rope2d: tokens along a side that places are counted in; None: of this model
+    rope_side: int | None = None  # learned_rope2d: coordinates are scaled to this many tokens a side; None: the model's
     pool: str = "mean"  # token | mean | token_mean: both | map: attention | sequence: CCT's | flatten
     norm_after_pool: bool = False  # the last norm is of the pooled vector, not of every token
     registers: int = 0  # extra learned tokens that the pooling leaves out
@@ -128,12 +128,12 @@ class ModelConfig:
 class OptimConfig:
     name: str = "adamw"  # adamw | muon (and AdamW for what isn't a hidden matrix) | lion | sgd
     learning_rate: float = 1e-3
-    rate_rules: tuple[tuple[str, float], ...] = ((r".*", 1.0),)  # shares of it; 0.0 freezes
+    rate_rules: tuple[tuple[str, float], ...] = ((r".*", 1.0),)  # factors of it, by path; 0.0 freezes
     schedule: str = "cosine"  # cosine | linear | constant | wsd: constant, then linear in the last `decay`
     warmup: str = "0 steps"  # linear from 0
-    decay: float = 0.2  # of the run, at its end, in which wsd decays
+    decay: float = 0.2  # last fraction of the run, in which wsd decays
     final_fraction: float = 0.0  # of learning_rate, where cosine, linear and wsd end
-    lora_rank: int | None = None  # of what is trained beside the blocks' kernels, which stay, as all but the head does
+    lora_rank: int | None = None  # of LoRA beside the blocks' kernels; all else but the head is frozen; None: no LoRA
     weight_decay: float = 0.05  # multiplied by the learning rate, as in optax
     decay_rules: tuple[tuple[str, float], ...] = ((r".*/kernel", 1.0), (r".*", 0.0))
     b1: float = 0.9
@@ -151,7 +151,7 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class DistillConfig:
-    teacher: str | None = None  # a workdir, or weights as those of init_from: its logits are targets, too; None: none
+    teacher: str | None = None  # a workdir or weights, as for init_from; its logits are targets, too; None: no teacher
     kind: str = "hard"  # hard: the class that the teacher prefers | soft: its probabilities
     weight: float = 0.5  # of that loss; that of the labels has the rest
     temperature: float = 1.0  # soft: by which the logits of both are divided
@@ -160,16 +160,16 @@ class DistillConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     length: str = "10 epochs"  # or a time, "600 s": then everything that changes with progress follows the clock
-    clock: str = "wall"  # a time's: wall, everything from the command to the test's results | train, the steps alone
+    clock: str = "wall"  # of a length in s: wall, everything from the command to the results | train, the steps alone
     batch_size: int = 256  # global: over all devices and micro-batches
     accumulate: int | None = None  # micro-batches in a step; None: chosen for the machine (steps/cpu.py)
-    mesh: str | None = None  # "data=4,fsdp=2": copies of the state, devices that share each; None: a copy on each
+    mesh: str | None = None  # "data=4,fsdp=2": 4 replicas of the state, each sharded over 2 devices; None: replicated
     split_rules: tuple[tuple[str, str], ...] = ((r".*", "auto"),)  # with fsdp: auto, whole, or the axis to split
     steps_per_call: int = 1  # resident images only; pays where a step is under 1 ms on an accelerator
     label_smoothing: float = 0.0
     class_weights: str = "none"  # of the losses: none | balanced: images / (classes * images of the class)
     distill: DistillConfig = field(default_factory=DistillConfig)
-    patience: int | None = None  # validations in a row without a better top-1, after which the run ends; None: all
+    patience: int | None = None  # validations in a row without a better top-1, after which the run ends; None: never
     overfit_one_batch: bool = False  # a check: every step takes the first batch, as it is; its loss must vanish
     ema: float | None = None  # decay of a moving average of the parameters, kept beside them; None: none
     sizes: tuple[tuple[float, int], ...] = ()  # (from this part of the run on, pixels a side); (): image_size always
@@ -181,7 +181,7 @@ class EvalConfig:
     every: str = "1 epoch"
     batch_size: int = 500
     select: str = "last"  # the checkpoint tested at the end: last | best (validation top-1)
-    params: str = "raw"  # those that are selected by and tested: raw | ema
+    params: str = "raw"  # whose validation selects the best, and which are tested: raw | ema
     flips: bool = False  # the test's logits are also averaged with those of the mirrored image, and reported apart
 
 

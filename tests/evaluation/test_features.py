@@ -95,7 +95,7 @@ def test_pictures_that_cannot_be_read_are_named_and_left_out(pictures, capsys):
         (("--output=features.txt",), "features are written as .npz"),
         (("--output=nowhere/features.npz",), "there is no folder"),
         (("--workdir=run",), "run"),
-        (("--checkpoint=best",), "--checkpoint is of a run"),
+        (("--checkpoint=best",), "--checkpoint needs --workdir"),
     ],
 )
 def test_mistakes_get_one_message(args, message, pictures, capsys):

@@ -62,8 +62,8 @@ def _leaves(tree):
 def test_what_low_rank_products_can_not_be_is_told(straight, command, tmp_path):
     start = f"--config.init_from={straight}"
     for options, said in (
-        ((), "config.init_from names no weights"),
-        ((start, "--config.optim.name=muon"), "takes whole matrices"),
+        ((), "LoRA needs weights to start from"),
+        ((start, "--config.optim.name=muon"), "can't train LoRA's factors"),
         ((start, "--config.optim.lora_rank=0"), "config.optim.lora_rank must be above 0"),
         (
             (start, "--config.optim.lora_rank=33"),

@@ -57,7 +57,7 @@ def test_a_teacher_that_does_not_fit_is_told(straight, command, tmp_path):
         (("weight=2.0", f"teacher={straight}"), "from 0 to 1"),
         (("temperature=0.0", f"teacher={straight}"), "config.train.distill.temperature"),
         (("kind=soft",), "give config.train.distill.teacher"),
-        (("kind=hard", "temperature=3.0", f"teacher={straight}"), "is of soft targets"),
+        (("kind=hard", "temperature=3.0", f"teacher={straight}"), "needs soft targets"),
         ((f"teacher={tmp_path / 'nowhere'}",), "nowhere"),
     ):
         flags = [f"--config.train.distill.{option}" for option in options]

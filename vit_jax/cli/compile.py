@@ -111,7 +111,7 @@ def _say(run: Run, found: list[Forecast], searched: bool) -> None:
             f"XLA's own counts of the {step.program}: {_number(figures.xla_flops / 1e9)} GFLOPs; "
             f"{_number(figures.xla_bytes / 1e9)} GB accessed, scratch memory included."
         )
-    times = [f"{each.figures.seconds:.0f} s{' (before)' if each.figures.remembered else ''}" for each in found]
+    times = [f"{each.figures.seconds:.0f} s{' (cached)' if each.figures.remembered else ''}" for each in found]
     say(f"Compiled in {', '.join(times)}.")
     if one.platform == "gpu":
         say(

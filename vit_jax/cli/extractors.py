@@ -23,6 +23,6 @@ def of_weights(config: Config, overrides: Mapping[str, Any]) -> Extractor:
     given = {key.removeprefix("model."): value for key, value in overrides.items() if key.startswith("model.")}
     module, params = load(weights, **{"num_classes": 0, **given})
     if not (config.augment.mean and config.augment.std):
-        raise UserError(f"{weights} doesn't tell what images are normalised with; start a run from it, and name that")
+        raise UserError(f"{weights} doesn't tell the images' mean and std; start a run from it, and give its --workdir")
     config = dataclasses.replace(config, model=module.cfg)
     return Extractor(weights, module, params, config, view_of(config.data, module.cfg))

@@ -37,7 +37,7 @@ def features(
     if config is None and overrides:
         raise UserError(f"--config.{next(iter(overrides))} is of --weights; a run's model is as it is")
     if config is not None and checkpoint is not None:
-        raise UserError("--checkpoint is of a run; --weights are as they are")
+        raise UserError("--checkpoint needs --workdir, a run; --weights have no checkpoints")
     files, _ = find_images(images)
     with doing("Loading"):
         extractor = of_run(trained.load(str(workdir), checkpoint)) if config is None else of_weights(config, overrides)

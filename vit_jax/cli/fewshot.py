@@ -44,7 +44,7 @@ def fewshot(
         _of_a_run(str(workdir), checkpoint, output, overrides, scored)
         return
     if checkpoint is not None:
-        raise UserError("--checkpoint is of a run; --weights are as they are")
+        raise UserError("--checkpoint needs --workdir, a run; --weights have no checkpoints")
     with doing("Loading"):
         model = of_weights(config, overrides)
     with doing("Reading the data"):

@@ -49,7 +49,7 @@ MODES = {
         "vit-jax export --workdir=runs/first --format=onnx",
     ),
     "features": Mode(
-        "writes what a run or published weights see in your own images",
+        "writes features of your own images, by a run or published weights",
         ("workdir", "weights", "checkpoint", "images", "output", "tokens"),
         "vit-jax features --weights=dinov2-small/ --images pictures/ --output=features.npz",
         _OF_WEIGHTS,
@@ -128,7 +128,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "resume": {
         "choices": ("auto", "never", "must"),
         "default": "auto",
-        "help": "with a run in DIR: go on (auto, must) or refuse (never); without: refuse (must)",
+        "help": "auto: go on with a run in DIR, if any; never: refuse one; must: refuse to start one",
     },
     "checkpoint": {"metavar": "WHICH", "help": "best, latest or a step; by default what the run's config selects"},
     "images": {
@@ -140,7 +140,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     },
     "top_k": {"type": _above_0, "default": 5, "metavar": "N", "help": "classes to name for each image (5)"},
     "weights": {"metavar": "PATH", "help": "in place of a run: a file or folder of weights (docs/weights.md)"},
-    "tokens": {"action": "store_true", "help": "all tokens, too: large"},
+    "tokens": {"action": "store_true", "help": "also write all tokens (a large file)"},
     "shots": {
         "type": _listed(_above_0),
         "default": (1, 5, 10),
@@ -151,7 +151,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
         "type": _listed(_above_0),
         "default": (),
         "metavar": "N,N",
-        "help": "also by so many nearest of all train images, like 10,20",
+        "help": "also by k nearest neighbours of all train images, k like 10,20",
     },
     "linear": {"action": "store_true", "help": "also by linear probes on all train images"},
     "seeds": {"type": _listed(_whole), "default": (0,), "metavar": "N,N", "help": "seeds of each setting (0)"},
@@ -170,7 +170,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "split": {
         "choices": ("validation", "validation_ema"),
         "default": "validation",
-        "help": "what they are compared on",
+        "help": "score to compare by: of the parameters, or of their EMA",
     },
     "target": {
         "action": "append",
@@ -187,7 +187,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "num_classes": {"type": _above_0, "default": 10, "metavar": "N", "help": "classes (10)"},
     "coordinator_address": {
         "metavar": "HOST:PORT",
-        "help": "of process 0 of a job of several; auto: ask Slurm, TPU or MPI for all three",
+        "help": "of process 0; auto: Slurm, a TPU pod or MPI says this, N and which process this is",
     },
     "num_processes": {"type": _whole, "metavar": "N", "help": "processes of the job"},
     "process_id": {"type": _whole, "metavar": "N", "help": "which of them this is, from 0"},
@@ -195,7 +195,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
         "type": _above_0,
         "default": 300,
         "metavar": "SECONDS",
-        "help": "to wait for the others; without a step for twice that, the job ends (300)",
+        "help": "to wait for the others at the start; twice that without a step ends the job (300)",
     },
 }
 
@@ -233,7 +233,7 @@ _USED = (
     ("--workdir=DIR", "folder of the run; if it holds one, training goes on there"),
     ("--config.KEY=VALUE", "changes a key of the config: --config.train.length='5 epochs'"),
     ("--checkpoint=WHICH", "best, latest or a step, of a run that is used"),
-    ("--resume=WHICH", "auto, never or must go on with the run in DIR"),
+    ("--resume=WHICH", "with a run in DIR: auto, must go on; never refuses"),
 )
 
 
@@ -246,7 +246,7 @@ def help_text(mode: str | None) -> str:
             "vit-jax [MODE] [--flag=value ...]: Vision Transformers from scratch\n\n"
             f"Modes\n{modes}\n\nMost used\n{used}\n\nExamples\n{_indented(examples)}\n\n"
             "vit-jax MODE --help shows a mode's flags. Exit codes: 0 done, 2 a mistake in\n"
-            "what was asked, 130 and 143 stopped after saving, 1 anything else."
+            "what was asked, 130, 138, 143 stopped after saving, 1 anything else."
         )
     chosen = MODES[mode]
     rows = [_USED[0]] if "config" in chosen.flags else []

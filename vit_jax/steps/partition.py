@@ -35,7 +35,7 @@ def sharers(text: str | None, devices: int) -> int:
     if sizes and math.prod(sizes.values()) != devices:
         are = "is one device" if devices == 1 else f"are {devices} devices"
         raise UserError(
-            f"{_KEY}={text!r} is of {math.prod(sizes.values())}, and there {are}: their product is that number"
+            f"{_KEY}={text!r} needs {math.prod(sizes.values())} devices, and there {are}; change one of its axes"
         )
     return sizes.get(FSDP, 1)
 

@@ -143,14 +143,14 @@ def _check_optim(config: Config) -> None:
         positive("config.optim.lora_rank", cfg.lora_rank)
         at = f"config.optim.lora_rank={cfg.lora_rank}"
         if config.init_from is None:
-            raise UserError(f"{at}: config.init_from names no weights for it to be trained beside")
+            raise UserError(f"{at}: LoRA needs weights to start from; set config.init_from")
         if cfg.name == "muon":
-            raise UserError(f"{at}: config.optim.name=muon takes whole matrices; adamw, say, takes its products")
+            raise UserError(f"{at}: config.optim.name=muon can't train LoRA's factors; set config.optim.name=adamw")
     if cfg.adam_learning_rate is not None:
         positive("config.optim.adam_learning_rate", cfg.adam_learning_rate)
         if cfg.name != "muon":
             raise UserError(
-                f"config.optim.adam_learning_rate is of what Muon leaves to AdamW; {cfg.name} takes "
+                f"config.optim.adam_learning_rate needs config.optim.name=muon; for {cfg.name} set "
                 "config.optim.learning_rate"
             )
     if any(share < 0 for _, share in cfg.rate_rules):
@@ -218,14 +218,14 @@ def _check_distill(distill: DistillConfig) -> None:
     positive("config.train.distill.temperature", distill.temperature)
     if distill.kind == "hard" and distill.temperature != 1:
         raise UserError(
-            f"config.train.distill.temperature={distill.temperature} is of soft targets; set "
+            f"config.train.distill.temperature={distill.temperature} needs soft targets; set "
             "config.train.distill.kind=soft"
         )
     if not 0 <= distill.weight <= 1:
         raise UserError(f"config.train.distill.weight must be from 0 to 1; found {distill.weight}")
     if distill.teacher is None and distill != DistillConfig():
         raise UserError(
-            "config.train.distill says how, and not from whom; give config.train.distill.teacher, a workdir or weights"
+            "config.train.distill is set, but has no teacher; give config.train.distill.teacher, a workdir or weights"
         )
 
 

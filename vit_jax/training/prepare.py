@@ -183,8 +183,8 @@ def say_split(state: TrainState, mesh: Mesh) -> None:
     own = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
     whole = sum(x.nbytes for x in leaves)
     say(
-        f"State: {own / 2**20:,.1f} MiB on each device, of {whole / 2**20:,.1f} MiB that {mesh.shape[FSDP]} devices "
-        f"share; {mesh.shape['data']} such {'copy' if mesh.shape['data'] == 1 else 'copies'}"
+        f"State: {own / 2**20:,.1f} MiB on each device, of {whole / 2**20:,.1f} MiB sharded over {mesh.shape[FSDP]} "
+        f"devices; {mesh.shape['data']} {'replica' if mesh.shape['data'] == 1 else 'replicas'}"
     )
 
 

@@ -64,7 +64,7 @@ def teacher_of(config: Config, classes: Sequence[str], target: Target) -> Teache
             say(f"The teacher's images are normalised as the student's: {path} doesn't tell how.")
     if names and list(names) != list(classes):
         raise UserError(
-            f"{_KEY}={path!r} tells {_listed(names)} apart, and the data are of {_listed(classes)}; distil a model of "
+            f"{_KEY}={path!r} has the classes {_listed(names)}, the data {_listed(classes)}; distil a model of "
             "the same classes, in the same order"
         )
     if model.num_classes != len(classes):
@@ -116,8 +116,8 @@ def check_same_teacher(config: Config, teacher: Teacher | None, before: str | No
     """Raises UserError where a run that goes on was taught by another, whose sha256 `before` is."""
     if teacher is not None and before is not None and teacher.sha256 != before:
         raise UserError(
-            f"{_KEY}={config.train.distill.teacher!r} isn't the teacher that the run began with: its numbers are "
-            "others; bring that one back (a run that trained on has other ones), or train anew in another --workdir"
+            f"{_KEY}={config.train.distill.teacher!r} isn't the teacher that the run began with: its parameters "
+            "differ (they change when it is trained further); restore that one, or start again in another --workdir"
         )
 
 
