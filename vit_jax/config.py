@@ -217,7 +217,7 @@ class Config:
 
 
 # What can be changed where a run is evaluated; all else is the run's.
-AT_EVALUATION = ("data.test", "eval.batch_size", "eval.flips", "data.dir", "data.cache_dir")
+AT_EVALUATION = ("data.test", "eval.batch_size", "eval.flips", "eval.params", "data.dir", "data.cache_dir")
 
 
 def base_config() -> ConfigDict:

@@ -97,7 +97,10 @@ def test_flags_of_modes_reach_them():
             "--config.model.width can't be changed by --mode=evaluate; what can be",
         ),
         ("evaluate --workdir=x --config.eval.batch=3", "did you mean config.eval.batch_size"),
-        ("predict --workdir=x --images a --config.seed=3", "can't be changed by --mode=predict; a run is as it is"),
+        (
+            "predict --workdir=x --images a --config.seed=3",
+            "can't be changed by --mode=predict; a trained run's config is fixed",
+        ),
         ("doctor --config=debug", "takes no --config"),
         ("prepare --config.data.name=digits", "--mode=prepare takes no config; vit-jax prepare --help shows its flags"),
         ("sweep --workdir=x", "--config is missing"),

@@ -83,6 +83,9 @@ def test_the_average_is_validated_beside_the_parameters_and_tested(phased, comma
     }
     scores = json.loads((phased / "checkpoints" / "30" / "meta.json").read_text())["scores"]
     assert scores["loss"] == ema[-1]["loss"]
+    assert command("evaluate", f"--workdir={phased}", "--config.eval.params=raw")[0] == 0
+    other = results(phased / "evaluations" / "test-30-raw")
+    assert other["tested_params"] == "raw" and other["loss"] != before["loss"]
 
 
 @pytest.mark.slow

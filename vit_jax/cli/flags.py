@@ -177,7 +177,11 @@ def _check_config(mode: str, name: str | None, texts: dict[str, str]) -> None:
         if keys is not None and key not in keys:
             if not keys and "workdir" not in MODES[mode].flags:
                 raise UserError(f"--mode={mode} takes no config; vit-jax {mode} --help shows its flags")
-            can = f"what can be: {', '.join(f'--config.{one}' for one in keys)}" if keys else "a run is as it is"
+            can = (
+                f"what can be: {', '.join(f'--config.{one}' for one in keys)}"
+                if keys
+                else "a trained run's config is fixed"
+            )
             raise UserError(f"--config.{key} can't be changed by --mode={mode}; {can}")
 
 

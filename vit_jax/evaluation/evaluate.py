@@ -232,7 +232,7 @@ def check_overrides(overrides: Mapping[str, Any]) -> None:
         type_of(Config, key)
         if key not in AT_EVALUATION:
             can = ", ".join(AT_EVALUATION)
-            raise UserError(f"config.{key} can't be changed at evaluation: a run is as it is; what can be: {can}")
+            raise UserError(f"config.{key} can't be changed at evaluation; what can be: {can}")
 
 
 def evaluate(
@@ -244,15 +244,16 @@ def evaluate(
     """Rebuilds a run from its folder alone and tests a checkpoint; by default the one that its config selects.
 
     `overrides` of the run's config, "eval.batch_size" and the like, say how to test. What was found lies in a folder of
-    its own, evaluations/SPLIT-STEP; the run's own results.json is left alone. A folder that can't be written keeps
-    nothing, with a warning. `check` is called before each batch and may raise. Raises UserError for a run, checkpoint
-    or data that can't be used.
+    its own, evaluations/SPLIT-STEP (with -ema or -raw, of other parameters than the run's); the run's own results.json
+    is left alone. A folder that can't be written keeps nothing, with a warning. `check` is called before each batch and
+    may raise. Raises UserError for a run, checkpoint or data that can't be used.
     """
     run = RunFolder(workdir)
     config = with_overrides(trained.single(run), overrides)
     if not config.data.test:
         raise UserError(f"{run.path} has no test images; name some with config.data.test, like train[90%:]")
     positive("config.eval.batch_size", config.eval.batch_size)
+    trained.check_params(config)
     name = name or trained.name_of(config)
     with Checkpoints(run.path) as checkpoints:
         step = checkpoints.resolve(name)
@@ -272,7 +273,8 @@ def evaluate(
             run, config, checkpoints, name, examples, evaluator, module, mesh, check, trained_here=False
         )
     split = config.data.test.replace("[", "_").replace(":", "to").replace("]", "")  # as any file system takes it
-    folder = run.path / "evaluations" / f"{split}-{step}"
+    other = f"-{config.eval.params}" if config.eval.params != trained.single(run).eval.params else ""
+    folder = run.path / "evaluations" / f"{split}-{step}{other}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         report.write_results(folder, results, matrix, list(dataset.classes))

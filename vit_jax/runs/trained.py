@@ -9,6 +9,7 @@ from vit_jax.data.view import View, crop_pct_of, interpolation_of
 from vit_jax.errors import UserError
 from vit_jax.models import VisionTransformer, create
 from vit_jax.models.backend import Target, target_at_hand
+from vit_jax.models.checks import one_of
 from vit_jax.runs.checkpoints import Checkpoints
 from vit_jax.runs.folder import RunFolder
 from vit_jax.steps import lora
@@ -17,6 +18,14 @@ from vit_jax.system.sharding import make_mesh
 
 # What config.eval.params names, as it is called in a state.
 PARAMS = {"raw": "params", "ema": "ema"}
+
+
+def check_params(config: Config) -> None:
+    """Raises UserError where the parameters that are to be tested, config.eval.params, aren't kept."""
+    one_of("config.eval.params", config.eval.params, tuple(PARAMS))
+    if config.eval.params == "ema" and config.train.ema is None:
+        raise UserError('config.eval.params="ema" needs config.train.ema, a decay like 0.999')
+
 
 # Sides of the images of data sets that runs of version 0.1.0 don't tell.
 _STORED_SIZES = {"cifar10": 32, "cifar100": 32, "cifar10_batches": 32, "digits": 32}

@@ -11,7 +11,7 @@ from vit_jax.errors import UserError
 from vit_jax.models import VisionTransformer, create
 from vit_jax.models.backend import Target
 from vit_jax.models.checks import one_of, positive
-from vit_jax.runs import trackers
+from vit_jax.runs import trackers, trained
 from vit_jax.steps import durations, optim, partition
 from vit_jax.steps import state as states
 from vit_jax.steps.plan import plan_of, warmup_progress
@@ -207,9 +207,7 @@ def _check_train(config: Config, device_count: int) -> None:
         )
     if train.ema is not None and not 0 < train.ema < 1:
         raise UserError(f"config.train.ema must be above 0 and below 1; found {train.ema}")
-    one_of("config.eval.params", config.eval.params, ("raw", "ema"))
-    if config.eval.params == "ema" and train.ema is None:
-        raise UserError('config.eval.params="ema" needs config.train.ema, a decay like 0.999')
+    trained.check_params(config)
     _check_lengths(config)
 
 
