@@ -194,5 +194,6 @@ def test_the_linter_is_the_locked_one():
 def test_the_citation_is_of_this_version():
     import vit_jax
 
-    assert f"\nversion: {vit_jax.__version__}\n" in Path("CITATION.cff").read_text()
+    assert "\nversion = attr: vit_jax.__version__\n" in Path("setup.cfg").read_text()
+    assert "version" not in Path("CITATION.cff").read_text().replace("cff-version", "")
     assert f"\n## [{vit_jax.__version__}] - " in PAPERS["CHANGELOG.md"]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vit_jax.api import Predictor, Results, RunError, Setup, UserError, evaluate, fit, load, setup
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Predictor", "Results", "RunError", "Setup", "UserError", "evaluate", "fit", "load", "setup"]
 
 _ROOMS = ("config", "data", "errors", "evaluation", "export", "models", "pretrained", "runs", "steps", "training")
