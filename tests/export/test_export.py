@@ -58,6 +58,8 @@ def run(tmp_path):
 def test_a_program_is_used_as_its_folder_says(run, command, process, tmp_path, format):
     code, printed = command("export", f"--workdir={run}", f"--format={format}", f"--output={tmp_path / 'out'}")
     assert code == 0 and "differ by up to" in printed and str(tmp_path / "out") in printed
+    here = str(Path(__file__).parents[2]).encode()
+    assert not any(here in file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file())
     description = json.loads((tmp_path / "out" / "model.json").read_text())
     assert description["loaded_by"] == [f"{READERS[format]} {importlib.import_module(READERS[format]).__version__}"]
     assert f"loaded again by {description['loaded_by'][0]}, its logits" in printed

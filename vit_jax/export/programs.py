@@ -108,10 +108,21 @@ def difference(program: Program, loaded: Loaded) -> tuple[float, float]:
     return float(np.abs(found - expected).max()), float(np.abs(expected).max())
 
 
+def _exported(function: Callable, *shapes: Any) -> jax.export.Exported:
+    """The program of a function; of the files of its code it has the names alone, not where they lie here."""
+    name = "jax_hlo_source_file_canonicalization_regex"
+    before = jax.config.values[name]
+    jax.config.update(name, r"^.*/")
+    try:
+        return jax.export.export(function, platforms=_PLATFORMS)(*shapes)
+    finally:
+        jax.config.update(name, before)
+
+
 def _write_jax(program: Program, folder: Path) -> Written:
     """model.stablehlo: jax.export's form, which later versions of JAX read, on any of _PLATFORMS."""
     function, file = jax.jit(partial(program.logits, program.params)), folder / "model.stablehlo"
-    file.write_bytes(jax.export.export(function, platforms=_PLATFORMS)(program.images()).serialize())
+    file.write_bytes(_exported(function, program.images()).serialize())
     usage = [
         "from jax import export",
         'model = export.deserialize(bytearray(open("model.stablehlo", "rb").read()))',
@@ -150,7 +161,7 @@ def _write_savedmodel(program: Program, folder: Path) -> Written:
     tf = import_tensorflow()
     from tensorflow.compiler.tf2xla.python import xla
 
-    exported = jax.export.export(jax.jit(program.logits), platforms=_PLATFORMS)(program.params, program.images())
+    exported = _exported(jax.jit(program.logits), program.params, program.images())
     params = [tf.Variable(x, trainable=False) for x in jax.tree.leaves(program.params)]
     call = partial(
         xla.call_module,
