@@ -30,10 +30,12 @@ _MOVED = {"../RECORDS.md": "records.md", "../CHANGELOG.md": "changelog.md", "../
 
 def with_links(app, name, source):
     """Links out of docs/ lead to where that content is on the site; to files of the code, to nothing."""
+    if "/" in name or app.env.doc2path(name).endswith(".ipynb"):
+        return
     text = source[0]
     for path, page in _MOVED.items():
         text = text.replace(f"]({path}", f"]({page}")
-    source[0] = re.sub(r"\[([^\]]+)\]\(\.\./[\w./]+\)", r"`\1`", text)
+    source[0] = re.sub(r"\[([^\[\]]+)\]\(\.\./[\w./]+\)", r"`\1`", text)
 
 
 def _escaped(line):
@@ -44,16 +46,14 @@ def _escaped(line):
 
 
 def as_prose(app, what, name, thing, options, lines):
-    """Docstrings as reStructuredText: what is indented stays as it is written."""
-    found, literal = [], False
-    for line in lines:
-        indented = line.startswith(" ")
-        if indented and not literal:
-            found += ["", "::", ""]
-        elif literal and line and not indented:
-            found.append("")
-        literal = indented or (literal and not line)
-        found.append(line if indented else _escaped(line))
+    """Docstrings as reStructuredText: paragraphs with indented lines or columns, tables and code, stay as written."""
+    found = []
+    for paragraph in "\n".join(lines).split("\n\n"):
+        block = paragraph.splitlines()
+        if any(line.startswith(" ") or "  " in line.strip() for line in block):
+            found += ["::", "", *(f"    {line}" for line in block), ""]
+        else:
+            found += [*map(_escaped, block), ""]
     lines[:] = found
 
 

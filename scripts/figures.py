@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vit_jax.system import processor
+from vit_jax.system import environment, processor
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -69,7 +69,7 @@ def kind() -> str:
 def quickstart(bench: Bench) -> Iterator[Row]:
     summary = _read(bench.train("quickstart", "--config=quickstart", "--config.seeds=5") / "summary.json")
     top1 = summary["top1"]
-    found = 100 * top1["mean"], 100 * top1["std"]
+    found = 100 * top1["mean"], 100 * top1["sd"]
     yield _of_seeds("quickstart, test top-1, five seeds, %", (98.94, 0.36), found, 5)
 
 
@@ -165,7 +165,14 @@ FIGURES = {
 
 
 def made(bench: Bench, names: list[str]) -> list[Row]:
-    """The rows of these figures; of one that can't be made, what is in the way."""
+    """The rows of these figures; of one that can't be made, what is in the way.
+
+    Raises ValueError for a folder whose runs are of another commit.
+    """
+    commit, mark = environment.git_commit() or "", bench.folder / "commit.txt"
+    if mark.exists() and mark.read_text() != commit:
+        raise ValueError(f"{bench.folder} has runs of commit {mark.read_text()}, and this is {commit}; name another")
+    mark.write_text(commit)
     found = []
     for name in names:
         figure = FIGURES[name]

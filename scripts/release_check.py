@@ -67,7 +67,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        rows = made(Bench(folder, data_dir), names)
+        try:
+            rows = made(Bench(folder, data_dir), names)
+        except ValueError as error:
+            parser.error(f"--folder: {error}")
     print(f"\n{table(rows)}")
     return int(any(row.agrees is False for row in rows))
 

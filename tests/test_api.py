@@ -167,8 +167,8 @@ def test_a_loop_of_ones_own_has_its_own_batches_and_the_weights_of_the_classes()
     with pytest.raises(vit_jax.UserError, match=r"overfit_one_batch=True: a loop of one's own takes the batches"):
         vit_jax.setup("debug", {"train.overfit_one_batch": True})
     setup = vit_jax.setup("debug", {"train.class_weights": "balanced"})
-    counts = np.bincount(setup.parts.train.labels)
-    assert setup.train_step.keywords["class_weights"] == pytest.approx(len(setup.parts.train.labels) / (10 * counts))
+    counts = np.bincount(setup.splits.train.labels)
+    assert setup.train_step.keywords["class_weights"] == pytest.approx(len(setup.splits.train.labels) / (10 * counts))
 
 
 @pytest.mark.slow
@@ -184,5 +184,5 @@ def test_the_pieces_are_those_of_a_run(run):
     assert float(metrics["loss"]) == float(figures["loss"]) == rows[0]["loss"]
     state, metrics = setup.step(state)
     assert float(metrics["loss"]) == rows[1]["loss"] and int(state.step) == 2
-    logits = jax.jit(setup.eval_step)(state.params, setup.parts.test.images[:5])
+    logits = jax.jit(setup.eval_step)(state.params, setup.splits.test.images[:5])
     assert logits.shape == (5, len(setup.classes)) and setup.config.model.num_classes == 10

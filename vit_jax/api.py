@@ -88,7 +88,8 @@ def fit(config: AnyConfig, workdir: Folder, overrides: Overrides | None = None, 
 def evaluate(workdir: Folder, checkpoint: str | int | None = None, overrides: Overrides | None = None) -> Results:
     """Tests a run's checkpoint, "best", "latest" or a step; by default the one that its config selects.
 
-    `overrides` may change "data.test" (another split), "data.dir", "data.cache_dir", "eval.batch_size", "eval.flips".
+    `overrides` may change "data.test" (another split), "data.dir", "data.cache_dir", "eval.batch_size", "eval.flips"
+    and "eval.params" ("raw" or "ema").
     What was found is also kept in the run's evaluations/. Raises UserError and RunError.
     """
     overrides, stop = overrides or _NOTHING, StopRequest()

@@ -29,8 +29,8 @@ def tracked(name, workdir, before, new, finished=True):
     board = InBackground(f"figures for {name}", lambda: trackers.open_tracker(name, workdir, Config(seed=7)), before)
     for row in new:
         board.write(row)
-    board.close(finished)
-    return json.loads((workdir / "tracker.json").read_text())["id"]
+    board.close(finished, timeout=60)
+    return json.loads((workdir / "tracker.json").read_text())[name]["id"]
 
 
 def test_a_run_that_goes_on_goes_on_in_mlflow(store, tmp_path):
@@ -65,6 +65,23 @@ board.close(finished=True)
 """
 
 
+def test_another_store_of_mlflows_gets_a_run_of_its_own(store, tmp_path, monkeypatch, capsys):
+    first = tracked("mlflow", tmp_path, [], ROWS[:1])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path / 'other'}")
+    second = tracked("mlflow", tmp_path, ROWS[:1], ROWS[1:])
+    assert second != first and "it gets a new one" in capsys.readouterr().out
+    history = type(store)().get_metric_history(second, "train/loss")
+    assert [metric.step for metric in history] == [1, 2, 3]
+
+
+def test_a_figure_that_was_sent_is_not_sent_again():
+    sent = {"train/loss": 5}
+    assert trackers.new_of(5, {"train/loss": 1.0, "validation/loss": 2.0}, sent) == {"validation/loss": 2.0}
+    # The test of an earlier, better checkpoint comes last.
+    assert trackers.new_of(3, {"test/loss": 3.0}, sent) == {"test/loss": 3.0}
+    assert sent == {"train/loss": 5, "validation/loss": 5, "test/loss": 3}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "package", "left"), [("wandb", "wandb", "wandb/offline-run-*/*.wandb"), ("comet", "comet_ml", "*.zip")]
@@ -75,7 +92,8 @@ def test_without_a_key_the_figures_stay_in_the_workdir(name, package, left, tmp_
     printed, _ = child.communicate(timeout=120)
     assert child.returncode == 0, printed
     assert len(list(tmp_path.glob(left))) == 1
-    assert json.loads((tmp_path / "tracker.json").read_text())["tracker"] == name
+    noted = json.loads((tmp_path / "tracker.json").read_text())[name]
+    assert noted["id"] and noted["sent"] == {"train/loss": 1}
 
 
 def test_a_board_that_fails_is_said_once_and_stops_nothing(capsys):
@@ -89,7 +107,7 @@ def test_a_board_that_fails_is_said_once_and_stops_nothing(capsys):
     board = InBackground("figures for Full", Full, ROWS)
     for row in ROWS:
         board.write(row)
-    board.close(finished=True)
+    board.close(finished=True, timeout=60)
     printed = capsys.readouterr().out
     assert printed == "No figures for Full (OSError: no room). The figures are in metrics.jsonl.\n"
 

@@ -7,6 +7,7 @@ import pytest
 
 from scripts import figures
 from scripts.figures import Bench, Figure, made, table
+from vit_jax.training import seeds
 
 
 class Made(Bench):
@@ -29,9 +30,10 @@ def write(bench, name, content):
 
 @pytest.mark.parametrize(("mean", "agrees"), [(98.7, True), (97.9, False)])
 def test_seeds_agree_within_their_spread(bench, mean, agrees):
-    write(bench, "quickstart/summary.json", {"top1": {"mean": mean / 100, "std": 0.004}})
+    top1 = [mean / 100 + off for off in (-0.004, -0.002, 0.0, 0.002, 0.004)]
+    write(bench, "quickstart/summary.json", {"top1": seeds.spread(top1)})
     (row,) = made(bench, ["quickstart"])
-    assert row.recorded == "98.94 +- 0.36" and row.now == f"{mean:.2f} +- 0.40" and row.agrees is agrees
+    assert row.recorded == "98.94 +- 0.36" and row.now == f"{mean:.2f} +- 0.32" and row.agrees is agrees
 
 
 def test_the_articles_first_epochs(bench):
@@ -62,6 +64,13 @@ def test_the_fastest_peer_is_compared_with_the_faster_of_ours(bench, monkeypatch
     for model in ("vit_d192", "conv_stem"):
         write(bench, f"speed_{model}.json", {"rows": rows})
     assert [(row.now, row.agrees) for row in made(bench, ["speed"])] == [("1.20 (keras_jax)", True)] * 2
+
+
+def test_runs_of_another_commit_are_not_taken_for_now(bench):
+    made(bench, ["parity"])
+    (bench.folder / "commit.txt").write_text("abc")
+    with pytest.raises(ValueError, match="of commit abc"):
+        made(bench, ["parity"])
 
 
 def test_what_can_not_be_made_is_said_and_the_rest_is_made(bench, tmp_path, monkeypatch):

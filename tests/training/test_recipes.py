@@ -110,7 +110,7 @@ def test_a_run_can_begin_with_smaller_images(phased):
 
 def test_an_average_that_is_not_kept_cannot_be_tested(command, tmp_path):
     code, printed = command(*RUN, "--config.eval.params=ema", f"--workdir={tmp_path / 'run'}")
-    assert code == 2 and "needs config.train.ema" in printed
+    assert code == 2 and "needs a run with config.train.ema" in printed
 
 
 @pytest.mark.parametrize("sizes", ["((0.1, 16), (0.5, 32))", "((0.0, 16),)", "((0.0, 12), (0.5, 32))"])
@@ -175,7 +175,7 @@ def test_tensorboard_events_hold_the_metrics(unusual):
 @pytest.mark.slow
 def test_a_tracker_has_the_metrics_and_the_test(unusual):
     tracking = pytest.importorskip("mlflow.tracking")
-    run = json.loads((unusual / "tracker.json").read_text())["id"]
+    run = json.loads((unusual / "tracker.json").read_text())["mlflow"]["id"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
         client = tracking.MlflowClient(f"file:{unusual.parent / 'store'}")

@@ -108,8 +108,8 @@ def difference(program: Program, loaded: Loaded) -> tuple[float, float]:
     return float(np.abs(found - expected).max()), float(np.abs(expected).max())
 
 
-def _exported(function: Callable, *shapes: Any) -> jax.export.Exported:
-    """The program of a function; of the files of its code it has the names alone, not where they lie here."""
+def _exported(function: Any, *shapes: Any) -> jax.export.Exported:
+    """The program of a jitted function; of the files of its code it has the names alone, not where they lie here."""
     name = "jax_hlo_source_file_canonicalization_regex"
     before = jax.config.values[name]
     jax.config.update(name, r"^.*/")

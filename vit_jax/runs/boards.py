@@ -9,8 +9,6 @@ from typing import Any, Protocol
 
 from vit_jax.system.progress import say
 
-_PATIENCE = 300.0  # seconds for a board that is slow at the end of a run
-
 
 class Board(Protocol):
     """Takes figures by their names, `split/name`."""
@@ -39,7 +37,7 @@ class InBackground:
     def write(self, row: dict[str, Any]) -> None:
         self._queue.put(row)
 
-    def close(self, finished: bool, timeout: float = _PATIENCE) -> None:
+    def close(self, finished: bool, timeout: float) -> None:
         """Waits until all rows are written, at most `timeout` seconds; `finished` as for the board."""
         self._finished = finished
         self._queue.put(None)

@@ -5,6 +5,7 @@ environment variables (WANDB_*, MLFLOW_*, COMET_*). A run that goes on, goes on 
 which run it is.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -22,12 +23,12 @@ from vit_jax.system.disk import write_whole
 from vit_jax.system.progress import say
 
 _PROJECT = "vit_jax"  # where the tracker's own settings name none
-_FILE = "tracker.json"
+_HERE = ("data.dir", "data.cache_dir")  # where things lie on this machine
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker is to know of a run."""
+    """What a tracker is to know of a run, and what tracker.json keeps of it: {"wandb": {"id": ..., "sent": {...}}}."""
 
     name: str
     workdir: Path
@@ -35,23 +36,47 @@ class TrackedRun:
 
     def known_as(self, tracker: str) -> str | None:
         """The id that the tracker gave it at an earlier start; None for the first."""
-        path = self.workdir / _FILE
-        known = json.loads(path.read_text()) if path.is_file() else {}
-        return known["id"] if known.get("tracker") == tracker else None
+        return self._noted().get(tracker, {}).get("id")
 
-    def note(self, tracker: str, id: str) -> None:
-        write_whole(self.workdir / _FILE, json.dumps({"tracker": tracker, "id": id}) + "\n")
+    def sent_to(self, tracker: str) -> dict[str, int]:
+        """The last step of each figure that the tracker got, as far as it was noted."""
+        return dict(self._noted().get(tracker, {}).get("sent", {}))
+
+    def note(self, tracker: str, id: str, sent: Mapping[str, int]) -> None:
+        """Keeps both, for the next start."""
+        noted = self._noted() | {tracker: {"id": id, "sent": dict(sent)}}
+        write_whole(self.workdir / "tracker.json", json.dumps(noted, indent=1) + "\n")
+
+    def _noted(self) -> dict[str, Any]:
+        path = self.workdir / "tracker.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def new_of(step: int, scalars: Mapping[str, float], sent: dict[str, int]) -> dict[str, float]:
+    """Those that weren't `sent` at an earlier start, which is updated: an equal figure twice would be drawn twice."""
+    new = {name: value for name, value in scalars.items() if step > sent.get(name, -1)}
+    sent.update(dict.fromkeys(new, step))
+    return new
 
 
 class WandB:
     """A run of Weights & Biases (https://docs.wandb.ai/ref/python/init).
 
-    Without a key, and where none of its servers answers, it is written into the workdir, for `wandb sync`.
+    Without a key, and where its server doesn't answer, it is written into the workdir, for `wandb sync`.
     """
 
     def __init__(self, run: TrackedRun):
         import wandb
 
+        # Of the machine, only what the run itself logs: no packages, no git, no host.
+        quiet = wandb.Settings(
+            silent=True,
+            console="off",
+            disable_git=True,
+            x_disable_meta=True,
+            x_disable_stats=True,
+            x_save_requirements=False,
+        )
         about: dict[str, Any] = {
             "project": os.environ.get("WANDB_PROJECT", _PROJECT),
             "name": run.name,
@@ -59,60 +84,75 @@ class WandB:
             "resume": "allow",
             "config": run.parameters,
             "dir": str(run.workdir),
-            "settings": wandb.Settings(silent=True, console="off"),
+            "settings": quiet,
         }
         if "WANDB_MODE" in os.environ or wandb.login(prompt=False):
             try:
-                self._run = wandb.init(**about)
+                self._board = wandb.init(**about)
             except wandb.errors.CommError as error:
                 say(f"Weights & Biases can't be reached ({error}).")
-                self._run = wandb.init(**about, mode="offline")
+                self._board = wandb.init(**about, mode="offline")
         else:
-            self._run = wandb.init(**about, mode="offline")
-        run.note("wandb", self._run.id)
-        if self._run.offline:
-            say(f"Weights & Biases, offline: `wandb sync {Path(self._run.dir).parent}` sends the figures.")
-        self._first = self._run.step  # it refuses the steps before
+            self._board = wandb.init(**about, mode="offline")
+        # Its own steps must grow from call to call, which those of an evaluation beside a late step don't.
+        self._board.define_metric("*", step_metric="step")
+        self._run, self._sent = run, run.sent_to("wandb")
+        run.note("wandb", self._board.id, self._sent)
+        if self._board.offline:
+            say(f"Weights & Biases, offline: `wandb sync {Path(self._board.dir).parent}` sends the figures.")
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        if step >= self._first:
-            self._run.log(dict(scalars), step=step)
+        if new := new_of(step, scalars, self._sent):
+            self._board.log({"step": step, **new})
 
     def close(self, finished: bool) -> None:
-        self._run.finish(exit_code=0 if finished else 1)
+        self._board.finish(exit_code=0 if finished else 1)
+        self._run.note("wandb", self._board.id, self._sent)
 
 
 class MLflow:
     """A run of MLflow (https://mlflow.org/docs/latest/tracking.html), in MLFLOW_TRACKING_URI or where it is without."""
 
     def __init__(self, run: TrackedRun):
-        from mlflow.entities import Metric, Param
+        from mlflow.entities import Metric
+        from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
         self._metric, self._client = Metric, MlflowClient()
         known = run.known_as("mlflow")
-        if known is None:
-            project = os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT)
-            experiment = self._client.get_experiment_by_name(project)
-            where = experiment.experiment_id if experiment else self._client.create_experiment(project)
-            known = self._client.create_run(where, run_name=run.name).info.run_id
-            parameters = [Param(key, str(value)) for key, value in run.parameters.items()]
-            for first in range(0, len(parameters), 100):  # as many as one call takes
-                self._client.log_batch(known, params=parameters[first : first + 100])
-            run.note("mlflow", known)
-        else:
-            self._client.update_run(known, status="RUNNING")
-        self._id = known
-        # What it has of earlier starts: an equal figure twice would be drawn twice.
-        self._last = {
-            name: max(metric.step for metric in self._client.get_metric_history(known, name))
-            for name in self._client.get_run(known).data.metrics
+        if known is not None:
+            try:
+                self._client.update_run(known, status="RUNNING")
+            except MlflowException as error:
+                say(f"MLflow doesn't know the run of an earlier start ({error}); it gets a new one.")
+                known = None
+        self._id = known or self._created(run)
+        # What it has of earlier starts, also of one that was killed.
+        self._sent = {
+            name: max(metric.step for metric in self._client.get_metric_history(self._id, name))
+            for name in self._client.get_run(self._id).data.metrics
         }
+
+    def _created(self, run: TrackedRun) -> str:
+        from mlflow.entities import Param
+        from mlflow.exceptions import MlflowException
+
+        project = os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT)
+        experiment = self._client.get_experiment_by_name(project)
+        if experiment is None:
+            with contextlib.suppress(MlflowException):  # another run has made it, in this moment
+                self._client.create_experiment(project)
+            experiment = self._client.get_experiment_by_name(project)
+        created = self._client.create_run(experiment.experiment_id, run_name=run.name).info.run_id
+        run.note("mlflow", created, {})
+        parameters = [Param(key, str(value)) for key, value in run.parameters.items()]
+        for first in range(0, len(parameters), 100):  # as many as one call takes
+            self._client.log_batch(created, params=parameters[first : first + 100])
+        return created
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         now = int(1000 * time.time())
-        new = {name: value for name, value in scalars.items() if step > self._last.get(name, -1)}
-        if new:
+        if new := new_of(step, scalars, self._sent):
             self._client.log_batch(self._id, metrics=[self._metric(k, v, now, step) for k, v in new.items()])
 
     def close(self, finished: bool) -> None:
@@ -125,31 +165,38 @@ class Comet:
     def __init__(self, run: TrackedRun):
         import comet_ml
 
-        known, online = run.known_as("comet"), comet_ml.config.get_config("comet.api_key") is not None
+        online = comet_ml.config.get_config("comet.api_key") is not None
+        # Of the machine, only what the run itself logs: no packages, no git, no host.
         settings = comet_ml.ExperimentConfig(
             name=run.name,
             offline_directory=str(run.workdir),
             auto_metric_logging=False,
             auto_output_logging=False,
             log_code=False,
+            log_git_metadata=False,
+            log_git_patch=False,
+            log_env_details=False,
             parse_args=False,
             display_summary_level=0,
         )
         self._experiment = comet_ml.start(
             online=online,
             project_name=os.environ.get("COMET_PROJECT_NAME", _PROJECT),
-            experiment_key=known,
-            mode=None if known is None else "get" if online else "create",
+            experiment_key=run.known_as("comet"),
+            mode="get_or_create" if online else "create",
             experiment_config=settings,
         )
-        run.note("comet", self._experiment.get_key())
+        self._run, self._sent = run, run.sent_to("comet")
+        run.note("comet", self._experiment.get_key(), self._sent)
         self._experiment.log_parameters(run.parameters)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        self._experiment.log_metrics(dict(scalars), step=step)
+        if new := new_of(step, scalars, self._sent):
+            self._experiment.log_metrics(new, step=step)
 
     def close(self, finished: bool) -> None:
         self._experiment.end()
+        self._run.note("comet", self._experiment.get_key(), self._sent)
 
 
 _PACKAGES = {"wandb": "wandb", "mlflow": "mlflow", "comet": "comet_ml"}
@@ -166,5 +213,6 @@ def check_installed(name: str) -> None:
 
 def open_tracker(name: str, workdir: Path, config: Config) -> Board:
     """The run of `workdir` in the tracker of this name, of an earlier start if there was one."""
-    run = TrackedRun("/".join(workdir.parts[-2:]), workdir, flat(to_dict(config)))
+    parameters = {key: value for key, value in flat(to_dict(config)).items() if key not in _HERE}
+    run = TrackedRun("/".join(workdir.parts[-2:]), workdir, parameters)
     return _KINDS[name](run)

@@ -24,7 +24,9 @@ def check_params(config: Config) -> None:
     """Raises UserError where the parameters that are to be tested, config.eval.params, aren't kept."""
     one_of("config.eval.params", config.eval.params, tuple(PARAMS))
     if config.eval.params == "ema" and config.train.ema is None:
-        raise UserError('config.eval.params="ema" needs config.train.ema, a decay like 0.999')
+        raise UserError(
+            'config.eval.params="ema" needs a run with config.train.ema, a decay like 0.999: else there is no average'
+        )
 
 
 # Sides of the images of data sets that runs of version 0.1.0 don't tell.

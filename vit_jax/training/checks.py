@@ -27,7 +27,6 @@ def check_config(config: Config, target: Target) -> None:
         raise UserError("config.model.num_classes=0 gives features, which can't be trained; leave it to the data")
     module = create(dataclasses.replace(config.model, num_classes=classes), target)
     one_of("config.log.tracker", config.log.tracker, trackers.NAMES)
-    trackers.check_installed(config.log.tracker)
     _check_optim(config)
     optim.optimizer(config.optim, states.abstract_params(module, config.optim.lora_rank), module.dtype)
     _check_train(config, target.devices)

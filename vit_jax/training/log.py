@@ -46,8 +46,10 @@ class Log:
 
     def __exit__(self, kind: type | None, *_: Any) -> None:
         self._bar.close()
+        # The others of a job don't wait for long (jobs.py), and who was interrupted doesn't want to.
+        patience = 5.0 if kind else 20.0 if jax.process_count() > 1 else 300.0
         for board in self._boards:
-            board.close(True) if kind is None else board.close(False, timeout=5)
+            board.close(finished=kind is None, timeout=patience)
         if self._file:
             self._file.close()
 
@@ -58,10 +60,11 @@ class Log:
         """
         self.flush()
         self._pending = step, figures, dispatched, flops_per_image
-        if self._file and not self._opened:
-            self._open_boards()  # now that their imports can't delay the first step
+        self._open_boards()  # now that their imports can't delay the first step
 
     def _open_boards(self) -> None:
+        if self._file is None or self._opened:
+            return
         config, path, before = self._job.config, self._job.run.path, metrics.read(self._job.run.path)
         if config.log.tensorboard:
             self._boards.append(InBackground("TensorBoard events", partial(TensorBoard, path), before))
@@ -135,13 +138,12 @@ class Log:
         say(f"epoch {self._epoch(step):.2f}  {'  |  '.join(words)}  |  {rate:,.0f} images/s")
 
     def trained(self) -> None:
-        """The steps are done: ends the bar."""
+        """The steps are done: ends the bar, and opens the boards of a start that had none left to do."""
         self._bar.close()
+        self._open_boards()
 
     def tested(self, results: dict[str, Any]) -> None:
         """Sends the figures of the test to the boards; the run's own place for them is results.json."""
-        if self._file and not self._opened:
-            self._open_boards()
         for board in self._boards:
             board.write({"step": results["checkpoint"], **results, "split": "test"})
 

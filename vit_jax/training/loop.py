@@ -17,7 +17,7 @@ from vit_jax.evaluation import evaluate
 from vit_jax.models.backend import Target, target_at_hand
 from vit_jax.models.stems import grid_shape, image_shape
 from vit_jax.pretrained.start import check_start
-from vit_jax.runs import report, trained
+from vit_jax.runs import report, trackers, trained
 from vit_jax.runs.checkpoints import Checkpoints, NotFinite, under_way
 from vit_jax.runs.folder import RunFolder
 from vit_jax.runs.stored import is_spread
@@ -74,6 +74,7 @@ def train(
         jobs.meet("read the run")  # before the first writes there
         if complete:
             return results
+        trackers.check_installed(config.log.tracker)
         if config.init_from is not None and not run.exists():
             with doing("Checking the weights"):
                 check_start(config)

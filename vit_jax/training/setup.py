@@ -33,13 +33,13 @@ Metrics = dict[str, jax.Array]  # () float32 each
 class Setup:
     """What training a config takes, without a folder, a loop or a clock.
 
-    state, metrics = setup.step(setup.state)   # compiled; any number of times
+        state, metrics = setup.step(setup.state)  # compiled; any number of times
 
     or the pure pieces, to be transformed and compiled as one likes:
 
-    batch = setup.batch_at(config.seed, 0)
-    state, metrics = jax.jit(setup.train_step)(setup.state, batch)
-    logits = jax.jit(setup.eval_step)(state.params, setup.splits.test.images[:100])
+        batch = setup.batch_at(config.seed, 0)
+        state, metrics = jax.jit(setup.train_step)(setup.state, batch)
+        logits = jax.jit(setup.eval_step)(state.params, setup.splits.test.images[:100])
     """
 
     config: Config  # resolved: class count, mean and standard deviation, number format filled in
