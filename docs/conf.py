@@ -30,7 +30,7 @@ _MOVED = {"../RECORDS.md": "records.md", "../CHANGELOG.md": "changelog.md", "../
 
 def with_links(app, name, source):
     """Links out of docs/ lead to where that content is on the site; to files of the code, to nothing."""
-    if "/" in name or app.env.doc2path(name).endswith(".ipynb"):
+    if "/" in name or Path(app.env.doc2path(name)).suffix == ".ipynb":
         return
     text = source[0]
     for path, page in _MOVED.items():
