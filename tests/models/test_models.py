@@ -48,6 +48,7 @@ def test_a_model_without_a_class_count_is_cifar10s():
 
 
 def test_create_takes_typed_and_untyped_descriptions():
+    assert models.create(dataclasses.replace(TINY, head_mlp=[8])).cfg.head_mlp == (8,)
     from vit_jax.config import to_config_dict
 
     assert models.create(TINY) == models.create(to_config_dict(TINY)) == models.create(dataclasses.asdict(TINY))

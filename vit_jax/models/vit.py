@@ -137,9 +137,10 @@ def create(
     """
     if not isinstance(model, (ModelConfig, ConfigDict, Mapping)):
         raise UserError(f"a model is created from a config.model; found {model!r}")
-    if not isinstance(model, ModelConfig):
-        mapping = model.to_dict() if isinstance(model, ConfigDict) else model
-        model = from_mapping(ModelConfig, mapping, "config.model")
+    if isinstance(model, ModelConfig):  # a person's own may have lists for tuples, which can't be hashed
+        model = dataclasses.asdict(model)
+    mapping = model.to_dict() if isinstance(model, ConfigDict) else model
+    model = from_mapping(ModelConfig, mapping, "config.model")
     # A config leaves the class count to the data set; alone, it is CIFAR-10's.
     model = resolve(model, 10)
     check_model(model)
