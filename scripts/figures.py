@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vit_jax.runs import metrics
 from vit_jax.system import environment, processor
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -76,7 +77,7 @@ def quickstart(bench: Bench) -> Iterator[Row]:
 def article(bench: Bench) -> Iterator[Row]:
     """Its rate is constant: two epochs are the first two of ten."""
     workdir = bench.train("article", "--config=article", "--config.train.length=2 epochs")
-    rows = [row for row in _rows(workdir) if row["split"] == "validation"]
+    rows = [row for row in metrics.read(workdir) if row["split"] == "validation"]
     for epoch, (recorded, row) in enumerate(zip((46.92, 53.76), rows, strict=True), 1):
         name = f"article, validation top-1 after epoch {epoch}, one seed, %"
         yield _within(name, recorded, 100 * row["top1"], 1.5)
@@ -114,7 +115,7 @@ def parity(bench: Bench) -> Iterator[Row]:
 def torture(bench: Bench) -> Iterator[Row]:
     file = bench.folder / "torture.json"
     bench.python("scripts/torture.py", "--quick", f"--json={file}")
-    rows = json.loads(file.read_text())
+    rows = _read(file)
     tried, held = (sum(row[key] for row in rows) for key in ("tried", "held"))
     yield Row(f"a sample of {len(rows)} promises", "all trials held", f"{held} of {tried} held", held == tried)
 
@@ -129,7 +130,7 @@ def speed(bench: Bench) -> Iterator[Row]:
         file = bench.folder / f"speed_{model}.json"
         dtype = ["--dtype=float32"] if kind() == "AVX2" else []  # PyTorch's bfloat16 takes minutes a step there
         bench.python("scripts/benchmark.py", f"--model={model}", "--rounds=1", "--steps=3", *dtype, f"--json={file}")
-        rows = [row for row in json.loads(file.read_text())["rows"] if "absent" not in row]
+        rows = [row for row in _read(file)["rows"] if "absent" not in row]
         ours = min(row["seconds_per_step"] for row in rows if row["contestant"].startswith("vit_jax"))
         peers = {
             row["contestant"]: row["seconds_per_step"] for row in rows if not row["contestant"].startswith("vit_jax")
@@ -206,9 +207,5 @@ def _within(claim: str, recorded: float | None, found: float, distance: float) -
     return Row(claim, f"{recorded:.2f}", f"{found:.2f}", abs(found - recorded) <= distance)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Any:
     return json.loads(path.read_text())
-
-
-def _rows(workdir: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

@@ -249,7 +249,8 @@ def evaluate(
     may raise. Raises UserError for a run, checkpoint or data that can't be used.
     """
     run = RunFolder(workdir)
-    config = with_overrides(trained.single(run), overrides)
+    own = trained.single(run)
+    config = with_overrides(own, overrides)
     if not config.data.test:
         raise UserError(f"{run.path} has no test images; name some with config.data.test, like train[90%:]")
     positive("config.eval.batch_size", config.eval.batch_size)
@@ -273,7 +274,7 @@ def evaluate(
             run, config, checkpoints, name, examples, evaluator, module, mesh, check, trained_here=False
         )
     split = config.data.test.replace("[", "_").replace(":", "to").replace("]", "")  # as any file system takes it
-    other = f"-{config.eval.params}" if config.eval.params != trained.single(run).eval.params else ""
+    other = f"-{config.eval.params}" if config.eval.params != own.eval.params else ""
     folder = run.path / "evaluations" / f"{split}-{step}{other}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

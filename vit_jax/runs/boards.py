@@ -3,7 +3,7 @@
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,14 +48,11 @@ class InBackground:
     def _run(self) -> None:
         try:
             board = self._opened()
-            for row in self._rows():
+            for row in itertools.chain(self._before, iter(self._queue.get, None)):
                 board.write(row["step"], scalars_of(row))
             board.close(self._finished)
         except Exception as error:  # no package, no room, no network: the figures themselves are in metrics.jsonl
             say(f"No {self._what} ({type(error).__name__}: {error}). The figures are in metrics.jsonl.")
-
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        yield from itertools.chain(self._before, iter(self._queue.get, None))
 
 
 def scalars_of(row: Mapping[str, Any]) -> dict[str, float]:

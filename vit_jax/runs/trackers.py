@@ -86,13 +86,11 @@ class WandB:
             "dir": str(run.workdir),
             "settings": quiet,
         }
-        if "WANDB_MODE" in os.environ or wandb.login(prompt=False):
-            try:
-                self._board = wandb.init(**about)
-            except wandb.errors.CommError as error:
-                say(f"Weights & Biases can't be reached ({error}).")
-                self._board = wandb.init(**about, mode="offline")
-        else:
+        online = "WANDB_MODE" in os.environ or wandb.login(prompt=False)
+        try:
+            self._board = wandb.init(**about, mode=None if online else "offline")
+        except wandb.errors.CommError as error:
+            say(f"Weights & Biases can't be reached ({error}).")
             self._board = wandb.init(**about, mode="offline")
         # Its own steps must grow from call to call, which those of an evaluation beside a late step don't.
         self._board.define_metric("*", step_metric="step")
@@ -199,15 +197,21 @@ class Comet:
         self._run.note("comet", self._experiment.get_key(), self._sent)
 
 
-_PACKAGES = {"wandb": "wandb", "mlflow": "mlflow", "comet": "comet_ml"}
-_KINDS: dict[str, Callable[[TrackedRun], Board]] = {"wandb": WandB, "mlflow": MLflow, "comet": Comet}
-NAMES = ("none", *_PACKAGES)
+# The package that each needs, and what opens it.
+_TRACKERS: dict[str, tuple[str, Callable[[TrackedRun], Board]]] = {
+    "wandb": ("wandb", WandB),
+    "mlflow": ("mlflow", MLflow),
+    "comet": ("comet_ml", Comet),
+}
+NAMES = ("none", *_TRACKERS)
 
 
 def check_installed(name: str) -> None:
     """Raises UserError for a tracker whose package isn't installed."""
-    package = _PACKAGES.get(name)
-    if package is not None and importlib.util.find_spec(package) is None:
+    if name == "none":
+        return
+    package, _ = _TRACKERS[name]
+    if importlib.util.find_spec(package) is None:
         raise UserError(f"config.log.tracker={name!r} needs the package {package}: pip install 'vit-jax[{name}]'")
 
 
@@ -215,4 +219,5 @@ def open_tracker(name: str, workdir: Path, config: Config) -> Board:
     """The run of `workdir` in the tracker of this name, of an earlier start if there was one."""
     parameters = {key: value for key, value in flat(to_dict(config)).items() if key not in _HERE}
     run = TrackedRun("/".join(workdir.parts[-2:]), workdir, parameters)
-    return _KINDS[name](run)
+    _, opened = _TRACKERS[name]
+    return opened(run)
