@@ -91,6 +91,7 @@ def test_flags_of_modes_reach_them():
             "predict --workdir=x --images a --shots=1",
             "--shots doesn't belong to --mode=predict; it belongs to --mode=fewshot",
         ),
+        ("fewshot --weights=x --checkpoint=best", "--checkpoint needs --workdir, a run; --weights have no checkpoints"),
         ("fewshot --workdir=x --shots=1,x", "numbers above 0 with commas between, like 1,5,10; found 1,x"),
         (
             "evaluate --workdir=x --config.model.width=3",

@@ -36,8 +36,6 @@ def features(
         raise UserError(f"--output={output}: this file is there already; remove it, or name another")
     if config is None and overrides:
         raise UserError(f"--config.{next(iter(overrides))} is of --weights; a run's model is as it is")
-    if config is not None and checkpoint is not None:
-        raise UserError("--checkpoint needs --workdir, a run; --weights have no checkpoints")
     files, _ = find_images(images)
     with doing("Loading"):
         extractor = of_run(trained.load(str(workdir), checkpoint)) if config is None else of_weights(config, overrides)

@@ -43,8 +43,6 @@ def fewshot(
     if config is None:
         _of_a_run(str(workdir), checkpoint, output, overrides, scored)
         return
-    if checkpoint is not None:
-        raise UserError("--checkpoint needs --workdir, a run; --weights have no checkpoints")
     with doing("Loading"):
         model = of_weights(config, overrides)
     with doing("Reading the data"):

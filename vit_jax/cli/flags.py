@@ -60,6 +60,8 @@ def parse(argv: list[str]) -> Command:
     instead = "weights" in MODES[mode].flags and flags.weights
     if instead and flags.workdir:
         raise UserError("--workdir names a run, --weights other weights in its place: name one of them")
+    if instead and flags.checkpoint is not None:
+        raise UserError("--checkpoint needs --workdir, a run; --weights have no checkpoints")
     if "workdir" in MODES[mode].flags and not flags.workdir and not instead:
         other = ", or --weights, a file or folder of weights" if "weights" in MODES[mode].flags else ""
         raise UserError(
