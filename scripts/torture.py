@@ -79,7 +79,7 @@ def _try(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     if wanted - names:
         sys.exit(f"error: no promise {', '.join(sorted(wanted - names))}; there are {', '.join(sorted(names))}")
     rows = [_row(name, NOT_TRIED[name], 0, 0, 0.0) for name in wanted & NOT_TRIED.keys()]
-    straight = StraightRuns(folder / "straight", forked=False)
+    straight = StraightRuns(folder / "straight")
 
     def go(lane: dict[str, "Promise"]) -> None:
         rows.extend(_trials(name, lane[name], folder, args, straight) for name in lane if name in wanted)
@@ -112,13 +112,11 @@ def _row(name: str, promise: str, tried: int, held: int, seconds: float, broken:
 
 
 def _trials(name: str, promise: "Promise", folder: Path, args: argparse.Namespace, straight: Any) -> dict[str, Any]:
-    from promises.children import Broken
-    from promises.harness import Bench
+    from promises.harness import Bench, Broken
 
     begun, held, broken = time.monotonic(), 0, None
-    bench = Bench(folder / name, not args.quick, random.Random(f"{args.seed} {name}"), straight, forked=False)
     try:
-        for what in promise(bench):
+        for what in promise(Bench(folder / name, not args.quick, random.Random(f"{args.seed} {name}"), straight)):
             held += 1
             _tell(f"{name}: {what}")
     except Broken as error:

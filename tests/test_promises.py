@@ -6,9 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from promises.children import REPOSITORY, Broken
 from promises.everything import CHILDREN, HERE
-from promises.harness import Bench
+from promises.harness import REPOSITORY, Bench, Broken
 
 QUICK = ("P4", "P6", "P7", "P8", "P10", "P11", "P18", "P19")
 
@@ -17,7 +16,7 @@ QUICK = ("P4", "P6", "P7", "P8", "P10", "P11", "P18", "P19")
     "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CHILDREN | HERE]
 )
 def test_a_sample_of_each_promise(name, straight_runs, tmp_path):
-    bench = Bench(tmp_path, False, random.Random(name), straight_runs, forked=True)
+    bench = Bench(tmp_path, False, random.Random(name), straight_runs)
     assert list((CHILDREN | HERE)[name](bench))
 
 
@@ -26,7 +25,7 @@ def test_a_broken_promise_is_noticed(straight_runs, tmp_path, monkeypatch):
     from vit_jax.runs import manifest
 
     monkeypatch.setattr(manifest, "damage", lambda folder, only="": None)
-    bench = Bench(tmp_path, False, random.Random(0), straight_runs, forked=True)
+    bench = Bench(tmp_path, False, random.Random(0), straight_runs)
     with pytest.raises(Broken):
         list(HERE["P8"](bench))
 

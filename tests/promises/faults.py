@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,20 +89,21 @@ def announce(events: str | None, text: str) -> None:
             file.write(text + "\n")
 
 
-def program(faults: Faults | None, args: Sequence[str]) -> None:
-    """Ends this process as `vit-jax` with these arguments does, with the faults if there are any."""
-    from vit_jax.main import run
+def main() -> None:
+    faults = Faults(**json.loads(sys.argv[1]))
 
     def hook(event: str, args: tuple) -> None:
-        if faults and event == "socket.connect":
+        if event == "socket.connect":
             announce(faults.events, f"connect {args[1]}")
 
     sys.addaudithook(hook)
-    sys.argv[1:] = args
-    with injected(faults) if faults else contextlib.nullcontext():
+    sys.argv[1:2] = []
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+    from vit_jax.main import run
+
+    with injected(faults):
         run()
 
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-    program(Faults(**json.loads(sys.argv[1])), sys.argv[2:])
+    main()

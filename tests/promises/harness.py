@@ -1,4 +1,4 @@
-"""Runs to be tormented, as processes of their own or in this one; and what to look at after."""
+"""Runs to be tormented, as child processes that get real signals or in this process; and what to look at after."""
 
 import contextlib
 import dataclasses
@@ -6,20 +6,25 @@ import fcntl
 import hashlib
 import io
 import json
+import os
 import random
 import signal
 import socket
-from collections.abc import Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from promises.children import Broken, Child
 from promises.faults import Faults, injected
 from vit_jax.main import main
 from vit_jax.runs import metrics
 from vit_jax.runs.checkpoints import Checkpoints
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 # Every random part is on, so that a run that goes on would show any that isn't replayed.
 RUN = (
@@ -45,6 +50,10 @@ def free_address() -> str:
         return f"localhost:{probe.getsockname()[1]}"
 
 
+class Broken(Exception):
+    """A promise didn't hold."""
+
+
 def require(condition: Any, what: str) -> None:
     """Raises Broken unless the condition holds."""
     if not condition:
@@ -59,7 +68,6 @@ class Bench:
     full: bool
     rng: random.Random
     straight: "StraightRuns"
-    forked: bool  # whether its processes are forked, or start anew
     made: int = 0
 
     def times(self, sample: int, full: int) -> int:
@@ -71,16 +79,62 @@ class Bench:
         self.made += 1
         return self.folder / f"{self.made}" / name
 
-    def child(self, *args: str, devices: int = 1, faults: Faults | None = None) -> Child:
-        """The program in a process of its own."""
-        return Child(*args, devices=devices, faults=faults, log=self.new("log"), forked=self.forked)
+
+class Child:
+    """The program in a process of its own, what it prints in a file."""
+
+    def __init__(
+        self, *args: str, devices: int = 1, faults: Faults | None = None, log: Path, cwd: Path = REPOSITORY, **env: str
+    ):
+        program = ["-m", "vit_jax.main"]
+        if faults:
+            program = [str(REPOSITORY / "tests/promises/faults.py"), json.dumps(dataclasses.asdict(faults))]
+        environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(REPOSITORY)} | env
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.log, self.started = log, time.monotonic()
+        with log.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, *program, *args],
+                cwd=cwd, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def printed(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait_until(self, condition: Callable[[], Any], seconds: float = 150.0) -> bool:
+        """Returns when the condition holds, the process has ended, or time is up: whether it holds."""
+        end = time.monotonic() + seconds
+        while not (holds := bool(condition())) and self.process.poll() is None and time.monotonic() < end:
+            time.sleep(0.005)
+        return holds
+
+    def send(self, signum: int) -> None:
+        self.process.send_signal(signum)
+
+    def wait(self, seconds: float = 200.0) -> int:
+        """The exit code; Broken if there is none in time."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired as error:
+            raise Broken(f"no exit within {seconds:.0f} s; {self.tail()}") from error
+
+    def tail(self) -> str:
+        return " | ".join(self.printed().splitlines()[-3:])[-400:]
 
 
 class StraightRuns:
     """Finished runs of RUN that nothing interrupted: what the others are compared with. To be copied, not changed."""
 
-    def __init__(self, folder: Path, forked: bool):
-        self._folder, self._forked = folder, forked
+    def __init__(self, folder: Path):
+        self._folder = folder
 
     def __call__(self, devices: int) -> Path:
         """The workdir of the run on so many devices."""
@@ -90,7 +144,7 @@ class StraightRuns:
             fcntl.flock(lock, fcntl.LOCK_EX)  # other threads, and other processes with the same folder
             if not (workdir / "results.json").exists():
                 log = self._folder / f"{devices}.log"
-                with Child(*RUN, f"--workdir={workdir}", devices=devices, log=log, forked=self._forked) as child:
+                with Child(*RUN, f"--workdir={workdir}", devices=devices, log=log) as child:
                     require(child.wait() == 0, child.tail())
         return workdir
 

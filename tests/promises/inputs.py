@@ -6,16 +6,15 @@ import sys
 import time
 from collections.abc import Iterator
 
-from promises.children import REPOSITORY
 from promises.faults import Faults
-from promises.harness import Bench, begins, call, digests, require
+from promises.harness import REPOSITORY, Bench, Child, begins, call, digests, require
 
 
 def _refused(bench: Bench, *args: str) -> str:
     """Starts a run that must be refused within 10 s by one message and exit code 2; gives the message."""
     started = time.monotonic()
     if bench.full:
-        with bench.child(*args, devices=8) as child:
+        with Child(*args, devices=8, log=bench.new("log")) as child:
             code = child.wait(60)
             printed = child.printed()
     else:
@@ -81,7 +80,7 @@ def p20(bench: Bench) -> Iterator[str]:
         args = ["--config=configs/debug.py", "--config.model.depth=1", "--config.train.length=3 steps", *source]
         args += [f"--workdir={workdir}"]
         for command in ([*args], ["--mode=evaluate", f"--workdir={workdir}"])[: bench.times(1, 2)]:
-            with bench.child(*command, faults=Faults(events=str(events))) as child:
+            with Child(*command, faults=Faults(events=str(events)), log=bench.new("log")) as child:
                 require(child.wait() == 0, child.tail())
             connects = [line for line in events.read_text().splitlines() if line.startswith("connect")]
             require(begins(events, "data") and not connects, f"it connects: {connects}")

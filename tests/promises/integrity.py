@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from promises.children import REPOSITORY
 from promises.faults import Faults
 from promises.harness import (
+    REPOSITORY,
     RUN,
     SAVES,
     TOTAL,
     Bench,
+    Child,
     arrays,
     call,
     evaluation,
@@ -204,7 +205,7 @@ def p12(bench: Bench) -> Iterator[str]:
         workdir = bench.new()
         shutil.copytree(trained, workdir)
         args = ("--mode=evaluate", f"--workdir={workdir}")
-        with bench.child(*args, devices=devices) as child:
+        with Child(*args, devices=devices, log=bench.new("log")) as child:
             require(child.wait() == 0, child.tail())
         found = evaluation(workdir)
         same = (found / "confusion.csv").read_text() == (trained / "confusion.csv").read_text()

@@ -9,14 +9,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from promises.faults import Faults
-from promises.harness import RUN, TOTAL, Bench, free_address, latest, require, rows
+from promises.harness import RUN, TOTAL, Bench, Child, free_address, latest, require, rows
 
 
 def job(bench: Bench, stack: ExitStack, *args: str, timeout: int = 60, faults: dict[int, Faults] | None = None) -> list:
     """Two processes that train together, one device each."""
     common = [f"--coordinator_address={free_address()}", "--num_processes=2", f"--peer_timeout={timeout}"]
     return [
-        stack.enter_context(bench.child(*args, *common, f"--process_id={i}", faults=(faults or {}).get(i)))
+        stack.enter_context(
+            Child(*args, *common, f"--process_id={i}", faults=(faults or {}).get(i), log=bench.new(f"process {i}"))
+        )
         for i in range(2)
     ]
 
@@ -41,7 +43,7 @@ def p28(bench: Bench) -> Iterator[str]:
         with ExitStack() as stack:
             children = job(bench, stack, *args, timeout=10, faults=faults)
             if what == "missing":
-                children[who].send(signal.SIGKILL)
+                children[who].process.kill()
             else:
                 begun = children[other].wait_until(lambda w=workdir: len(rows(w)) >= 5)
                 require(begun or what in ("failing", *lost), children[other].tail())
@@ -106,8 +108,8 @@ def p30(bench: Bench) -> Iterator[str]:
     longer = ["--config.train.length=120 steps", "--config.eval.every=60 steps"] if bench.full else []
     args = [*RUN, *longer, f"--workdir={workdir}"]
     lines: list[tuple[float, str]] = []
-    with bench.child(*args, faults=faults) as child:
-        while child.running():
+    with Child(*args, faults=faults, log=bench.new("log")) as child:
+        while child.process.poll() is None:
             now, text = time.monotonic() - child.started, child.printed().splitlines()
             lines += [(now, line) for line in text[len(lines) :]]
             time.sleep(0.05)

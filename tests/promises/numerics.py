@@ -9,7 +9,7 @@ from statistics import median
 
 import numpy as np
 
-from promises.harness import RUN, Bench, arrays, call, require, rows
+from promises.harness import RUN, Bench, Child, arrays, call, require, rows
 
 
 def p14(bench: Bench) -> Iterator[str]:
@@ -114,9 +114,9 @@ def p17(bench: Bench) -> Iterator[str]:
         args = ["--config=configs/quickstart.py", *size, f"--config.train.length={epochs} epochs"]
         args += ["--config.eval.every=1 epoch", "--config.checkpoint.every=1 epoch"]
         args += ["--config.log.tensorboard=false", f"--config.data.pipeline={pipeline}"]
-        with bench.child(*args, f"--workdir={workdir}") as child:
-            proc = Path(f"/proc/{child.pid}")
-            while child.running():
+        with Child(*args, f"--workdir={workdir}", log=bench.new("log")) as child:
+            proc = Path(f"/proc/{child.process.pid}")
+            while child.process.poll() is None:
                 done = child.printed().count("|  validation loss")
                 try:
                     rss = int(re.search(r"VmRSS:\s+(\d+)", (proc / "status").read_text())[1])

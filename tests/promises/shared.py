@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from promises.faults import Faults
-from promises.harness import RUN, TOTAL, Bench, call, latest, require, rows
+from promises.harness import RUN, TOTAL, Bench, Child, call, latest, require, rows
 from promises.integrity import damaged
 from promises.jobs import job
 
@@ -83,7 +83,8 @@ def _goes_on(bench: Bench, workdir: Path, alone: bool) -> None:
     """To the end, by one process with a whole state or by two that share it: with the losses of a straight run."""
     with ExitStack() as stack:
         if alone:
-            children = [stack.enter_context(bench.child(*RUN, f"--workdir={workdir}", devices=2))]
+            log = bench.new("alone")
+            children = [stack.enter_context(Child(*RUN, f"--workdir={workdir}", devices=2, log=log))]
         else:
             children = job(bench, stack, *RUN, *_SHARED, f"--workdir={workdir}")
         codes = [child.wait() for child in children]

@@ -13,6 +13,7 @@ from promises.harness import (
     SAVES,
     TOTAL,
     Bench,
+    Child,
     begins,
     call,
     digests,
@@ -43,7 +44,7 @@ def p1(bench: Bench) -> Iterator[str]:
         events.parent.mkdir(parents=True)
         slow = _SLOW if phase != "finishing" else {"finishing": 0.5}
         faults = Faults(events=str(events), slow=slow)
-        with bench.child(*RUN, f"--workdir={workdir}", faults=faults) as child:
+        with Child(*RUN, f"--workdir={workdir}", faults=faults, log=bench.new("log")) as child:
             # Somewhere in the run, where it is not near its end: not always at its first step or save.
             count = bench.rng.randint(1, 3) if phase in ("step", "saving") and latest(workdir) < 10 else 1
             begun = child.wait_until(lambda e=events, p=phase, n=count: begins(e, p) >= n)
@@ -66,7 +67,7 @@ def p1(bench: Bench) -> Iterator[str]:
 
 def call_child(bench: Bench, workdir: Path, args: Sequence[str] = RUN) -> int:
     """Lets a run go on to its end, in a process of its own."""
-    with bench.child(*args, f"--workdir={workdir}") as child:
+    with Child(*args, f"--workdir={workdir}", log=bench.new("log")) as child:
         return child.wait()
 
 
@@ -77,13 +78,13 @@ def p2(bench: Bench) -> Iterator[str]:
         workdir, events = bench.new(), bench.new("events")
         events.parent.mkdir(parents=True)
         faults = Faults(events=str(events), slow={"step": 0.03}, hang={"step": 5} if hangs else {})
-        with bench.child(*RUN, f"--workdir={workdir}", faults=faults) as child:
+        with Child(*RUN, f"--workdir={workdir}", faults=faults, log=bench.new("log")) as child:
             child.wait_until(lambda e=events: begins(e, "step") >= 5)
             time.sleep(0.05)
             child.send(signal.SIGINT)
             if hangs:
                 time.sleep(0.3)
-                require(child.running(), "a hanging step ended by itself")
+                require(child.process.poll() is None, "a hanging step ended by itself")
                 child.send(signal.SIGINT)
             sent = time.monotonic()
             code = child.wait()
@@ -91,7 +92,7 @@ def p2(bench: Bench) -> Iterator[str]:
             require(code == 130, f"exit code {code}; {child.tail()}")
             require(seconds < (2 if hangs else 30), f"{seconds:.1f} s to the exit")
             require("Traceback" not in child.printed(), child.tail())
-            require(not _group(child.pid), "a child process was left")
+            require(not _group(child.process.pid), "a child process was left")
         require(latest(workdir) >= (0 if hangs else 4), "no checkpoint")
         yield f"{seconds:.2f} s to the exit"
 
@@ -135,7 +136,7 @@ def _killed(bench: Bench, times: int, within: float, args: Sequence[str], straig
         start, in_save, events = latest(workdir), i % 3 == 0, bench.new("events")
         events.parent.mkdir(parents=True)
         slow = {"step": 0.05, "saving": 0.1, "evaluation": 0.1}
-        with bench.child(*args, f"--workdir={workdir}", faults=Faults(str(events), slow)) as child:
+        with Child(*args, f"--workdir={workdir}", faults=Faults(str(events), slow), log=bench.new("log")) as child:
             if in_save:
                 count = bench.rng.randint(1, 3)
                 child.wait_until(lambda e=events, n=count: begins(e, "saving") >= n)

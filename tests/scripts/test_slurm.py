@@ -10,8 +10,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from promises.children import REPOSITORY, Child
-from promises.harness import RUN, arrays, free_address, latest, rows
+from promises.harness import REPOSITORY, RUN, Child, arrays, free_address, latest, rows
 
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue")
 _PATH = f"{os.environ['PATH']}:/usr/sbin"

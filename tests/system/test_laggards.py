@@ -7,8 +7,7 @@ import jax
 import numpy as np
 import pytest
 from jax.experimental import multihost_utils
-from promises.children import Child
-from promises.harness import RUN, free_address
+from promises.harness import RUN, Child, free_address
 
 from vit_jax.system import laggards
 from vit_jax.system.laggards import Laggards, slow_ones
@@ -61,7 +60,7 @@ def test_a_job_says_which_of_its_processes_is_held_up(tmp_path):
 
         def hold_up():  # once it trains it has a sixth of the time: less than other tests beside it leave the first
             other.wait_until(lambda: (tmp_path / "run" / "metrics.jsonl").exists(), 200)
-            while not done.is_set() and other.running():
+            while not done.is_set() and other.process.poll() is None:
                 other.send(19)  # SIGSTOP
                 time.sleep(0.05)
                 other.send(18)  # SIGCONT

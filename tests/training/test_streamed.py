@@ -8,9 +8,8 @@ import signal
 import numpy as np
 import pytest
 from promises import streamed
-from promises.children import Child
 from promises.faults import Faults
-from promises.harness import arrays, call, free_address, require_same, rows, stopping_after
+from promises.harness import Child, arrays, call, free_address, require_same, rows, stopping_after
 
 pytestmark = [pytest.mark.slow]
 
