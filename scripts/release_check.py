@@ -6,7 +6,7 @@ python scripts/release_check.py figures [--data_dir=DIR] [--figures=quickstart,l
 commands  runs those in the bash blocks of README.md and docs/*.md, in order, in a fresh clone and environment,
           and times them; one that stands on several pages is run once. CIFAR-10 runs are cut to 20 steps
 figures   makes published figures again (scripts/figures.py) and prints claim | recorded | now; runs stay in --folder,
-          where one that was stopped goes on. Two hours on two slow cores, which nothing else should use meanwhile
+          where one that was stopped goes on. Three hours on two slow cores, which nothing else should use meanwhile
 
 Without --data_dir (a prepared TFDS folder) what needs CIFAR-10 is left out, and said to be. Exits non-zero if a command
 fails or a figure differs.

@@ -96,7 +96,8 @@ if [[ ! -x .venv/bin/python || "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]]; th
   started=$SECONDS
   if command -v uv >/dev/null 2>&1; then
     uv venv --quiet --clear --python "$python" .venv
-    install=(uv pip install --quiet --python .venv/bin/python)
+    # As pip does: where PYTHONDONTWRITEBYTECODE is set, each start would else compile all that it imports.
+    install=(uv pip install --quiet --compile-bytecode --python .venv/bin/python)
   else
     "$python" -m venv --clear .venv
     install=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)

@@ -1,5 +1,8 @@
-"""The doctor's words about cores, memory, disks and the settings of JAX and XLA."""
+"""The doctor's words about cores, memory, disks, compiled sources and the settings of JAX and XLA."""
 
+import shlex
+import subprocess
+from importlib.util import spec_from_file_location
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +10,7 @@ import pytest
 from vit_jax.cli.doctor.finding import size
 from vit_jax.cli.doctor.machine import huge_pages, processors_and_memory, working_folder
 from vit_jax.cli.doctor.settings import settings
+from vit_jax.cli.doctor.versions import bytecode
 
 
 def bad(findings):
@@ -116,3 +120,15 @@ def test_a_full_disk_is_noticed(tmp_path, monkeypatch):
 
 def test_sizes():
     assert [size(n) for n in (0, 1023, 2048, 3 * 2**29)] == ["0 bytes", "1023 bytes", "2.0 KiB", "1.5 GiB"]
+
+
+def test_libraries_whose_sources_each_start_compiles(tmp_path):
+    source = tmp_path / "site" / "jax" / "__init__.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("")
+    spec = spec_from_file_location("jax", source)
+    assert bytecode(None, True) == [] and bytecode(spec, False) == []  # the first start keeps what it compiles
+    (finding,) = bytecode(spec, True)
+    assert finding.status == "warning" and "PYTHONDONTWRITEBYTECODE" in finding.found
+    subprocess.run(shlex.split(finding.remedy), check=True)
+    assert bytecode(spec, True) == []

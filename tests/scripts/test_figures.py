@@ -53,9 +53,9 @@ def test_what_depends_on_the_cpu_is_compared_with_its_kind(bench, monkeypatch):
     assert [row.agrees for row in made(bench, ["laptop"])] == [None, None, True]
 
 
-def test_the_fastest_peer_is_compared_with_the_faster_of_ours(bench, monkeypatch):
+def test_the_fastest_peer_is_compared_with_what_a_user_gets(bench, monkeypatch):
     monkeypatch.setattr(figures.processor, "instruction_sets", lambda: ("AVX2",))
-    seconds = {"vit_jax": 1.0, "vit_jax_1_device": 0.9, "torch_eager": 1.3, "keras_jax": 1.08}
+    seconds = {"vit_jax": 1.0, "vit_jax_bf16": 0.9, "vit_jax_1_device": 0.5, "torch_eager": 1.3, "keras_jax": 1.08}
     rows = [{"contestant": name, "seconds_per_step": s} for name, s in seconds.items()]
     rows.append({"contestant": "torch_compile", "absent": "it failed"})
     for model in ("vit_d192", "conv_stem"):

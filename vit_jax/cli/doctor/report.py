@@ -2,9 +2,11 @@
 
 import os
 import platform
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from vit_jax.cli.doctor.data import cifar, compiled, data_cache, tfds_places
@@ -13,7 +15,7 @@ from vit_jax.cli.doctor.finding import Finding
 from vit_jax.cli.doctor.machine import huge_pages, processors_and_memory, working_folder
 from vit_jax.cli.doctor.probe import probe
 from vit_jax.cli.doctor.settings import settings
-from vit_jax.cli.doctor.versions import installed_versions, libraries, needs
+from vit_jax.cli.doctor.versions import bytecode, installed_versions, libraries, needs
 from vit_jax.data.sources import tfds
 from vit_jax.errors import RunError
 from vit_jax.system.accelerators import tpu_chips
@@ -45,6 +47,7 @@ def _counted(count: Counter, status: str) -> str:
 def _look(env: Mapping[str, str]) -> Iterator[Finding]:
     installed = installed_versions()
     yield from libraries(installed, needs(installed), platform.python_version())
+    yield from bytecode(find_spec("jax"), sys.dont_write_bytecode)
     with doing("Asking JAX for its devices"):
         seen, gpus = probe(env), nvidia_gpus()
     yield from devices(seen, gpus, installed, env, tpu_chips(Path("/")))

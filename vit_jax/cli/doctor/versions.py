@@ -1,10 +1,15 @@
 """Python and the libraries: what is missing, too old or too new, and pairs that are known not to work."""
 
 import contextlib
+import os
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from importlib import metadata
+from importlib.machinery import ModuleSpec
+from importlib.util import cache_from_source
+from pathlib import Path
 
 from vit_jax.cli.doctor.finding import Finding
 
@@ -30,6 +35,22 @@ _WITH_TENSORFLOW = ("tensorflow", "tensorflow-datasets", "importlib-resources", 
 _OTHER_PYTHON = "VIT_JAX_PYTHON=/path/to/python3.13 ./scripts/setup.sh"
 
 Needs = Mapping[str, list[tuple[str, str]]]
+
+
+def bytecode(package: ModuleSpec | None, never_written: bool) -> list[Finding]:
+    """A warning where each start compiles the sources of all libraries, if it does so for this one.
+
+    pip keeps what it compiles, uv only if it is asked to; then Python does at the first import, unless it may not
+    (PYTHONDONTWRITEBYTECODE, which many containers set, or a folder that others own).
+    """
+    if package is None or package.origin is None or Path(cache_from_source(package.origin)).exists():
+        return []
+    site = Path(package.origin).parents[1]
+    if not never_written and os.access(site, os.W_OK):
+        return []
+    reason = "PYTHONDONTWRITEBYTECODE is set" if never_written else f"{site} can't be written"
+    found = f"each start compiles the sources of all libraries, which takes seconds: {reason}"
+    return [Finding("warning", "bytecode", found, shlex.join([sys.executable, "-m", "compileall", "-q", str(site)]))]
 
 
 def installed_versions() -> dict[str, str]:
