@@ -4,7 +4,7 @@ python scripts/torture.py [--quick] [--promises=P1,P8] [--seed=0] [--json=FILE]
 
 The trials are in tests/promises/ and, for files from strangers, in tests/. Two lanes go on at once: child processes
 that get real signals, and runs in this process; everything lies in one temporary folder that is removed at the end.
---quick is a sample of each promise, in under 50 s on two cores; all of it takes about half an hour.
+--quick is a sample of each promise, in one to two minutes on two cores; all of it takes about half an hour.
 """
 
 import argparse
