@@ -132,7 +132,7 @@ def speed(bench: Bench) -> Iterator[Row]:
         bench.python("scripts/benchmark.py", f"--model={model}", "--rounds=3", "--steps=3", *dtype, f"--json={file}")
         rows = [row for row in _read(file)["rows"] if "absent" not in row]
         seconds = {row["contestant"]: row["seconds_per_step"] for row in rows}
-        # Of either dtype, as the CPU decides, but not on one device alone: that a user would have to ask for.
+        # The faster dtype, which `auto` is to take; not one device alone, which a user would have to ask for.
         ours = min(seconds[name] for name in ("vit_jax", "vit_jax_bf16") if name in seconds)
         peers = {name: value for name, value in seconds.items() if not name.startswith("vit_jax")}
         name = f"a step of {model} on {kind()}: the fastest peer takes so many times as long"

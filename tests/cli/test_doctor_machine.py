@@ -122,12 +122,15 @@ def test_sizes():
     assert [size(n) for n in (0, 1023, 2048, 3 * 2**29)] == ["0 bytes", "1023 bytes", "2.0 KiB", "1.5 GiB"]
 
 
-def test_libraries_whose_sources_each_start_compiles(tmp_path):
+def test_libraries_whose_sources_each_start_compiles(tmp_path, monkeypatch):
     source = tmp_path / "site" / "jax" / "__init__.py"
     source.parent.mkdir(parents=True)
     source.write_text("")
     spec = spec_from_file_location("jax", source)
     assert bytecode(None, True) == [] and bytecode(spec, False) == []  # the first start keeps what it compiles
+    with monkeypatch.context() as closed:
+        closed.setattr("os.access", lambda path, mode: False)
+        assert bytecode(spec, False)[0].remedy.startswith("as its owner: ")
     (finding,) = bytecode(spec, True)
     assert finding.status == "warning" and "PYTHONDONTWRITEBYTECODE" in finding.found
     subprocess.run(shlex.split(finding.remedy), check=True)

@@ -104,5 +104,5 @@ def cifar(name: str, root: Path, places: list[Path], installed: Container[str]) 
 
 
 def _bytes(path: Path) -> int:
-    """Of what may be looked into: a folder that is closed to this user has its own line, and ends no examination."""
+    """Without what lies in folders that are closed to this user: unlike disk.size_of, it raises for none."""
     return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())

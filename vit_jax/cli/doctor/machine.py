@@ -14,7 +14,7 @@ LEAST_DISK = 2**30  # bytes; ViT-S/4 with AdamW writes 250 MiB for each of up to
 
 _LEAST_MEMORY = 2 * 2**30  # bytes; CIFAR-10 on a CPU takes about so many, the quickstart half
 _HUGE_PAGES = "sys/kernel/mm/transparent_hugepage/enabled"
-_LOSS = "about a quarter fewer images/s on a CPU"
+_LOSS = "up to a tenth fewer images/s on a CPU"
 
 
 def processors_and_memory(system: Path, cores: int) -> list[Finding]:

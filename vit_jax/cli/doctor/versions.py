@@ -48,9 +48,11 @@ def bytecode(package: ModuleSpec | None, never_written: bool) -> list[Finding]:
     site = Path(package.origin).parents[1]
     if not never_written and os.access(site, os.W_OK):
         return []
-    reason = "PYTHONDONTWRITEBYTECODE is set" if never_written else f"{site} can't be written"
-    found = f"each start compiles the sources of all libraries, which takes seconds: {reason}"
-    return [Finding("warning", "bytecode", found, shlex.join([sys.executable, "-m", "compileall", "-q", str(site)]))]
+    found = "each start compiles the sources of all libraries, which takes seconds"
+    remedy = shlex.join([sys.executable, "-m", "compileall", "-q", str(site)])
+    if os.access(site, os.W_OK):
+        return [Finding("warning", "bytecode", f"{found}: PYTHONDONTWRITEBYTECODE is set", remedy)]
+    return [Finding("warning", "bytecode", f"{found}: {site} can't be written", f"as its owner: {remedy}")]
 
 
 def installed_versions() -> dict[str, str]:
