@@ -1,4 +1,4 @@
-"""The two exceptions that end a command with one message and no traceback."""
+"""The exceptions that end a command with one message and no traceback."""
 
 
 class UserError(Exception):
@@ -10,3 +10,8 @@ class RunError(Exception):
 
     What was saved before is intact. Exit code 1.
     """
+
+
+def of_the_system(error: OSError) -> str:
+    """What is said of a full disk or a file that others own: its name and the reason say all."""
+    return f"{error}; what was saved before is intact"

@@ -13,10 +13,9 @@ import sys
 import time
 import traceback
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_jax.errors import RunError, UserError
+from vit_jax.errors import RunError, UserError, of_the_system
 from vit_jax.system.stop import Stopped, StopRequest
 
 if TYPE_CHECKING:
@@ -34,8 +33,8 @@ def main(argv: list[str], age: float = 0.0) -> int:
         return _say(f"error: {error}", 2)
     except RunError as error:
         return _say(f"error: {error}", 1)
-    except OSError as error:  # a full disk, a file that others own: its name and the reason say all
-        return _say(f"error: {error}; what was saved before is intact", 1)
+    except OSError as error:
+        return _say(f"error: {of_the_system(error)}", 1)
     except Stopped as stopped:
         return _say(str(stopped), stopped.exit_code)
     return 0
@@ -73,9 +72,10 @@ def _dispatch(argv: list[str], started: float, stop: StopRequest) -> None:
         compile_for(command.config, command.typed, given, flags.target, flags.batch, flags.json)
     elif command.mode == "sweep":
         from vit_jax.cli.sweep import arms_of, sweep
+        from vit_jax.system.disk import expanded
 
         assert command.config is not None
-        arms, workdir = arms_of(flags.grid, flags.arm), Path(flags.workdir)
+        arms, workdir = arms_of(flags.grid, flags.arm), expanded(flags.workdir)
         sweep(command.config, command.typed, workdir, flags.seeds, arms, flags.split, stop)
     else:
         _on_devices(command, started, stop)

@@ -44,6 +44,20 @@ def test_an_arm_that_can_not_be_is_told_before_any_starts(command, tmp_path, gri
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--seeds=0,1,0"], "--seeds=0,1,0 names a seed twice"),
+        (["--split=validation_ema"], "as it is: --split=validation_ema needs config.train.ema"),
+        (["--grid=data.validation=train[90%:];"], "data.validation=: its runs aren't validated"),
+    ],
+)
+def test_a_sweep_without_a_score_is_told_before_any_starts(command, tmp_path, args, told):
+    code, printed = command("sweep", "--config=debug", f"--workdir={tmp_path / 'sweep'}", *args)
+    assert code == 2 and told in printed and printed.count("\n") == 1
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_the_model_of_weights_to_start_from_is_filled_in_for_the_check(command, tmp_path):
     weights = "--config.init_from=tests/fixtures/pretrained/google_vit_token.npz"
     args = ["--config=linear_probe_cifar10", weights, "--grid=optim.learning_rate=1e-3;-1"]
@@ -61,6 +75,8 @@ def test_a_sweep_goes_on_and_leaves_the_test_split_alone(capfd, tmp_path, monkey
     table = (tmp_path / "table.md").read_text().splitlines()
     assert table[2].startswith("| optim.learning_rate=1e-3 | ") and table[2].endswith("| 1 | 0 |")
     assert table[3] == "| optim.learning_rate=1e35 | - | - | 0 | 1 |"
+    monkeypatch.setenv("HOME", str(tmp_path.parent))  # as a shell leaves it in --workdir=~/sweep
+    program[program.index(f"--workdir={tmp_path}")] = f"--workdir=~/{tmp_path.name}"
     assert main([*program, "optim.learning_rate=1e-3", "--seeds=0,1"]) == 0  # one seed more
     assert capfd.readouterr().out.count("already complete") == 1
     table = (tmp_path / "table.md").read_text().splitlines()

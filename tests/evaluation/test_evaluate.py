@@ -138,6 +138,22 @@ def test_any_checkpoint_can_be_evaluated(straight, command, tmp_path, name, step
     assert found.name == f"test-{results(found)['checkpoint']}" and results(found)["steps"] == 30
 
 
+def test_a_checkpoint_that_comes_meanwhile_is_another(straight, command, tmp_path, monkeypatch):
+    copy, later = tmp_path / "run", tmp_path / "30"
+    shutil.copytree(straight, copy)
+    shutil.move(copy / "checkpoints" / "30", later)
+
+    class SavedMeanwhile(Evaluator):
+        def logits(self, *args, **others):
+            shutil.copytree(later, copy / "checkpoints" / "30", dirs_exist_ok=True)
+            return super().logits(*args, **others)
+
+    monkeypatch.setattr(evaluate, "Evaluator", SavedMeanwhile)
+    code, printed = command("--mode=evaluate", "--checkpoint=latest", f"--workdir={copy}")
+    assert code == 0, printed
+    assert results(copy / "evaluations" / "test-28")["checkpoint"] == 28
+
+
 def test_a_run_of_a_gpu_is_evaluated_on_a_cpu(straight, command, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(straight, copy)

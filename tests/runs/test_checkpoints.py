@@ -175,9 +175,19 @@ def test_too_little_space_is_told_with_figures(saved, monkeypatch):
         monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**40, 0, 13 * 2**20))
         with pytest.raises(UserError, match="13 MiB free, and 3 checkpoints of 4.0 MiB need 14 MiB"):
             # Two of five are there.
-            checkpoints.check_space(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), big))
+            checkpoints.check_space(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), big), 100)
+        checkpoints.check_space(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), big), 2)  # of a run of two saves
         monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**40, 0, 15 * 2**20))
-        checkpoints.check_space(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), big))
+        checkpoints.check_space(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), big), 100)
+
+
+def test_what_the_system_leaves_in_folders_does_not_damage_a_checkpoint(saved):
+    for name in (".DS_Store", "state/._manifest.ocdbt", "state/.nfs0000a1"):
+        (saved / "checkpoints" / "7" / name).touch()
+    checkpoints = Checkpoints(saved)
+    assert checkpoints.set_damaged_aside() == [] and checkpoints.steps() == [3, 7]
+    (saved / "checkpoints" / "7" / "state" / "other").touch()
+    assert len(checkpoints.set_damaged_aside()) == 1 and checkpoints.steps() == [3]
 
 
 class Canary:

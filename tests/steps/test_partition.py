@@ -17,6 +17,8 @@ from vit_jax.errors import UserError
 from vit_jax.models import encoder
 from vit_jax.models.backend import target_at_hand
 from vit_jax.runs.checkpoints import Checkpoints
+from vit_jax.runs.folder import RunFolder
+from vit_jax.schema import to_dict
 from vit_jax.steps import optim
 from vit_jax.steps import state as states
 from vit_jax.steps.partition import mesh_for, sharers, split_axes
@@ -204,6 +206,18 @@ def test_a_mesh_is_of_the_devices_that_train_not_of_those_that_evaluate(monkeypa
     machine.ready(config, None, trained=True)
     machine.ready(config, None, peers=Peers("auto", None, None, 60))  # how many processes share the devices?
     assert seen == ["data=64,fsdp=8", None, None]
+
+
+def test_devices_divide_the_micro_batches_that_a_run_has_chosen(monkeypatch, tmp_path):
+    """On a machine with more cores than the one where it began."""
+    config, seen = changed(train={"accumulate": None}), []
+    monkeypatch.setattr(machine, "use_cpu_cores", lambda config, processes: seen.append(config.train.accumulate))
+    machine.ready(config, str(tmp_path / "run"))
+    for folder in (tmp_path / "run", tmp_path / "seeds" / f"seed_{config.seed}"):
+        folder.mkdir(parents=True)
+        RunFolder(folder).write("config.json", to_dict(changed(train={"accumulate": 16})))
+        machine.ready(config, str(tmp_path / folder.relative_to(tmp_path).parts[0]))
+    assert seen == [None, 16, 16]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """Processes of a job that don't belong together."""
 
+import errno
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -9,6 +12,12 @@ from vit_jax.config import Config, DataConfig, OptimConfig
 from vit_jax.errors import RunError
 from vit_jax.system import environment, jobs
 from vit_jax.training.prepare import compared
+
+
+def test_what_the_system_refuses_is_told_by_its_name():
+    told = "No space left on device: 'curves.png'; what was saved before is intact"
+    with pytest.raises(RunError, match=told), jobs.explaining():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "curves.png")
 
 
 def test_processes_that_differ_say_in_what(monkeypatch):

@@ -9,6 +9,7 @@ from promises.harness import RUN, arrays, digests, rows, stopping_after
 
 from vit_jax.data.pipeline import TfDataPipeline
 from vit_jax.evaluation import evaluate
+from vit_jax.runs import manifest
 from vit_jax.training.patience import Waiting
 
 
@@ -64,6 +65,13 @@ def test_a_run_by_the_clock_ends_early_too(command, tmp_path, still):
     args += [f"--workdir={tmp_path}"]
     code, printed = command(*args)
     assert code == 0 and "No better validation top-1 in 1 evaluations: ended after step 4 of a run of 1000 s" in printed
+    last, scored = tmp_path / "checkpoints" / "4", rows(tmp_path, "validation")[-1]
+    meta = json.loads((last / "meta.json").read_text())
+    (last / "meta.json").write_text(json.dumps(meta | {"total_steps": -1}))  # as if the end had come after the save
+    manifest.seal(last)
+    code, printed = command(*args)
+    assert code == 0 and "already complete" not in printed and "ended after step 4" in printed
+    assert json.loads((last / "meta.json").read_text())["scores"]["top1"] == scored["top1"]
     code, printed = command(*args)
     assert code == 0 and "already complete" in printed
 

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ from vit_jax.system.progress import percent, say
 from vit_jax.system.stop import StopRequest
 from vit_jax.training.checks import check_config
 from vit_jax.training.seeds import spread
+
+# Exit codes of a run that was stopped (system/stop.py).
+_STOPPED = tuple(128 + number for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM))
 
 
 @dataclass(frozen=True)
@@ -102,12 +106,20 @@ def train(arm: Arm, seed: int, given: Sequence[str], workdir: Path, split: str, 
     if stop.signum:
         say("Stopped; the same command goes on from there.")
     stop.check()
-    if run.returncode < 0 or run.returncode in (130, 138, 143):
+    if run.returncode < 0 or run.returncode in _STOPPED:
         raise RunError(f"{arm.name()}, seed {seed}, was stopped from outside; the same command goes on from there")
     if run.returncode:
         return None
     rows = [row for row in metrics.read(workdir) if row["split"] == split]
     return rows[-1]["top1"] if rows else None
+
+
+def _check_scored(config: Config, split: str) -> None:
+    """Raises UserError for a config whose runs have no score on `split`."""
+    if config.data.validation == "" or config.train.overfit_one_batch:
+        raise UserError("its runs aren't validated; a sweep needs config.data.validation, and no overfit_one_batch")
+    if split == "validation_ema" and config.train.ema is None:
+        raise UserError("--split=validation_ema needs config.train.ema")
 
 
 def table(scores: dict[Arm, list[float | None]], split: str) -> str:
@@ -134,8 +146,10 @@ def sweep(
     """Trains every arm with every seed in `workdir`, says a table of their scores on `split` and keeps it as table.md.
 
     `given` are --config and its keys as typed, which each run is given; `config` is what they make. Raises UserError
-    for an arm that can't be, before any run starts, Stopped, and RunError if a run failed.
+    for an arm that can't be or has no such score, before any run starts, Stopped, and RunError if a run failed.
     """
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds={','.join(map(str, seeds))} names a seed twice, which is one run; give each once")
     # Not the devices at hand: to ask for them would take an accelerator's memory away from the runs.
     anywhere = Target("gpu")
     for arm in arms:
@@ -143,6 +157,7 @@ def sweep(
             changed = arm.values()
             made = with_model(with_overrides(config, changed), None, keys_of_model(changed))
             check_config(without_mesh(made), anywhere)
+            _check_scored(made, split)
         except UserError as error:
             raise UserError(f"{arm.name()}: {error}") from error
     scores: dict[Arm, list[float | None]] = {arm: [] for arm in arms}

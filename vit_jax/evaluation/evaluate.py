@@ -116,8 +116,8 @@ class Evaluator:
         return np.concatenate([np.asarray(part)[:count] for part, count in parts])
 
     def images_per_second(self, params: Any, images: np.ndarray | EncodedImages) -> float:
-        """The speed of `logits`, from one batch after one that doesn't count."""
-        batch = np.asarray(images[: self._batch])
+        """The speed of `logits`, decoding included, from one batch after one that doesn't count."""
+        batch = images[: self._batch]
         self.logits(params, batch)
         started = time.monotonic()
         self.logits(params, batch)
@@ -131,7 +131,8 @@ def test(
     run: RunFolder,
     config: Config,
     checkpoints: Checkpoints,
-    name: str,
+    step: int,
+    selected: str,
     examples: Examples,
     evaluator: Evaluator,
     module: VisionTransformer,
@@ -139,12 +140,11 @@ def test(
     check: Callable[[], None] = lambda: None,
     trained_here: bool = True,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Scores one checkpoint ("best", "latest" or a step) on the test split.
+    """Scores the checkpoint of a step, `selected` as results.json says it, on the test split.
 
     Gives the content of results.json and the confusion matrix (C, C). A loss of images that aren't all `scorable` is
     None there; how many aren't is said.
     """
-    step = checkpoints.resolve(name)
     abstract = states.abstract_params(module, config.optim.lora_rank)
     place = trained.PARAMS[config.eval.params]
     params = checkpoints.restore(step, {place: abstract}, mesh)[place]
@@ -180,7 +180,7 @@ def test(
         "per_class_f1": by_name(classes.f1, data["classes"]),
         **_of_run(run, config, module, checkpoints, trained_here),
         "checkpoint": step,
-        "selected": SELECTED.get(name, "given"),
+        "selected": selected,
         "tested_params": config.eval.params,
         "evaluation_seconds": seconds,
     }
@@ -270,8 +270,10 @@ def evaluate(
         abstract = states.abstract_params(module, config.optim.lora_rank)
         with doing("Compiling"):
             evaluator = Evaluator(module, config, mesh, abstract, examples.images.shape[1:])
+        # Of that step, whatever is the latest by now: the run may be going on.
+        selected = SELECTED.get(name, "given")
         results, matrix = test(
-            run, config, checkpoints, name, examples, evaluator, module, mesh, check, trained_here=False
+            run, config, checkpoints, step, selected, examples, evaluator, module, mesh, check, trained_here=False
         )
     split = config.data.test.replace("[", "_").replace(":", "to").replace("]", "")  # as any file system takes it
     other = f"-{config.eval.params}" if config.eval.params != own.eval.params else ""

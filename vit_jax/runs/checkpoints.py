@@ -178,17 +178,18 @@ class Checkpoints:
             for path in self._root.glob(f"{pattern}*"):
                 shutil.rmtree(path)
 
-    def check_space(self, state: TrainState) -> None:
-        """Raises UserError where the checkpoints that the run will keep, and one more, don't fit on the disk."""
+    def check_space(self, state: TrainState, saves: float) -> None:
+        """Raises UserError where those that a run of so many `saves` keeps, and one more, don't fit on the disk."""
         assert self._cfg, "opened for reading only"
         size = sum(x.nbytes for x in jax.tree.leaves(state))
-        more = max(self._cfg.keep_latest + self._cfg.keep_best + 1 - len(self.steps()), 1)
+        most = min(self._cfg.keep_latest + self._cfg.keep_best, saves)
+        more = int(max(most + 1 - len(self.steps()), 1))
         needed, free = _MARGIN * more * size, shutil.disk_usage(self._root).free
         if free < needed:
             raise UserError(
                 f"{self._root} has {free / 2**20:,.0f} MiB free, and {more} checkpoints of {size / 2**20:,.1f} MiB "
-                f"need {needed / 2**20:,.0f} MiB with a margin; free some, choose another --workdir, or lower "
-                "config.checkpoint.keep_latest and keep_best"
+                f"need {needed / 2**20:,.0f} MiB with a margin; free some, or choose another --workdir, on another "
+                "disk or with lower config.checkpoint.keep_latest and keep_best"
             )
 
     def set_damaged_aside(self) -> list[str]:

@@ -57,4 +57,9 @@ def damage(folder: Path, only: str = "") -> str | None:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / NAME)
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / NAME and not _of_the_system(p.name))
+
+
+def _of_the_system(name: str) -> bool:
+    """Whether a file is what macOS, Windows or NFS leave in the folders of others."""
+    return name in (".DS_Store", "Thumbs.db", "desktop.ini") or name.startswith(("._", ".nfs"))

@@ -34,6 +34,14 @@ class Plan:
         """Of the whole run; -1 as long as one by the clock hasn't ended."""
         return step if ended else self.total if self.seconds is None else -1
 
+    def too_short(self, clock: Clock) -> str:
+        """What is wrong with one by the clock that is over before its first step."""
+        return (
+            f"a run of {self.seconds:g} s (config.train.length) is over before the first step: starting up took "
+            f"{clock.since_start():.1f} s, and {self.reserve:.1f} s are kept for the end; give it more, in another "
+            "--workdir"
+        )
+
     def _left(self, seconds: float, clock: Clock) -> tuple[float, float]:
         """Seconds trained, and left for training: what else takes time shortens that, but the schedule still ends."""
         totals = clock.totals()
@@ -94,6 +102,12 @@ class Due:
             return False
         nearest = int(step / (self.every * self.steps))
         return any(self._step(k) == step for k in (nearest - 1, nearest, nearest + 1) if k >= 1)
+
+    def times(self) -> float:
+        """How often it happens; infinity where the run's steps aren't known."""
+        if self.total is None:
+            return math.inf
+        return 1 + (self.total // (self.every * self.steps) if self.every else 0)
 
     def _step(self, k: int) -> int:
         # The rounding guards against 0.1 epochs x 45,000 coming out as 4500.000000001.

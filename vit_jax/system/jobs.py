@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from vit_jax.errors import RunError
+from vit_jax.errors import RunError, of_the_system
 from vit_jax.system.sharding import batch_sharding, replicated
 
 _TOLD = 64  # bytes of what processes compare
@@ -82,7 +82,7 @@ def explained(error: RuntimeError | ValueError) -> str | None:
     if "RESOURCE_EXHAUSTED" in text:
         return (
             f"the device's memory is full ({text}); lower config.train.batch_size, raise config.train.accumulate, or "
-            "set --config.model.remat=true"
+            "set --config.model.remat=true, in another --workdir"
         )
     if re.search("nable to initialize backend|nknown backend", text):
         return f"JAX finds no device ({text}); `vit-jax doctor` says what to mend"
@@ -97,9 +97,14 @@ def explained(error: RuntimeError | ValueError) -> str | None:
 
 @contextlib.contextmanager
 def explaining() -> Iterator[None]:
-    """Within, an error of JAX's runtime that is understood is a RunError that says what a person can do."""
+    """Within, an error of JAX's runtime that is understood is a RunError that says what a person can do.
+
+    So is one of the system: a full disk, a file that others own.
+    """
     try:
         yield
+    except OSError as error:
+        raise RunError(of_the_system(error)) from error
     except (RuntimeError, ValueError) as error:  # JAX's JaxRuntimeError is a RuntimeError
         if reason := explained(error):
             raise RunError(reason) from error

@@ -185,9 +185,12 @@ def _check_train(config: Config, device_count: int) -> None:
     if train.batch_size % share:
         low, high = train.batch_size // share * share, -(-train.batch_size // share) * share
         near = f"{low} or {high}" if low else f"{high}"
+        # A run that goes on keeps both of its numbers.
+        fit = max(n for n in range(1, device_count + 1) if not train.batch_size % (n * accumulate) or n == 1)
+        fewer = f"; or take {fit} of the devices (JAX_NUM_CPU_DEVICES={fit}, CUDA_VISIBLE_DEVICES)" if fit > 1 else ""
         raise UserError(
             f"config.train.batch_size={train.batch_size} is not divisible by {device_count} devices x "
-            f"config.train.accumulate={accumulate}; the nearest that is: {near}"
+            f"config.train.accumulate={accumulate}; the nearest that is: {near}{fewer}"
         )
     if train.deterministic and config.model.attention == "cudnn":
         raise UserError("config.train.deterministic=True and cuDNN's attention exclude each other; use xla")

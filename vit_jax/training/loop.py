@@ -41,6 +41,9 @@ from vit_jax.training.overfit import say_learned
 from vit_jax.training.patience import Waiting
 from vit_jax.training.prepare import Job, build, compared, meta_of, resolve_config
 
+# What has to be done where a job's processes differ.
+_ALIKE = "give all of them the same config and data, and a --workdir on a disk that all of them see"
+
 
 def train(
     config: Config,
@@ -83,19 +86,18 @@ def train(
         with doing("Reading the data"):
             config, splits, teacher = resolve_config(config, run, target)
         # Before they compute anything together that depends on it.
-        remedy = "give all of them the same config and data, and a --workdir on a disk that all of them see"
         numbers = {
             "the data (sha256)": splits.sha256[:12],
             "the teacher (sha256)": teacher.sha256[:12] if teacher else "",
         }
-        jobs.require_same({**numbers, **compared(config)}, remedy)
+        jobs.require_same({**numbers, **compared(config)}, _ALIKE)
         checkpoints = stack.enter_context(Checkpoints(run.path, config.checkpoint if run.writes else None))
         with doing("Checking the checkpoints"):
             set_damaged_aside(run, checkpoints)
         jobs.meet("checked the checkpoints")
         spent = {"imports": entered - started, "data": time.monotonic() - entered}
         job, state, clock, evaluated, waiting = build(config, target, run, splits, teacher, checkpoints, started, spent)
-        jobs.require_same({"the step": f"{state.step}", "the evaluation": f"{evaluated}"}, remedy)
+        jobs.require_same({"the step": f"{state.step}", "the evaluation": f"{evaluated}"}, _ALIKE)
         log = stack.enter_context(Log(job, int(state.step), evaluated, clock))
         with stop.deferred():
             state = _loop(job, state, evaluated, waiting, clock, log, checkpoints, stop, watchdog)
@@ -115,8 +117,7 @@ def _check_job(config: Config, target: Target) -> None:
     # Before they compile anything together: programs that differ would wait for each other in vain.
     alike = (target.platform, target.fast_bfloat16, target.slow_convolutions)
     programs = {**environment.programs(), "the kind of their devices": str(alike)}
-    remedy = "set up the same code and the same lock on machines of one kind"
-    jobs.require_same(programs, remedy)
+    jobs.require_same(programs, "set up the same code and the same lock on machines of one kind")
 
 
 def _check(stop: StopRequest, watchdog: Watchdog) -> Callable[[], None]:
@@ -187,14 +188,14 @@ def _loop(
                 raise Stopped(signum)
             if ended:
                 if not step:
-                    raise UserError(
-                        f"config.train.length={job.config.train.length!r} is over before the first step: starting "
-                        f"up took {clock.since_start():.1f} s, and {job.plan.reserve:.1f} s are kept for the end; "
-                        "give it more, in another --workdir"
-                    )
+                    raise UserError(job.plan.too_short(clock))
                 if waiting.over(patience) and not job.plan.ended(step, clock):
                     what = f"No better validation top-1 in {waiting.validations} evaluations"
                     say(f"{what}: ended after {job.plan.say(step)}.")
+                if job.plan.seconds is not None:
+                    checkpoints.wait()
+                    if (meta := checkpoints.meta(step))["total_steps"] != step:  # saved before the time was over
+                        save(meta["scores"])
                 break
             clock.resume()
             dispatched, progress = time.monotonic(), job.plan.progress(step, clock)
@@ -286,9 +287,10 @@ def _finish(
     if job.splits.test is None:
         say("There is no test split, so there is no test.")
         return None
-    name = trained.name_of(job.config)
+    step, selected = checkpoints.resolve(name := trained.name_of(job.config)), evaluate.SELECTED[name]
+    jobs.require_same({"the checkpoint to test": f"{step}"}, _ALIKE)
     results, matrix = evaluate.test(
-        job.run, job.config, checkpoints, name, job.splits.test, job.evaluator, job.module, job.mesh, check
+        job.run, job.config, checkpoints, step, selected, job.splits.test, job.evaluator, job.module, job.mesh, check
     )
     results["total_seconds"] = clock.totals()["wall"]
     log.tested(results)

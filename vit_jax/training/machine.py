@@ -1,10 +1,13 @@
 """What comes before JAX computes anything: the cache of compiled steps, the job's processes, the CPU's devices."""
 
 import contextlib
+import dataclasses
 from collections.abc import Collection
+from pathlib import Path
 
 from vit_jax.config import Config
 from vit_jax.pretrained.start import with_model
+from vit_jax.runs.folder import RunFolder
 from vit_jax.steps.cpu import use_cpu_cores
 from vit_jax.steps.partition import without_mesh
 from vit_jax.system.accelerators import be_quiet_without_accelerator
@@ -44,5 +47,15 @@ def ready(
         use_deterministic_ops()
     # A mesh is that of training, and names the devices of all processes: their number has to be known, too.
     unknown = peers is not None and peers.num_processes is None
-    use_cpu_cores(without_mesh(config) if trained or unknown else config, peers.num_processes or 1 if peers else 1)
+    told = config if trained or workdir is None else _with_its_micro_batches(config, workdir)
+    use_cpu_cores(without_mesh(told) if trained or unknown else told, peers.num_processes or 1 if peers else 1)
+    return config
+
+
+def _with_its_micro_batches(config: Config, workdir: str) -> Config:
+    """The config with the number of micro-batches that the run there, if any, has chosen, maybe for fewer cores."""
+    for run in (RunFolder(workdir), RunFolder(Path(workdir) / f"seed_{config.seed}")):
+        if config.train.accumulate is None and run.exists():
+            chosen = run.config().train.accumulate
+            config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=chosen))
     return config

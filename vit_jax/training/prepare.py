@@ -117,8 +117,9 @@ def build(
     if pieces.split:
         say_split(state, mesh)
     evaluated, carried, waiting = True, None, Waiting()
+    due = _due(config, num_train, plan)
     if run.writes and checkpoints.steps()[-1:] != [plan.total]:
-        checkpoints.check_space(state)
+        checkpoints.check_space(state, 1 + due["eval"].times() + due["checkpoint"].times())  # the first state, too
     if checkpoints.steps():
         latest = checkpoints.resolve("latest")
         evaluated, carried, waiting = _carried(checkpoints.meta(latest), config, module, teacher)
@@ -148,7 +149,6 @@ def build(
     if plan.seconds is not None and plan.clock == "wall":
         plan = _with_reserve(plan, config, splits, evaluator.images_per_second(state.params, splits.train.images))
 
-    due = _due(config, num_train, plan)
     job = Job(config, run, splits, mesh, module, plan, due, pipeline, phases, evaluator, teacher)
     return job, state, clock, evaluated, waiting
 

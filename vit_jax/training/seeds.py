@@ -40,7 +40,10 @@ def train_each(
     """
     check_config(config, target_at_hand())
     folder = RunFolder(workdir)
-    if folder.exists():
+    is_new = not folder.exists()
+    if not is_new:
+        if folder.config().seeds == 1:
+            raise UserError(f"{folder.path} holds the run of one seed; choose another --workdir for several")
         if resume == "never":
             raise UserError(f"{folder.path} already holds runs; choose another --workdir, or --resume=auto to go on")
         same = folder.same_config(dataclasses.replace(config, seeds=folder.config().seeds))
@@ -54,7 +57,7 @@ def train_each(
         try:
             train(one, str(path), "auto", started if i == 0 else time.monotonic())
         except UserError:
-            if not any(RunFolder(path).exists() for _, path in runs_of(config, folder.path)):
+            if is_new and not any(RunFolder(path).exists() for _, path in runs_of(config, folder.path)):
                 (folder.path / "config.json").unlink()  # nothing was trained: a corrected config is welcome
             raise
     return summarise(config, folder)
