@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import difflib
 import json
+import math
 import numbers
 import os
 import types
@@ -115,6 +116,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     # NumPy's numbers, too.
     for kind, numbers_of in ((int, numbers.Integral), (float, numbers.Real)):
         if hint is kind and isinstance(value, numbers_of) and not isinstance(value, bool):
+            if kind is float and not math.isfinite(value):
+                raise TypeError
             return kind(value)
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
         raise TypeError
@@ -128,6 +131,7 @@ _WANTED = {
     float: "a number, like 0.5",
     str: "text",
     tuple[int, ...]: "whole numbers, like (64, 128), or (64,) for a single one",
+    tuple[float, float]: "two numbers, like (0.75, 1.33)",
     tuple[float, ...]: "numbers, like (0.5, 0.5, 0.5)",
     tuple[bool, ...]: "truth values, like (False, True), or (True,) for a single one",
     tuple[tuple[str, float], ...]: "pairs, like (('head/.*', 1.0), ('.*', 0.1)), or (('.*', 1.0),) for a single one",

@@ -16,7 +16,7 @@ from vit_jax.data.view import View
 def two_steps(image, view):
     """timm's evaluation, literally: resize (torchvision's for squares, timm's ResizeKeepRatio else), then cut."""
     (h, w), (height, width) = view.size, image.size[::-1]
-    target = round(h / view.crop_pct), round(w / view.crop_pct)
+    target = math.floor(h / view.crop_pct), math.floor(w / view.crop_pct)
     if h == w:
         short, long = sorted((height, width))
         long = int(target[0] * long / short)
@@ -41,7 +41,8 @@ def test_the_middle_is_what_resizing_and_then_cutting_gives(size, crop_pct, inte
     for (h, w), window, box in zip(sizes, *central(sizes, view), strict=True):
         image = Image.fromarray(rng.randint(256, size=(h, w, 3)).astype(np.uint8))
         found = pixels(image, window, box, size, interpolation).astype(int)
-        assert np.abs(found - two_steps(image, view)).max() <= (1 if interpolation == "bilinear" else 0)
+        far = np.abs(found - two_steps(image, view))
+        assert far.max() <= (2 if interpolation == "bilinear" else 0) and (far > 1).mean() < 1e-3
 
 
 def test_a_strip_is_not_resized_as_a_whole(monkeypatch):

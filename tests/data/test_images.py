@@ -173,6 +173,8 @@ def test_colours_and_depths_survive():
     assert (np.asarray(upright(encoded(Image.fromarray(np.full((8, 8), 65_535, np.uint16)), "PNG"))) == 255).all()
     odd = np.array([[np.nan, -5, 300, 7]], np.float32)
     assert np.asarray(upright(encoded(Image.fromarray(odd), "TIFF"), 1)).tolist() == [[0, 0, 255, 7]]
+    shares = np.array([[0, 0.2, 0.5, 1]], np.float32)
+    assert np.asarray(upright(encoded(Image.fromarray(shares), "TIFF"), 1)).tolist() == [[0, 51, 128, 255]]
     palette = Image.new("P", (8, 8), 1)
     palette.putpalette([0, 0, 0, 10, 200, 30])
     for form, more in (("PNG", {"transparency": bytes([0, 128])}), ("GIF", {"transparency": 0})):

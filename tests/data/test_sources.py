@@ -1,14 +1,16 @@
 """CIFAR-10 from TFDS, the embedded data sets, and splits."""
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from batches import load
+from batches import NAMES, batch, load, write_pickles
 
+from vit_jax.config import Config, DataConfig
 from vit_jax.data import sources
 from vit_jax.data.dataset import split_range, take
 from vit_jax.errors import UserError
@@ -81,6 +83,20 @@ def test_tfds_is_read_in_order_and_cached_without_tensorflow(prepared, tmp_path,
     monkeypatch.delenv("TFDS_DATA_DIR")
     os.rename(folder, tmp_path / "elsewhere")
     assert len(load("cifar10").splits["train"].labels) == 20
+
+
+def test_a_runs_own_arrays_are_found_among_others_when_its_folder_is_gone(tmp_path):
+    folders, found = [write_pickles(tmp_path / name) for name in "ab"], []
+    content = {b"data": batch(9)[0], b"labels": batch(9)[1]}
+    (folders[1] / NAMES[0]).write_bytes(pickle.dumps(content, protocol=2))
+    for folder in folders:
+        found.append(load("cifar10_batches", dir=str(folder)).sha256)
+    for folder in folders:
+        folder.rename(tmp_path / f"moved {folder.name}")
+    assert found[0] != found[1]
+    config = Config(data=DataConfig(name="cifar10_batches", dir=str(folders[0])))
+    for sha256 in found:
+        assert sources.load(config, must_find_dir=False, sha256=sha256).sha256 == sha256
 
 
 @pytest.mark.parametrize("prepared", ["cifar100"], indirect=True)

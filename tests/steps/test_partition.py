@@ -234,6 +234,14 @@ def test_a_mesh_that_cannot_be_is_refused(text):
         sharers(text, 8)
 
 
+def test_an_axis_that_does_not_divide_the_devices_says_so():
+    for text, devices, there in (("fsdp=3", 8, "are 8"), ("data=8", 2, "are 2"), ("fsdp=8", 1, "is one")):
+        with pytest.raises(
+            UserError, match=f"mesh='{text}' must divide the number of devices, of which there {there}$"
+        ):
+            sharers(text, devices)
+
+
 @pytest.mark.parametrize(
     ("rules", "message"),
     [

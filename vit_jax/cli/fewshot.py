@@ -74,7 +74,7 @@ def _of_a_run(
             f"config.data.train={config.data.train!r} nor in its config.data.validation={config.data.validation!r}"
         )
     with doing("Reading the data"):
-        dataset = sources.load(config, must_find_dir=False)
+        dataset = sources.load(config, must_find_dir=False, sha256=run.data_sha256())
         run.check_data(dataset)
         _check_splits(dataset, config.data)
     found = {"checkpoint": model.step, **scored(of_run(model), dataset, config.data)}

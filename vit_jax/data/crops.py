@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vit_jax.data.view import View
+from vit_jax.data.view import View, resized_to
 
 _TRIES = 10  # torchvision's
 
@@ -24,7 +24,7 @@ def central(sizes: np.ndarray, view: View) -> Crops:
     """
     sizes = np.asarray(sizes, np.int64)  # (M, 2)
     size = np.asarray(view.size)  # (2,)
-    covered = np.rint(size / view.crop_pct)  # (2,)
+    covered = resized_to(view.size, view.crop_pct)  # (2,)
     ratio = (sizes / covered).min(1, keepdims=True)  # (M, 1)
     # torchvision cuts the fraction of the longer side off; timm, which takes over where the view is no square, rounds.
     shorter = sizes.min(1, keepdims=True)

@@ -254,7 +254,9 @@ def _grey_or_rgb(image: "Image.Image") -> "Image.Image":
     if image.mode.startswith("I"):  # 16-bit grey, in a TIFF also 32-bit: convert() would clip it at 255
         return Image.fromarray((np.asarray(image).clip(0, 65_535) // 257).astype(np.uint8))
     if image.mode == "F":  # convert() leaves open what NaN becomes
-        return Image.fromarray(np.nan_to_num(np.asarray(image)).clip(0, 255).astype(np.uint8))
+        grey = np.nan_to_num(np.asarray(image))
+        grey = 255 * grey if grey.max() <= 1 else grey  # from 0 to 1, or to 255
+        return Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
     if image.mode == "LAB":
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return ImageCms.buildTransform(*profiles, "LAB", "RGB").apply(image)

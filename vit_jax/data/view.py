@@ -1,6 +1,9 @@
 """How encoded images of any size become pixels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from vit_jax.config import DataConfig, ModelConfig
 
@@ -23,6 +26,14 @@ def view_of(data: DataConfig, model: ModelConfig) -> View:
     if data.image_size is not None:
         height, width = data.image_size, round(data.image_size * width / height)
     return View((height, width), model.channels, crop_pct_of(data), interpolation_of(data))
+
+
+def resized_to(size: Sequence[int], crop_pct: float) -> np.ndarray:
+    """What images are resized to cover, height and width, before the view of this `size` is cut out, int (2,).
+
+    Rounded down, as in timm; but 224 / (224 / 249) is 249, though floating point makes it a little less.
+    """
+    return np.floor(np.asarray(size) / crop_pct + 1e-6).astype(np.int64)
 
 
 def crop_pct_of(data: DataConfig) -> float:

@@ -263,7 +263,7 @@ def evaluate(
         with doing("Reading the data"):
             # What was said now has to be there; where a run found its data may be gone, and cached arrays do.
             said = "data.dir" in flat(overrides)
-            dataset = sources.load(config, must_find_dir=said)
+            dataset = sources.load(config, must_find_dir=said, sha256=run.data_sha256())
             run.check_data(dataset)
             examples = take(dataset, config.data.test, "config.data.test")
         say(f"Testing checkpoint {step} of {run.path} on {len(examples.labels):,} images, {environment.device()} ...")

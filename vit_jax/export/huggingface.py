@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.config import ModelConfig
+from vit_jax.data.view import resized_to
 from vit_jax.export.view import interpolation, side_or_sides
 from vit_jax.models.posembs import ROTARY
 from vit_jax.models.stems import grid_shape, image_shape
@@ -128,7 +129,7 @@ def _processor(model: Trained, cfg: ModelConfig) -> dict[str, Any]:
     """
     height, width, channels = image_shape(cfg)
     square = height == width and model.image_size[0] == model.image_size[1]
-    covered = [round(side / model.crop_pct) for side in (height, width)]
+    covered = resized_to((height, width), model.crop_pct).tolist()
     return {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": channels == 3,

@@ -82,7 +82,7 @@ def data_of(run: Run) -> tuple[DataSet | None, str]:
     """The data set that the run was trained on; the reason where it can't be had."""
     try:
         with doing("Reading the data"):
-            dataset = sources.load(run.config, must_find_dir=False, download=False)
+            dataset = sources.load(run.config, must_find_dir=False, download=False, sha256=run.folder.data_sha256())
         run.folder.check_data(dataset)
     except UserError as error:
         return None, f"The images can't be shown: {error}."

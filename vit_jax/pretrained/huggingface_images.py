@@ -25,7 +25,7 @@ def preprocessing(weights: Weights) -> Preprocessing:
 
 
 def _crop_pct(said: Mapping[str, Any]) -> float | None:
-    """The middle's share of an image whose shorter side is made so large; one that is stretched is taken whole."""
+    """The middle's share of an image whose shorter side is made so large; one that is stretched there is cut here."""
     size, crop = said["size"], said.get("crop_size", {})
     shorter = size.get("shortest_edge", size.get("height")) if isinstance(size, Mapping) else size
     side = crop.get("height") if isinstance(crop, Mapping) else crop

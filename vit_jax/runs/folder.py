@@ -141,6 +141,10 @@ class RunFolder:
         """How to go on beyond a run's end: its learning rate has followed its length, which thus can't change."""
         return f"To train its weights for longer, choose another --workdir and add --config.init_from={self.path}"
 
+    def data_sha256(self) -> str:
+        """That of the data set that the run was trained on; "" where it isn't known."""
+        return self.read("data.json").get("sha256", "") if (self.path / "data.json").exists() else ""
+
     def check_data(self, dataset: DataSet) -> None:
         """Raises UserError if the run knows its data and these are others."""
         if not self.exists() or not (self.path / "data.json").exists():

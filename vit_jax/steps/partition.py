@@ -30,8 +30,11 @@ def sharers(text: str | None, devices: int) -> int:
     """
     sizes = _sizes(text)
     if len(sizes) == 1:  # the other one has the rest
-        other = "data" if FSDP in sizes else FSDP
-        sizes[other] = devices // sum(sizes.values())
+        other, (own,) = "data" if FSDP in sizes else FSDP, sizes.values()
+        if devices % own:
+            are = "is one" if devices == 1 else f"are {devices}"
+            raise UserError(f"{_KEY}={text!r} must divide the number of devices, of which there {are}")
+        sizes[other] = devices // own
     if sizes and math.prod(sizes.values()) != devices:
         are = "is one device" if devices == 1 else f"are {devices} devices"
         raise UserError(

@@ -42,12 +42,16 @@ def device() -> str:
 
 def git_commit() -> str | None:
     """The commit that the code is at, with "-dirty" where it was changed; None outside a git checkout."""
-    folder = Path(__file__).parent
+    here = Path(__file__)
     try:
-        described = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
+        # Installed into a folder within another project's checkout it is no part of that.
+        _git(here.parent, "ls-files", "--error-unmatch", here.name)
+        return _git(here.parent, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
-    return described.stdout.strip()
+
+
+def _git(folder: Path, *args: str) -> str:
+    """What git prints."""
+    command = ["git", "-C", str(folder), *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

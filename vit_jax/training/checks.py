@@ -50,7 +50,7 @@ def check_splits(config: Config, sizes: dict[str, int]) -> int:
         if shared := in_both((train_name, train), split_range(spec, key, sizes)):
             raise UserError(
                 f"{key}={spec!r} shares {shared} examples with config.data.train={data.train!r}; "
-                'take them apart, or set config.data.validation="" to train without one'
+                f'take them apart, or set {key}="" to go without one'
             )
     plan, warmup = plan_of(config, len(train)), warmup_progress(config, len(train))
     if warmup > plan.total:
@@ -293,8 +293,8 @@ def _check_sizes(config: Config, target: Target) -> None:
             f"{key}={sizes}: write (from which part of the run on, pixels), the first from 0.0, each later than the "
             f"one before, the last with the model's {config.model.image_size} pixels, like ((0.0, 24), (0.7, 32))"
         )
-    if config.model.pool == "flatten":
-        raise UserError(f'{key} needs a pooling that takes any number of tokens; config.model.pool="flatten" doesn\'t')
+    if config.model.pool == "flatten" or config.model.token_mlp_dim:
+        raise UserError(f'{key} needs a model for any number of tokens, no config.model.pool="flatten" and no Mixer')
     for _, size in sizes:
         model = dataclasses.replace(config.model, num_classes=config.model.num_classes or 10, image_size=size)
         create(model, target)

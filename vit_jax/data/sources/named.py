@@ -49,19 +49,20 @@ def check_name(name: str) -> None:
         raise UserError(f"config.data.name: {unknown('data set', name, [*NAMES, 'tfds:NAME'])}")
 
 
-def load(config: Config, *, must_find_dir: bool = True, download: bool = True) -> DataSet:
+def load(config: Config, *, must_find_dir: bool = True, download: bool = True, sha256: str = "") -> DataSet:
     """The data set that `config.data` names, from its cached arrays if there are any.
 
-    Encoded images become pixels as `view_of` says; those that all have one size, and arrays, keep theirs unless
-    config.data.image_size says another. Raises UserError if the data can't be had (without `download`, if they aren't
+    Encoded images become pixels as `view_of` says; those that all have one size keep theirs unless
+    config.data.image_size says another, and arrays keep theirs. With its `sha256`, cached arrays are those of that
+    content, if there are such. Raises UserError if the data can't be had (without `download`, if they aren't
     here); with `must_find_dir`, also if config.data.dir doesn't exist though cached arrays would do (a typing mistake).
     """
-    dataset = _loaded(config, must_find_dir, download)
+    dataset = _loaded(config, must_find_dir, download, sha256)
     # Whatever a file calls them, they go to screens, tables and pictures.
     return dataclasses.replace(dataset, classes=tuple(map(shown, dataset.classes)))
 
 
-def _loaded(config: Config, must_find_dir: bool, download: bool) -> DataSet:
+def _loaded(config: Config, must_find_dir: bool, download: bool, sha256: str) -> DataSet:
     data, view, crops = config.data, view_of(config.data, config.model), bool(config.augment.crop_scale)
     if data.name == "fake":
         return _with_channels(small.fake(view.size), view.channels)
@@ -73,10 +74,10 @@ def _loaded(config: Config, must_find_dir: bool, download: bool) -> DataSet:
         identity, reader = _ARRAYS[data.name](data)
         if identity is None and not download:
             raise _absent(data)
-        return _with_channels(_kept(store, data.name, identity, reader) or reader(), view.channels)
+        return _with_channels(_kept(store, data.name, identity, reader, sha256) or reader(), view.channels)
     source = _source(data, store)
     if source is None:
-        dataset = _kept(store, data.name, None, None)
+        dataset = _kept(store, data.name, None, None, sha256)
         if dataset is not None:
             if data.dir is not None and exists:
                 say(f"{data.dir} holds no {data.name}; it is taken from the arrays that are cached in {store}.")
@@ -150,10 +151,14 @@ def _source(data: DataConfig, store: Path) -> Source | None:
 
 
 def _kept(
-    store: Path, name: str, identity: dict[str, Any] | None, reader: Callable[[], DataSet] | None
+    store: Path, name: str, identity: dict[str, Any] | None, reader: Callable[[], DataSet] | None, sha256: str = ""
 ) -> DataSet | None:
-    """The cached arrays; else those of what `reader` gives, cached. Without an identity the newest, if any."""
-    path = cache.folder(store, name, identity) if identity is not None else cache.newest(store, name)
+    """The cached arrays; else those of what `reader` gives, cached. Without an identity the newest, if any.
+
+    Those of a `sha256` are preferred then.
+    """
+    newest = cache.newest(store, name, sha256) or cache.newest(store, name)
+    path = cache.folder(store, name, identity) if identity is not None else newest
     dataset = cache.read(path) if path else None
     if dataset is None and identity is not None and reader is not None:
         say(f"Decoding {name} into arrays, once ...")
