@@ -157,8 +157,10 @@ def _kept(
 
     Those of a `sha256` are preferred then.
     """
-    newest = cache.newest(store, name, sha256) or cache.newest(store, name)
-    path = cache.folder(store, name, identity) if identity is not None else newest
+    if identity is None:
+        path = cache.newest(store, name, sha256) or cache.newest(store, name)
+    else:
+        path = cache.folder(store, name, identity)
     dataset = cache.read(path) if path else None
     if dataset is None and identity is not None and reader is not None:
         say(f"Decoding {name} into arrays, once ...")
